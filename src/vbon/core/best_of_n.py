@@ -1,0 +1,176 @@
+"""Best-of-N (BoN) in closed form: densities, bounds, budgets.
+
+Draw N completions from π_ref, keep one with the highest reward, ties broken uniformly at random. With
+F_<(R) = P(r(Y) < R) and F_≤(R) = P(r(Y) ≤ R), Y ~ π_ref,
+
+    π_bon(y|x) = π_ref(y|x) · W_N(F_<, F_≤),    W_N(a, b) = (b^N − a^N)/(b − a) = Σ_{k<N} b^k a^{N−1−k}
+
+Departs from Variational Best-of-N (arXiv 2407.06057), which assumes rewards one-to-one on strings: W_N covers ties
+of every kind, and any real N ≥ 1. With one-to-one rewards it equals the paper's binomial sum.
+
+Everything is float64 numpy. Probabilities are plain, densities are logs in nats.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vbon.core.special import log_beta, log_binomial
+
+Float = NDArray[np.float64]
+
+
+def log_weight(cdf_lt: ArrayLike, cdf_le: ArrayLike, n: float) -> Float:
+    """log W_N(a, b), the log-density of BoN relative to π_ref.
+
+    log W = (N−1)·log b + log[(1−e^{−Nδ})/(1−e^{−δ})], δ = log b − log a.
+    δ → 0 gives (N−1)·log b + log N; a = 0 gives (N−1)·log b; n = 1 gives 0; b = 0 (never reached) gives −inf.
+
+    Args:
+        cdf_lt: a = F_<, any shape, in [0, 1].
+        cdf_le: b = F_≤, broadcastable with `cdf_lt`, in [a, 1].
+        n: any real N ≥ 1.
+
+    Raises:
+        ValueError: n < 1, or probabilities out of order or out of range.
+    """
+    a, b = np.broadcast_arrays(np.asarray(cdf_lt, np.float64), np.asarray(cdf_le, np.float64))
+    _check_n(n)
+    if not (np.all(a >= 0) and np.all(a <= b) and np.all(b <= 1)):
+        raise ValueError("log_weight needs 0 ≤ cdf_lt ≤ cdf_le ≤ 1")
+    if n == 1:
+        return np.zeros_like(a)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_b = np.log(b)
+        delta = -np.log1p(-(b - a) / b)  # = log b − log a, without cancellation when a is close to b
+        ratio = np.log(np.expm1(-n * delta) / np.expm1(-delta))
+    ratio = np.where(delta > 0, ratio, np.log(n))  # also where b = 0 and δ is nan: log b = −inf decides there
+    return (n - 1) * log_b + ratio
+
+
+def log_prob(ref_logprob: ArrayLike, cdf_lt: ArrayLike, cdf_le: ArrayLike, n: float) -> Float:
+    """Exact log π_bon(y|x) = log π_ref(y|x) + log W_N; `ref_logprob` is the sequence log-probability in nats."""
+    return np.asarray(ref_logprob, np.float64) + log_weight(cdf_lt, cdf_le, n)
+
+
+def log_weight_lower_bound(cdf_lt: ArrayLike, n: float) -> Float:
+    """(N−1)·log F_< + log N ≤ log W_N: the paper's L(θ) (lower bound of the objective). −inf where F_< = 0."""
+    return _power_bound(cdf_lt, n)
+
+
+def log_weight_upper_bound(cdf_le: ArrayLike, n: float) -> Float:
+    """(N−1)·log F_≤ + log N ≥ log W_N."""
+    return _power_bound(cdf_le, n)
+
+
+def kl_coef_from_n(n: float) -> float:
+    """β = 1/(N−1), the KL coefficient of vBoN when the sequence reward is log W_N/(N−1). Raises ValueError, N ≤ 1."""
+    if not n > 1:
+        raise ValueError(f"n must be greater than 1, got {n}")
+    return 1.0 / (n - 1.0)
+
+
+def n_from_kl_coef(kl_coef: float) -> float:
+    """N = 1/β + 1, the inverse of `kl_coef_from_n`."""
+    if not kl_coef > 0:
+        raise ValueError(f"kl_coef must be positive, got {kl_coef}")
+    return 1.0 / kl_coef + 1.0
+
+
+def kl_from_reference(n: float) -> float:
+    """KL(π_bon‖π_ref) = log N − (N−1)/N in nats for continuous rewards; an upper bound where rewards tie."""
+    _check_n(n)
+    return float(np.log(n) - (n - 1) / n)
+
+
+def n_from_kl(kl: float) -> float:
+    """The N whose best-of-N spends `kl` nats (continuous rewards): inverts `kl_from_reference` by bisection."""
+    if not kl >= 0:
+        raise ValueError(f"kl must be ≥ 0, got {kl}")
+    low, high = 0.0, kl + 1.0  # in log N: log N − 1 < kl
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle + np.expm1(-middle) < kl else (low, middle)
+    return float(np.exp((low + high) / 2))
+
+
+def win_rate(n: float) -> float:
+    """P(best of N beats one reference sample) = N/(N+1), continuous rewards."""
+    _check_n(n)
+    return n / (n + 1)
+
+
+def level_probabilities(mass: ArrayLike, n: float) -> Float:
+    """P_bon of each reward level = b^N − a^N. `mass`: π_ref's probability per level, in ascending reward, sums to 1."""
+    cdf_lt, cdf_le = _level_cdf(mass)
+    return np.asarray(cdf_le**n - cdf_lt**n)
+
+
+def win_rate_from_levels(mass: ArrayLike, n: float) -> float:
+    """Win rate with ties counted half: Σ (b^N − a^N)(a + b)/2 over reward levels in ascending order."""
+    cdf_lt, cdf_le = _level_cdf(mass)
+    return float(np.sum(level_probabilities(mass, n) * (cdf_lt + cdf_le) / 2))
+
+
+def kl_from_levels(mass: ArrayLike, n: float) -> float:
+    """KL(π_bon‖π_ref) with ties: Σ (b^N − a^N)·log W_N(a, b) over reward levels in ascending order, nats."""
+    cdf_lt, cdf_le = _level_cdf(mass)
+    probability = level_probabilities(mass, n)
+    kept = probability > 0
+    return float(np.sum(probability[kept] * log_weight(cdf_lt[kept], cdf_le[kept], n)))
+
+
+def order_statistic_weights(num_samples: int, n: int) -> Float:
+    """P(the k-th smallest of M is the best of N drawn without replacement) = C(k−1, N−1)/C(M, N), k = 1..M.
+
+    Raises:
+        ValueError: N is not an integer in [1, M] (for other N use W/M, which is biased; method: Ŵ_i/M).
+    """
+    if int(n) != n or not 1 <= n <= num_samples:
+        raise ValueError(f"unbiased weights need an integer 1 ≤ n ≤ num_samples = {num_samples}, got n = {n}")
+    k = np.arange(1, num_samples + 1, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.exp(np.where(k >= n, log_binomial(k - 1, n - 1) - log_binomial(num_samples, n), -np.inf))
+
+
+def tie_averaged_weights(rewards: ArrayLike, n: int) -> Float:
+    """`order_statistic_weights` laid on the samples of one pool, in their own order, averaged within ties. Shape (M,)."""
+    rewards = np.asarray(rewards, np.float64)
+    cumulative = np.concatenate([[0.0], np.cumsum(order_statistic_weights(len(rewards), n))])
+    ordered = np.sort(rewards)
+    low, high = np.searchsorted(ordered, rewards, "left"), np.searchsorted(ordered, rewards, "right")
+    return np.asarray((cumulative[high] - cumulative[low]) / (high - low))
+
+
+def expectation(values: ArrayLike, rewards: ArrayLike, n: int) -> float:
+    """Unbiased E_bon[value] from one pool of M reference samples, for integer N ≤ M. `values`, `rewards`: (M,)."""
+    return float(tie_averaged_weights(rewards, n) @ np.asarray(values, np.float64))
+
+
+def kl_floor(num_samples: int, n: float) -> float:
+    """What the plug-in estimate of KL(π_θ‖π_bon) reads at π_θ = π_bon, where the truth is 0; about (N−1)/(2M).
+
+    E_{u~Beta(N,1)}[log W(u) − E_{k~Bin(M,u)} log Ŵ_k] exactly, continuous rewards: k is beta-binomial.
+    """
+    _check_n(n)
+    k = np.arange(num_samples + 1, dtype=np.float64)
+    log_pmf = log_binomial(num_samples, k) + log_beta(k + n, num_samples - k + 1) - log_beta(n, 1.0)
+    estimated = log_weight(k / (num_samples + 1), (k + 1) / (num_samples + 1), n)
+    return float(kl_from_reference(n) - np.exp(log_pmf) @ estimated)
+
+
+def _power_bound(cdf: ArrayLike, n: float) -> Float:
+    _check_n(n)
+    if n == 1:
+        return np.zeros(np.shape(cdf))
+    with np.errstate(divide="ignore"):
+        return np.asarray((n - 1) * np.log(np.asarray(cdf, np.float64)) + np.log(n))
+
+
+def _level_cdf(mass: ArrayLike) -> tuple[Float, Float]:
+    cumulative = np.minimum(np.cumsum(np.asarray(mass, np.float64)), 1.0)
+    return np.concatenate([[0.0], cumulative[:-1]]), cumulative
+
+
+def _check_n(n: float) -> None:
+    if not n >= 1:
+        raise ValueError(f"n must be at least 1, got {n}")

@@ -1,0 +1,87 @@
+"""Statistics for honest tables: bootstrap over prompts, ratios, and the rank test of a pool."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vbon.core.special import chi2_sf
+
+Float = NDArray[np.float64]
+BOOTSTRAP_RESAMPLES = 2000
+
+
+class Estimate(NamedTuple):
+    """A point estimate with its central 95 % percentile-bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    columns: tuple[ArrayLike, ...], statistic: Callable[..., Float], seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """Bootstrap over prompts. `columns`: per-prompt arrays (P,); `statistic` maps columns (..., P) → (...)."""
+    arrays = [np.asarray(c, np.float64) for c in columns]
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(arrays[0]), (BOOTSTRAP_RESAMPLES, len(arrays[0])))
+    low, high = np.quantile(statistic(*(a[rows] for a in arrays)), [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(statistic(*arrays)), float(low), float(high))
+
+
+def mean(per_prompt: ArrayLike, seed: int = 0) -> Estimate:
+    """Mean over prompts."""
+    return bootstrap((per_prompt,), lambda v: v.mean(-1), seed)
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike, seed: int = 0) -> Estimate:
+    """mean(numerator)/mean(denominator), both resampled together: a share of gain with its interval."""
+    return bootstrap((numerator, denominator), lambda a, b: a.mean(-1) / b.mean(-1), seed)
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> Estimate:
+    """mean(a − b) over the same prompts."""
+    return mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed)
+
+
+class RankTest(NamedTuple):
+    """χ² over rank bins, corrected for draws that share a pool; `p_value` is small when the draws are not from it."""
+
+    chi2: float
+    dof: int
+    p_value: float
+    histogram: Float
+
+
+def rank_test(
+    k_lt: ArrayLike, k_eq: ArrayLike, num_samples: ArrayLike, pool_index: ArrayLike, seed: int = 0, num_bins: int = 10
+) -> RankTest:
+    """Are fresh completions draws from the distribution that made the pools? (method: "Testing a pool")
+
+    Tie-randomised ranks u = (k_< + V·(k_= + 1))/(M+1), V ~ U(0,1), are uniform if so. K draws ranked in the same pool
+    of M are dependent: their bin counts are Dirichlet-multinomial with concentration M+1, which inflates the variance by
+    (K+M+1)/(M+2); the statistic is divided by that, pooled over prompts. Catches a wrong temperature, template, stop
+    rule or reward.
+
+    Args:
+        k_lt, k_eq: counts of each fresh completion in its pool, (B,). num_samples: M of that pool, (B,).
+        pool_index: which pool, (B,).
+    """
+    k_lt, k_eq, m = (np.asarray(x, np.float64) for x in (k_lt, k_eq, num_samples))
+    u = (k_lt + np.random.default_rng(seed).random(len(k_lt)) * (k_eq + 1)) / (m + 1)
+    observed = np.histogram(u, bins=num_bins, range=(0.0, 1.0))[0].astype(np.float64)
+    _, first, draws = np.unique(np.asarray(pool_index), return_index=True, return_counts=True)
+    concentration = m[first] + 1
+    inflation = np.sum(draws * (draws + concentration) / (1 + concentration)) / np.sum(draws)
+    expected = len(u) / num_bins
+    chi2 = float(np.sum((observed - expected) ** 2 / expected) / inflation)
+    return RankTest(chi2, num_bins - 1, chi2_sf(chi2, num_bins - 1), observed / len(u))
+
+
+def interpolate(x: ArrayLike, y: ArrayLike, at: ArrayLike) -> Float:
+    """Piecewise-linear y(at) through the points (x, y) in any order; nan outside their range (no extrapolation)."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    order = np.argsort(x)
+    return np.interp(np.asarray(at, np.float64), x[order], y[order], left=np.nan, right=np.nan)
