@@ -1,0 +1,7 @@
+"""`python -m vbon`, which is also what `accelerate launch -m vbon train …` runs."""
+
+import sys
+
+from vbon.cli import main
+
+sys.exit(main())

@@ -1,0 +1,21 @@
+"""One config per verb, and their YAML form. Imports no torch: the command line answers before models load."""
+
+from vbon.config.evaluate import DemoConfig, EvaluateConfig, GenerateConfig, ReportConfig
+from vbon.config.pool import CollectConfig, ImportConfig, InspectConfig
+from vbon.config.train import TrainConfig
+from vbon.config.yaml_file import load_yaml, merged_text, read_values, save_yaml
+
+__all__ = [
+    "CollectConfig",
+    "DemoConfig",
+    "EvaluateConfig",
+    "GenerateConfig",
+    "ImportConfig",
+    "InspectConfig",
+    "ReportConfig",
+    "TrainConfig",
+    "load_yaml",
+    "merged_text",
+    "read_values",
+    "save_yaml",
+]

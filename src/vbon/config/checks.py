@@ -1,0 +1,73 @@
+"""Checks shared by the configs: each raises an error that names the flag, the value and what would do."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from vbon.errors import VbonError
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a config field: `num_samples` → `--num-samples`."""
+    return "--" + name.replace("_", "-")
+
+
+def refuse(name: str, value: object, want: str) -> VbonError:
+    """The error for a field whose value will not do."""
+    return VbonError(f"{flag(name)} is {value}, but must be {want}")
+
+
+def check_text(config: object, *names: str) -> None:
+    """Each field is None or a string with something in it."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value.strip():
+            raise VbonError(f"{flag(name)} is empty")
+
+
+def check_at_least(config: object, minimum: float, *names: str) -> None:
+    """Each field is None or a finite number ≥ minimum."""
+    for name in names:
+        _check_number(config, name, lambda value: value >= minimum, f"at least {minimum:g}")
+
+
+def check_above(config: object, bound: float, *names: str) -> None:
+    """Each field is None or a finite number > bound."""
+    for name in names:
+        _check_number(config, name, lambda value: value > bound, f"greater than {bound:g}")
+
+
+def check_fraction(config: object, *names: str) -> None:
+    """Each field is None or a number in [0, 1)."""
+    for name in names:
+        _check_number(config, name, lambda value: 0 <= value < 1, "at least 0 and less than 1")
+
+
+def check_choice(config: object, name: str, choices: Sequence[str]) -> None:
+    """The field is one of `choices`."""
+    value = getattr(config, name)
+    if value not in choices:
+        raise refuse(name, repr(value), f"one of {', '.join(choices)}")
+
+
+def check_each_at_least(config: object, minimum: int, name: str) -> None:
+    """Every number in the tuple is ≥ minimum."""
+    for value in getattr(config, name):
+        if value < minimum:
+            raise VbonError(f"{flag(name)} holds {value}, but each must be at least {minimum}")
+
+
+def check_device(config: object) -> None:
+    """`device` is a name that torch would know; whether it is present is asked when the model is loaded."""
+    device = getattr(config, "device")  # noqa: B009
+    if not _DEVICE.fullmatch(device):
+        raise refuse("device", repr(device), "auto, cpu, mps, cuda or cuda:NUMBER")
+
+
+def _check_number(config: object, name: str, holds: Any, want: str) -> None:
+    value = getattr(config, name)
+    if value is not None and not (math.isfinite(value) and holds(value)):
+        raise refuse(name, value, want)

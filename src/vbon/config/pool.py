@@ -1,0 +1,99 @@
+"""Configs of the verbs that make and read pools: collect, import, inspect."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vbon.config import checks
+from vbon.errors import VbonError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig:
+    """`vbon collect`: draw samples from the reference model, score them, keep them as a pool."""
+
+    model: str
+    """Reference model: a local directory or a hub id."""
+    reward: str
+    """Reward: a classifier (PATH#LABEL picks a logit), module:function, file.py:function, http://…, or builtin:NAME."""
+    prompts: str
+    """Prompts: a JSONL, Parquet, CSV or text file, or a hub dataset id."""
+    out: str
+    """Directory of the pool. Run the same command again to resume one that was interrupted."""
+    num_samples: int = 64
+    """Samples per prompt (M). At least 25·N is wanted to evaluate at N."""
+    temperature: float = 1.0
+    """Sampling temperature; a policy trained on this pool is defined at the same one."""
+    max_new_tokens: int = 64
+    """Longest completion, in tokens."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Token ids that end a completion; default: the model's end-of-sequence id."""
+    batch_size: int = 256
+    """Completions sampled at a time."""
+    prompt_column: str = "prompt"
+    """Column that holds the prompt: a string or a list of chat messages."""
+    limit: int | None = None
+    """Read only this many prompts."""
+    seed: int = 0
+    """Seed of the samples."""
+    device: str = "auto"
+    """auto, cpu, mps, cuda or cuda:NUMBER."""
+    dtype: Dtype = "float32"
+    """Floating-point type of the model's weights."""
+    reward_batch_size: int = 64
+    """Completions scored at a time."""
+    reward_timeout: float = 60.0
+    """Seconds to wait for the reward of one batch."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for models whose code you have read."""
+
+    def validate(self) -> None:
+        """Raise VbonError naming the first flag whose value will not do."""
+        checks.check_text(self, "model", "reward", "prompts", "out", "prompt_column")
+        checks.check_at_least(self, 1, "num_samples", "max_new_tokens", "batch_size", "limit", "reward_batch_size")
+        checks.check_above(self, 0, "temperature", "reward_timeout")
+        checks.check_at_least(self, 0, "seed")
+        checks.check_each_at_least(self, 0, "stop_token_ids")
+        checks.check_device(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """`vbon import`: turn samples that were scored elsewhere into a pool."""
+
+    file: str = field(metadata={"positional": True})
+    """JSONL rows of (prompt, text, reward), of {prompt, responses, rewards}, or with a column ref_rewards."""
+    out: str
+    """Directory of the pool."""
+    declare: tuple[str, ...] = ()
+    """KEY=VALUE: how the samples were made (temperature, max_new_tokens, model, reward, stop); else unknown."""
+    seed: int = 0
+    """Recorded with the pool."""
+
+    def validate(self) -> None:
+        """Raise VbonError naming the first flag whose value will not do."""
+        checks.check_text(self, "file", "out")
+        checks.check_at_least(self, 0, "seed")
+        for entry in self.declare:
+            key, equals, _ = entry.partition("=")
+            if not (key and equals):
+                raise VbonError(f"--declare {entry!r} is not KEY=VALUE, as in --declare temperature=1.0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """`vbon inspect`: what a pool holds, and what best-of-N would buy for each N."""
+
+    pool: str = field(metadata={"positional": True})
+    """Directory of the pool."""
+    n: tuple[int, ...] = ()
+    """Values of N to predict for; default: 2, 4, 8, … up to the samples per prompt."""
+    seed: int = 0
+    """Seed of the bootstrap intervals."""
+
+    def validate(self) -> None:
+        """Raise VbonError naming the first flag whose value will not do."""
+        checks.check_text(self, "pool")
+        checks.check_each_at_least(self, 2, "n")
+        checks.check_at_least(self, 0, "seed")

@@ -1,0 +1,151 @@
+"""Configs as YAML files: every mistake in one is named with its key and file."""
+
+import difflib
+import os
+import reprlib
+import types
+import typing
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from vbon.errors import VbonError
+
+ConfigT = TypeVar("ConfigT")
+
+
+def load_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
+    """A config from a YAML file.
+
+    Raises VbonError naming the file and the key: not readable, not a mapping, unknown, given twice, of a wrong
+    type, or missing where there is no default.
+    """
+    values = read_values(cls, path)
+    missing = [f.name for f in fields(cls) if f.name not in values and _is_required(f)]  # type: ignore[arg-type]
+    if missing:
+        raise VbonError(f"{path}: missing {', '.join(missing)}")
+    return cls(**values)
+
+
+def read_values(cls: type[Any], path: str | Path) -> dict[str, Any]:
+    """The fields that a YAML file sets, each of its field's type; an empty file sets none."""
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in fields(cls)]
+    return {
+        _known_key(key, names, path): _converted(value, hints[str(key)], str(key), path)
+        for key, value in _read_mapping(path).items()
+    }
+
+
+def save_yaml(config: Any, path: str | Path) -> None:
+    """Write a config so that `load_yaml` gives it back; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(merged_text(config), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def merged_text(config: Any) -> str:
+    """Every field of a config as YAML, in the order of its declaration."""
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """` (did you mean …?)` with the nearest known word, or nothing where none is near."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _is_required(config_field: Any) -> bool:
+    return config_field.default is MISSING and config_field.default_factory is MISSING
+
+
+def _read_mapping(path: str | Path) -> dict[Any, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        twice = _key_given_twice(yaml.compose(text, Loader=yaml.SafeLoader))
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise VbonError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise VbonError(f"{path}: not UTF-8 text") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise VbonError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if twice is not None:
+        raise VbonError(f"{path}: line {twice.start_mark.line + 1}: {twice.value!r} is given twice; keep one")
+    if not isinstance(content, dict | None):
+        raise VbonError(f"{path}: must hold lines of `key: value`, not a {type(content).__name__}")
+    return content or {}
+
+
+def _key_given_twice(root: yaml.Node | None) -> yaml.Node | None:
+    # PyYAML itself keeps the last of two equal keys in silence.
+    keys = [key for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+    names = [str(key.value) for key in keys]
+    return next((key for i, key in enumerate(keys) if names[i] in names[:i]), None)
+
+
+def _known_key(key: Any, names: list[str], path: str | Path) -> str:
+    if key not in names:
+        raise VbonError(f"{path}: unknown key {reprlib.repr(key)}{nearest(str(key), names)}")
+    return str(key)
+
+
+def _converted(value: Any, hint: Any, key: str, path: str | Path) -> Any:
+    try:
+        return _as_type(value, hint)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise VbonError(f"{path}: {key} is {reprlib.repr(value)}, but must be {_spelled(hint)}") from error
+
+
+def _as_type(value: Any, hint: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _as_type(value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        return tuple(_as_type(item, arguments[0]) for item in _as_list(value))
+    if origin is Literal:
+        return _one_of(value, arguments)
+    return _as_scalar(value, hint)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
+def _one_of(value: Any, choices: tuple[Any, ...]) -> Any:
+    if value not in choices:
+        raise ValueError
+    return value
+
+
+def _as_scalar(value: Any, hint: Any) -> Any:
+    if hint is float:
+        return _as_float(value)
+    if type(value) is not hint:
+        raise TypeError
+    return value
+
+
+def _as_float(value: Any) -> float:
+    # YAML 1.1 reads 1e-4 (no dot) as a string; everyone who writes it means the number.
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError
+    return float(value)
+
+
+def _spelled(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join("null" if a is type(None) else _spelled(a) for a in arguments)
+    if origin is tuple:
+        return f"a list, each item {_spelled(arguments[0])}"
+    if origin is Literal:
+        return "one of " + ", ".join(arguments)
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]
