@@ -1,0 +1,1 @@
+"""Hugging Face causal language models: loading, prompts to ids, sampling, log-probabilities, the critic."""

@@ -1,0 +1,76 @@
+"""Ragged token ids to the one rectangle every model call takes: prompts left-padded, completions right-padded."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Completions(NamedTuple):
+    """B completions of at most T tokens; `mask` is True up to and including the stop token.
+
+    ids int64 (B, T); mask bool (B, T); logprobs float32 (B, T) at the sampling temperature, 0 outside the mask;
+    finished bool (B,): the last token is a stop token.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    logprobs: Tensor
+    finished: Tensor
+
+    def rows(self) -> list[list[int]]:
+        """Token ids of each completion, stop token included."""
+        lengths = self.mask.sum(1).tolist()
+        return [row[:length] for row, length in zip(self.ids.tolist(), lengths, strict=True)]
+
+
+class Sequences(NamedTuple):
+    """Prompts and their completions, ready for a model: [left-padded prompt | right-padded completion].
+
+    prompt_ids int64 (B, P), prompt_mask bool (B, P), completion_ids int64 (B, T), completion_mask bool (B, T).
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    completion_ids: Tensor
+    completion_mask: Tensor
+
+    def select(self, rows: Tensor) -> "Sequences":
+        """The given rows, columns that none of them needs cut off: no compute on padding."""
+        prompt_mask, completion_mask = self.prompt_mask[rows], self.completion_mask[rows]
+        start = prompt_mask.shape[1] - int(prompt_mask.sum(1).max())
+        stop = int(completion_mask.sum(1).max())
+        return Sequences(
+            self.prompt_ids[rows][:, start:], prompt_mask[:, start:],
+            self.completion_ids[rows][:, :stop], completion_mask[:, :stop],
+        )  # fmt: skip
+
+    def to(self, device: torch.device | str) -> "Sequences":
+        return Sequences(*(tensor.to(device) for tensor in self))
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """(ids int64 (B, P), mask bool (B, P)), real tokens at the right end."""
+    ids, mask = pad_right([row[::-1] for row in rows], pad_token_id)
+    return ids.flip(1), mask.flip(1)
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """(ids int64 (B, T), mask bool (B, T)), real tokens at the left end."""
+    width = max((len(row) for row in rows), default=0)
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(width)[None] < lengths[:, None]
+    ids = torch.full((len(rows), width), pad_token_id)
+    ids[mask] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
+    return ids, mask
+
+
+def sequences(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_token_id: int) -> Sequences:
+    """Row i is prompt i followed by completion i."""
+    return Sequences(*pad_left(prompts, pad_token_id), *pad_right(completions, pad_token_id))
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions that count real tokens only, 0 on left padding. (B, S) → int64 (B, S)."""
+    return (attention_mask.long().cumsum(1) - 1).clamp_min(0)

@@ -1,0 +1,138 @@
+"""Load policies and tokenizers, and fingerprint what was loaded. Safetensors only; dropout is always off."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from vbon.errors import VbonError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. Raises VbonError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise VbonError(f"--device {device}: no CUDA device on this machine; use --device cpu")
+    return torch.device(device)
+
+
+def load_policy(
+    name: str, *, dtype: str = "float32", device: str | torch.device = "cpu", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A causal LM from a directory or hub id, in eval mode (no dropout in training either: at step 0 the KL is 0).
+
+    Raises:
+        VbonError: no such model, no safetensors weights, or an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise VbonError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
+    _require_model_directory(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise VbonError(f"cannot load a causal language model from {name!r}: {_first_line(error)}") from error
+    return model.to(device).eval()
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory or hub id. Raises VbonError where there is none."""
+    _require_model_directory(name)
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise VbonError(f"cannot load a tokenizer from {name!r}: {_first_line(error)}") from error
+
+
+def stop_token_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, extra: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """Every token that ends a completion: the generation config's EOS (one or several), the tokenizer's, `extra`."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    configured = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({t for t in (*configured, tokenizer.eos_token_id, *extra) if t is not None}))
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What fills the empty places of a batch. Masks, never this id, say which tokens count."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def model_fingerprint(name: str) -> str:
+    """SHA-256 (16 hex digits) over names, dtypes, shapes and bytes of the weights, however they are sharded."""
+    digest = hashlib.sha256()
+    files = {key: path for path in _weight_files(name) for key in _tensor_names(path)}
+    for key in sorted(files):
+        with safe_open(files[key], framework="pt") as weights:
+            tensor = weights.get_tensor(key).contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 (16 hex digits) of vocabulary, merges and special tokens; padding and truncation settings are left out."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
+    state = {k: v for k, v in state.items() if k not in ("padding", "truncation")}
+    special = {k: str(v) for k, v in tokenizer.special_tokens_map.items()}
+    return _short_hash(json.dumps([state, special], sort_keys=True))
+
+
+def chat_template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 (16 hex digits) of the chat template, or "none"."""
+    template = tokenizer.chat_template
+    return _short_hash(json.dumps(template, sort_keys=True)) if template else "none"
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Most tokens the model takes, prompt and completion together; None where the config does not say."""
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _require_model_directory(name: str) -> None:
+    path = Path(name)
+    looks_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not (path / "config.json").is_file():
+        raise VbonError(f"{name!r} is no model directory (config.json is missing there)")
+
+
+def _weight_files(name: str) -> list[str]:
+    if os.path.isdir(name):
+        files = sorted(str(p) for p in Path(name).glob("*.safetensors"))
+        if not files:
+            raise VbonError(f"{name!r} has no .safetensors weights")
+        return files
+    single = cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False)
+    if single is not None:
+        return [single]
+    index = cached_file(name, "model.safetensors.index.json")
+    shards = sorted(set(json.loads(Path(str(index)).read_text())["weight_map"].values()))
+    return [str(cached_file(name, shard)) for shard in shards]
+
+
+def _tensor_names(path: str) -> list[str]:
+    with safe_open(path, framework="pt") as weights:
+        return list(weights.keys())
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,36 @@
+"""Prompts (a string, or a list of chat messages) to token ids, and completions back to text."""
+
+from collections.abc import Iterable, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from vbon.errors import VbonError
+
+PromptText = str | list[dict[str, str]]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptText]) -> list[list[int]]:
+    """Token ids of each prompt, special tokens as the tokenizer adds them; messages through its chat template.
+
+    Raises:
+        VbonError: messages but no chat template, or a prompt without any token and no BOS to start from.
+    """
+    return [_encode_one(tokenizer, prompt) for prompt in prompts]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, completion_ids: Iterable[Sequence[int]]) -> list[str]:
+    """Text of each completion, special tokens left out, spaces exactly as generated."""
+    rows = [list(ids) for ids in completion_ids]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _encode_one(tokenizer: PreTrainedTokenizerBase, prompt: PromptText) -> list[int]:
+    if isinstance(prompt, str):
+        ids = list(tokenizer(prompt)["input_ids"])
+    elif not tokenizer.chat_template:
+        raise VbonError("a prompt is a list of chat messages, but the policy's tokenizer has no chat template")
+    else:
+        ids = list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False))
+    if not ids and tokenizer.bos_token_id is None:
+        raise VbonError("an empty prompt needs a BOS token, and the policy's tokenizer has none; drop the row")
+    return ids or [tokenizer.bos_token_id]
