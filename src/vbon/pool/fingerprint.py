@@ -1,0 +1,57 @@
+"""What made a pool, and the refusal to mix what does not belong together."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vbon.errors import VbonError
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a pool's distribution of rewards depends on. None is unknown: an imported pool did not declare it."""
+
+    model: str | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    temperature: float | None = None
+    max_new_tokens: int | None = None
+    stop: tuple[int, ...] | None = None
+    """Token ids that end a completion, sorted."""
+    reward: str | None = None
+
+    def differences(self, other: "Fingerprint") -> list[tuple[str, Any, Any]]:
+        """(field, mine, theirs) for each field that both know and that differs."""
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in FIELDS]
+        return [(name, mine, theirs) for name, mine, theirs in pairs if None not in (mine, theirs) and mine != theirs]
+
+    def unknown(self) -> list[str]:
+        """The fields that are not known."""
+        return [name for name in FIELDS if getattr(self, name) is None]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "stop": None if self.stop is None else list(self.stop)}
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Fingerprint))
+
+
+def check_fingerprint(
+    pool: Fingerprint, actual: Fingerprint, *, allow_mismatch: Sequence[str] = (), what: str
+) -> list[str]:
+    """Refuse `actual` (what `what` uses now) where it differs from the pool's; unknown fields pass.
+
+    Returns the fields that differ and were allowed, for the run to record.
+    Raises VbonError naming every other field that differs, with both values.
+    """
+    unknown_names = sorted(set(allow_mismatch) - set(FIELDS))
+    if unknown_names:
+        raise VbonError(f"--allow-mismatch {unknown_names[0]}: no such field; one of {', '.join(FIELDS)}")
+    differences = pool.differences(actual)
+    refused = [(name, mine, theirs) for name, mine, theirs in differences if name not in allow_mismatch]
+    if refused:
+        details = "; ".join(f"{name} is {mine!r} in the pool but {theirs!r} here" for name, mine, theirs in refused)
+        flags = " ".join(f"--allow-mismatch {name}" for name, _, _ in refused)
+        raise VbonError(f"{what} does not match the pool: {details}. If this is meant: {flags}")
+    return [name for name, _, _ in differences]

@@ -1,0 +1,140 @@
+"""Prompts: a string or a list of chat messages, with the dataset columns that travel to the reward."""
+
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vbon.errors import VbonError
+from vbon.pool.records import Record, first_line, is_known_format, read_records
+
+Messages = list[dict[str, Any]]
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+(:[\w.-]+)?|:[\w.-]+)")
+_RESERVED_COLUMNS = ("prompts", "completions")  # the reward's own arguments
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt and its columns; `row` is where it stood in its file, for messages only."""
+
+    prompt_id: str
+    prompt: str | Messages
+    columns: dict[str, Any]
+    row: int | None = field(default=None, compare=False)
+
+    @property
+    def is_chat(self) -> bool:
+        return not isinstance(self.prompt, str)
+
+
+def make_prompt(prompt: str | Messages, columns: Mapping[str, Any] | None = None, *, row: int | None = None) -> Prompt:
+    """A Prompt with its id: sha256 of the canonical JSON of prompt and columns, 16 hexadecimal digits."""
+    columns = dict(columns or {})
+    text = canonical_json({"prompt": prompt, "columns": columns})
+    return Prompt(hashlib.sha256(text.encode()).hexdigest()[:16], prompt, columns, row)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces, non-ASCII characters kept. ValueError or TypeError for what JSON cannot hold."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def read_prompts(path: str | Path, *, column: str = "prompt", limit: int | None = None) -> list[Prompt]:
+    """Read prompts from a file or a hub dataset (`id` or `id:split`, `datasets` extra), at most `limit`.
+
+    All other columns become `Prompt.columns`. A repeated prompt (same columns too) is kept once, with a warning.
+    Raises VbonError naming the file and line.
+    """
+    prompts: dict[str, Prompt] = {}
+    repeated = 0
+    for number, record in _records(str(path), column):
+        prompt = parse_prompt(record, column, f"{path}:{number}", row=number)
+        repeated += prompt.prompt_id in prompts
+        prompts.setdefault(prompt.prompt_id, prompt)
+        if limit is not None and len(prompts) >= limit:
+            break
+    if not prompts:
+        raise VbonError(f"{path}: holds no prompts")
+    if repeated:
+        warnings.warn(f"{path}: {repeated} repeated prompts dropped, {len(prompts)} kept", stacklevel=2)
+    return list(prompts.values())
+
+
+def parse_prompt(record: Mapping[str, Any], column: str, where: str, *, row: int | None = None) -> Prompt:
+    """The Prompt in `record[column]`, every other column kept. Raises VbonError beginning with `where`."""
+    if column not in record:
+        raise VbonError(f"{where}: no column {column!r} (columns here: {', '.join(map(str, record)) or 'none'})")
+    columns = {name: value for name, value in record.items() if name != column}
+    for name in _RESERVED_COLUMNS:
+        if name in columns:
+            raise VbonError(f"{where}: column {name!r} is the name of a reward argument; rename it")
+    prompt = check_prompt(record[column], f"{where}: column {column!r}")
+    try:
+        return _make_checked(prompt, columns, row)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise VbonError(f"{where}: a column holds a value that JSON cannot ({first_line(error)})") from None
+
+
+def check_prompt(value: Any, where: str) -> str | Messages:
+    """`value` if it is a string or a non-empty list of {"role", "content"} messages, else VbonError."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise VbonError(f"{where} must be a string or a list of chat messages, not {_type_name(value)}")
+    return [_check_message(message, f"{where} message {index}") for index, message in enumerate(value, start=1)]
+
+
+def reward_columns(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
+    """The prompts' columns as aligned lists, the reward's keyword arguments; None where a prompt lacks one."""
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    return {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+
+
+def shorten(prompt: str | Messages, length: int = 60) -> str:
+    """A prompt on one line, quoted and cut to `length` characters, for messages."""
+    text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
+    return repr(text if len(text) <= length else text[: length - 1] + "…")
+
+
+def _make_checked(prompt: str | Messages, columns: dict[str, Any], row: int | None) -> Prompt:
+    if any(isinstance(value, float) and not math.isfinite(value) for value in columns.values()):
+        raise ValueError("NaN or infinity")
+    return make_prompt(prompt, columns, row=row)
+
+
+def _check_message(message: Any, where: str) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise VbonError(f'{where} must be an object {{"role", "content"}}, not {_type_name(message)}')
+    for key in ("role", "content"):
+        if not isinstance(message.get(key), str):
+            raise VbonError(f"{where} needs a string {key!r}")
+    # Parquet gives every message every key: an absent one arrives as None.
+    return {key: value for key, value in message.items() if value is not None}
+
+
+def _records(path: str, column: str) -> Iterator[Record]:
+    if not Path(path).exists() and not is_known_format(path) and _HUB_ID.fullmatch(path):
+        return enumerate(_hub_rows(path), start=1)
+    return read_records(Path(path), text_column=column)
+
+
+def _hub_rows(spec: str) -> Iterable[dict[str, Any]]:
+    name, _, split = spec.partition(":")
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise VbonError(f"{spec}: no such file; to read it as a hub dataset, pip install 'vbon[datasets]'") from None
+    try:
+        return load_dataset(name, split=split or "train")
+    except Exception as error:  # the hub client raises a wide and changing family
+        raise VbonError(f"{spec}: neither a file nor a hub dataset that loads ({first_line(error)})") from None
+
+
+def _type_name(value: Any) -> str:
+    return "an empty list" if value == [] else "null" if value is None else type(value).__name__

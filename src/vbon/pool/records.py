@@ -1,0 +1,166 @@
+"""Rows from user files (JSONL, JSON, CSV/TSV, Parquet, text), each with the line number an error can name."""
+
+import csv
+import gzip
+import io
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vbon.errors import VbonError
+
+Record = tuple[int, dict[str, Any]]
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_records(path: Path, *, text_column: str = "prompt") -> Iterator[Record]:
+    """Yield (line or row number from 1, row) of a file, the format taken from its suffix.
+
+    `.gz` may follow any suffix but Parquet's. A text file gives one row a line, under `text_column`.
+    Raises VbonError naming the file and line for anything that cannot be read.
+    """
+    if not path.is_file():
+        raise VbonError(f"{path}: {'is a directory, not a file' if path.is_dir() else 'no such file'}")
+    reader = _reader(path)
+    if reader is None:
+        raise VbonError(f"{path}: unknown file type {path.suffix!r}; use {', '.join(_READERS)}, .gz allowed")
+    try:
+        yield from reader(path, text_column)
+    except (OSError, EOFError, zlib.error) as error:
+        raise VbonError(f"{path}: cannot be read ({first_line(error)})") from None
+
+
+def is_known_format(name: str) -> bool:
+    """Whether `name` ends in a suffix that read_records understands."""
+    return _reader(Path(name)) is not None
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse strict JSON: no repeated keys, no NaN or infinity, no lone surrogates. VbonError beginning with `where`."""
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_unique_keys, parse_constant=_not_a_number, parse_float=_finite_float
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8 form
+    except UnicodeEncodeError:
+        raise VbonError(f"{where}: holds half of a surrogate pair, which is not valid Unicode") from None
+    except RecursionError:
+        raise VbonError(f"{where}: JSON nested too deeply") from None
+    except ValueError as error:
+        raise VbonError(f"{where}: malformed JSON ({first_line(error)})") from None
+    return value
+
+
+def _reader(path: Path) -> Callable[[Path, str], Iterator[Record]] | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] == [".gz"]:
+        suffixes = [suffix for suffix in suffixes[:-1] if suffix != ".parquet"]
+    return _READERS.get(suffixes[-1]) if suffixes else None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    with opener(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            # Only "\n" ends a line: a JSON string may hold U+2028 and its like.
+            yield number, _decode(line.removeprefix(_BOM) if number == 1 else line, path, number)
+
+
+def _decode(line: bytes, path: Path, number: int) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise VbonError(f"{path}:{number}: not UTF-8; convert the file to UTF-8") from None
+
+
+def _read_jsonl(path: Path, _: str) -> Iterator[Record]:
+    for number, line in _lines(path):
+        if line.strip():
+            yield number, _as_object(parse_json(line, f"{path}:{number}"), f"{path}:{number}")
+
+
+def _read_json(path: Path, _: str) -> Iterator[Record]:
+    rows = parse_json("".join(line for _, line in _lines(path)) or "[]", str(path))
+    if not isinstance(rows, list):
+        raise VbonError(f"{path}: must hold a list of objects; for one object a line, name it .jsonl")
+    for number, row in enumerate(rows, start=1):
+        yield number, _as_object(row, f"{path}: row {number}")
+
+
+def _read_text(path: Path, text_column: str) -> Iterator[Record]:
+    for number, line in _lines(path):
+        if line.strip():
+            yield number, {text_column: line.rstrip("\r\n")}
+
+
+def _read_csv(path: Path, _: str) -> Iterator[Record]:
+    delimiter = "\t" if ".tsv" in [suffix.lower() for suffix in path.suffixes] else ","
+    text = io.StringIO("".join(line for _, line in _lines(path)), newline="")
+    reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                fields = len(reader.fieldnames or ())
+                raise VbonError(f"{path}:{reader.line_num}: does not have the {fields} fields of the header")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise VbonError(f"{path}:{reader.line_num}: malformed CSV ({first_line(error)})") from None
+
+
+def _read_parquet(path: Path, _: str) -> Iterator[Record]:
+    try:
+        number = 0
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
+        raise VbonError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
+
+
+def _as_object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise VbonError(f'{where}: must be a JSON object such as {{"prompt": "…"}}, not {type(value).__name__}')
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} appears twice")
+    return row
+
+
+def _not_a_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"number {text[:20]} is out of range")
+    return value
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line of at most 200 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+_READERS: dict[str, Callable[[Path, str], Iterator[Record]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".txt": _read_text,
+}

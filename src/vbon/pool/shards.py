@@ -1,0 +1,125 @@
+"""The rows of a pool: one per completion, in Parquet shards."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vbon.errors import VbonError
+from vbon.pool.manifest import Shard
+from vbon.pool.prompts import Prompt, canonical_json
+from vbon.pool.records import first_line
+
+SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("is_chat", pa.bool_()),
+        ("columns", pa.string()),
+        ("sample_index", pa.int32()),
+        ("completion", pa.string()),
+        ("completion_ids", pa.list_(pa.int32())),
+        ("ref_logprob", pa.float64()),
+        ("reward", pa.float64()),
+        ("finished", pa.bool_()),
+        ("seed", pa.int64()),
+    ]
+)
+_PER_PROMPT = ("prompt_id", "prompt", "columns")
+_MEND = "redo it with the same `vbon collect` command"
+
+
+@dataclass(frozen=True)
+class PromptSamples:
+    """The scored reference samples of one prompt. Every list has M entries; None stands for unknown."""
+
+    prompt: Prompt
+    completions: Sequence[str | None]
+    completion_ids: Sequence[Sequence[int] | None]
+    rewards: NDArray[np.float64]
+    ref_logprobs: Sequence[float | None]
+    """Sequence log-probability under the reference policy at the sampling temperature, nats."""
+    finished: Sequence[bool | None]
+    """Whether the completion ended by a stop token, not by length."""
+
+
+def encode_shard(samples: Sequence[PromptSamples], seed: int | None) -> bytes:
+    """The shard as Parquet bytes, a function of its rows alone."""
+    table = pa.concat_tables([_table(one, seed) for one in samples])
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=list(_PER_PROMPT))
+    return buffer.getvalue()
+
+
+def describe_shard(name: str, samples: Sequence[PromptSamples], content: bytes) -> Shard:
+    rows = sum(len(one.rewards) for one in samples)
+    return Shard(name, len(samples), rows, hashlib.sha256(content).hexdigest())
+
+
+def is_intact(folder: Path, shard: Shard) -> bool:
+    """Whether the shard's file is there, is a plain file, and has the recorded checksum."""
+    path = folder / shard.name
+    if path.is_symlink() or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """Raise VbonError naming a shard that is missing, a link, or torn."""
+    path = folder / shard.name
+    if path.is_symlink():
+        raise VbonError(f"{path}: is a symbolic link; a pool's shards must lie in the pool")
+    if not path.is_file():
+        raise VbonError(f"{path}: shard is missing; {_MEND}")
+    if not is_intact(folder, shard):
+        raise VbonError(f"{path}: shard is damaged (checksum differs from the manifest's); {_MEND}")
+
+
+def read_shard(folder: Path, shard: Shard, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a shard. Raises VbonError where it is not what the manifest says."""
+    path = folder / shard.name
+    try:
+        with pq.ParquetFile(path, read_dictionary=[name for name in _PER_PROMPT if name in columns]) as file:
+            if file.schema_arrow.names != SCHEMA.names:
+                raise VbonError(f"{path}: not a shard of a pool (its columns are {', '.join(file.schema_arrow.names)})")
+            table = file.read(columns=list(columns))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise VbonError(f"{path}: not readable as Parquet ({first_line(error)}); {_MEND}") from None
+    for name in columns:
+        found, expected = table.schema.field(name).type, _column_type(name)
+        if found != expected:
+            raise VbonError(f"{path}: column {name!r} has type {found}, not {expected}")
+    if table.num_rows != shard.rows:
+        raise VbonError(f"{path}: holds {table.num_rows} rows, the manifest says {shard.rows}; {_MEND}")
+    return table
+
+
+def _column_type(name: str) -> pa.DataType:
+    # Read as a dictionary: a long prompt is held once, not once a sample.
+    return pa.dictionary(pa.int32(), pa.string()) if name in _PER_PROMPT else SCHEMA.field(name).type
+
+
+def _table(samples: PromptSamples, seed: int | None) -> pa.Table:
+    prompt, rows = samples.prompt, len(samples.rewards)
+    text = canonical_json(prompt.prompt) if prompt.is_chat else prompt.prompt
+    values = {
+        "prompt_id": [prompt.prompt_id] * rows,
+        "prompt": [text] * rows,
+        "is_chat": [prompt.is_chat] * rows,
+        "columns": [canonical_json(prompt.columns)] * rows,
+        "sample_index": range(rows),
+        "completion": samples.completions,
+        "completion_ids": samples.completion_ids,
+        "ref_logprob": samples.ref_logprobs,
+        "reward": np.asarray(samples.rewards, np.float64),
+        "finished": samples.finished,
+        "seed": [seed] * rows,
+    }
+    return pa.table([pa.array(values[field.name], field.type) for field in SCHEMA], schema=SCHEMA)

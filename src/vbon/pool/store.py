@@ -1,0 +1,247 @@
+"""Reading a pool: M scored reference samples of each prompt, checked at the door."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from vbon.core.reward_cdf import RewardCDF
+from vbon.errors import VbonError
+from vbon.pool.fingerprint import Fingerprint
+from vbon.pool.manifest import Manifest, read_manifest
+from vbon.pool.prompts import Prompt, check_prompt, make_prompt
+from vbon.pool.records import parse_json
+from vbon.pool.shards import SCHEMA, check_shard, read_shard
+
+_KEYS = ("prompt_id", "prompt", "is_chat", "columns", "sample_index")
+TIE_RULES = ("random", "order")
+
+
+class Column(Sequence[Any]):
+    """A pool column kept in Arrow's compact form; each access makes the Python values asked for."""
+
+    def __init__(self, values: pa.ChunkedArray):
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.values.take(np.arange(len(self))[index]).to_pylist()
+        return self.values[int(index)].as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        for chunk in self.values.iterchunks():
+            yield from chunk.to_pylist()
+
+
+@dataclass(frozen=True, eq=False)
+class ReferencePool:
+    """M scored reference samples of each of P prompts; flat columns hold ΣM rows, the prompts one after another.
+
+    Prompt p owns rows `offsets[p]` to `offsets[p + 1]`.
+    """
+
+    path: Path
+    manifest: Manifest
+    prompts: list[Prompt]
+    num_samples: NDArray[np.int64]
+    """M of each prompt, shape (P,)."""
+    rows: NDArray[np.int64] | None
+    """Which stored rows these are, after `select`; None for all."""
+
+    @classmethod
+    def open(cls, path: str | Path, *, allow_incomplete: bool = False) -> "ReferencePool":
+        """Open and check a pool: manifest, checksums, rows.
+
+        Raises VbonError naming the path for what is no pool, an unfinished pool (unless allowed), a damaged or foreign
+        shard, a reward that is not finite.
+        """
+        folder = Path(path)
+        manifest = read_manifest(folder)
+        if not manifest.complete and not allow_incomplete:
+            done = sum(shard.num_prompts for shard in manifest.shards)
+            raise VbonError(
+                f"{folder}: unfinished pool ({done} of {manifest.num_prompts} prompts); "
+                "finish it with the same `vbon collect` command"
+            )
+        for shard in manifest.shards:
+            check_shard(folder, shard)
+        prompts, num_samples = _read_prompts(folder, manifest)
+        pool = cls(folder, manifest, prompts, num_samples, None)
+        _check_rewards(pool)
+        return pool
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self.manifest.fingerprint
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """First row of each prompt and the end, shape (P + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.num_samples)])
+
+    @cached_property
+    def prompt_index(self) -> NDArray[np.int64]:
+        """The prompt of each row, shape (ΣM,)."""
+        return np.repeat(np.arange(len(self.prompts)), self.num_samples)
+
+    @cached_property
+    def rewards(self) -> NDArray[np.float64]:
+        """Shape (ΣM,)."""
+        return self._column("reward").to_numpy().astype(np.float64)
+
+    @cached_property
+    def completions(self) -> Column:
+        """Text of each completion, special tokens left out; None in a pool of bare rewards."""
+        return Column(self._column("completion"))
+
+    @cached_property
+    def completion_ids(self) -> Column:
+        """Token ids of each completion as sampled, its stop token included; None where unknown."""
+        return Column(self._column("completion_ids"))
+
+    @cached_property
+    def ref_logprobs(self) -> NDArray[np.float64]:
+        """Sequence log-probability at the sampling temperature, nats, NaN where unknown. Shape (ΣM,)."""
+        return self._column("ref_logprob").to_numpy(zero_copy_only=False).astype(np.float64)
+
+    @cached_property
+    def finished(self) -> Column:
+        """True where a stop token ended the completion, False where the length did, None where unknown."""
+        return Column(self._column("finished"))
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {prompt.prompt_id: index for index, prompt in enumerate(self.prompts)}
+
+    def index_of(self, prompt_id: str) -> int:
+        """Position of a prompt. Raises VbonError where the pool lacks it."""
+        try:
+            return self._index[prompt_id]
+        except KeyError:
+            raise VbonError(f"{self.path}: has no samples of prompt {prompt_id}; collect a pool for it") from None
+
+    def cdf(self, tie_rule: str = "random") -> RewardCDF:
+        """The reward CDF of every prompt: `random` keeps ties as ties, `order` refines them by `tie_keys`."""
+        if tie_rule not in TIE_RULES:
+            raise VbonError(f"tie_rule {tie_rule!r}: must be one of {', '.join(TIE_RULES)}")
+        return RewardCDF(self.rewards, self.num_samples, self.tie_keys if tie_rule == "order" else None)
+
+    @cached_property
+    def tie_keys(self) -> NDArray[np.int64]:
+        """`tie_keys` of the completions: of their ids where all are known, else of their text."""
+        column = self.completion_ids if self.has_completion_ids else self.completions
+        if column.values.null_count:
+            raise VbonError(f"{self.path}: tie rule 'order' needs completions, and this pool holds only rewards")
+        return tie_keys(column)
+
+    @property
+    def has_completion_ids(self) -> bool:
+        """Whether every row has token ids, as training on the pool itself requires."""
+        return self.completion_ids.values.null_count == 0
+
+    def select(self, prompt_ids: Sequence[str]) -> "ReferencePool":
+        """The pool of these prompts alone, in this order. Raises VbonError naming one the pool lacks."""
+        index = np.array([self.index_of(prompt_id) for prompt_id in prompt_ids], np.int64)
+        pieces = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in index]
+        rows = np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+        rows = rows if self.rows is None else self.rows[rows]
+        return ReferencePool(self.path, self.manifest, [self.prompts[i] for i in index], self.num_samples[index], rows)
+
+    def split(self, fraction: float, seed: int = 0) -> tuple["ReferencePool", "ReferencePool"]:
+        """(about `fraction` of the prompts, the rest) by a hash of seed and id: no prompt moves when others come."""
+        chosen = [_unit_hash(f"{seed}:{prompt.prompt_id}") < fraction for prompt in self.prompts]
+        ids = [prompt.prompt_id for prompt in self.prompts]
+        return (
+            self.select([name for name, first in zip(ids, chosen, strict=True) if first]),
+            self.select([name for name, first in zip(ids, chosen, strict=True) if not first]),
+        )
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        pieces = [read_shard(self.path, shard, [name]).column(name) for shard in self.manifest.shards]
+        chunks = [chunk for piece in pieces for chunk in piece.iterchunks()]
+        column = pa.chunked_array(chunks) if chunks else pa.chunked_array([], SCHEMA.field(name).type)
+        return column if self.rows is None else column.take(pa.array(self.rows))
+
+
+def tie_keys(completions: Iterable[str | Sequence[int]]) -> NDArray[np.int64]:
+    """A stable 64-bit hash of each completion (text or token ids): the total order of tie rule `order`. Shape (B,)."""
+    return np.fromiter((_hash64(completion) for completion in completions), np.int64)
+
+
+def _hash64(completion: str | Sequence[int]) -> int:
+    content = completion.encode() if isinstance(completion, str) else np.asarray(completion, "<i4").tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+
+
+def _unit_hash(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2.0**64
+
+
+def _read_prompts(folder: Path, manifest: Manifest) -> tuple[list[Prompt], NDArray[np.int64]]:
+    prompts: dict[str, Prompt] = {}
+    num_samples: list[int] = []
+    for shard in manifest.shards:
+        where = str(folder / shard.name)
+        table = read_shard(folder, shard, _KEYS).combine_chunks()
+        starts = _first_rows(table, where)
+        num_samples += np.diff(np.append(starts, table.num_rows)).tolist()
+        for row in table.take(pa.array(starts)).to_pylist():
+            prompt = _stored_prompt(row, where)
+            if prompt.prompt_id in prompts:
+                raise VbonError(f"{where}: prompt {prompt.prompt_id} is in the pool twice")
+            prompts[prompt.prompt_id] = prompt
+    if manifest.complete and (len(prompts) != manifest.num_prompts or not prompts):
+        raise VbonError(f"{folder}: holds {len(prompts)} prompts, its manifest says {manifest.num_prompts}")
+    return list(prompts.values()), np.array(num_samples, np.int64)
+
+
+def _first_rows(table: pa.Table, where: str) -> NDArray[np.int64]:
+    """The row of each prompt's sample 0, after checking that samples count 0, 1, 2, … within one prompt."""
+    if any(table.column(name).null_count for name in _KEYS):
+        raise VbonError(f"{where}: a row has no prompt or sample number")
+    sample_index = table.column("sample_index").to_numpy()
+    starts = np.flatnonzero(sample_index == 0)
+    if table.num_rows and (not len(starts) or starts[0] != 0):
+        raise VbonError(f"{where}: does not begin with a prompt's first sample")
+    counts = np.diff(np.append(starts, table.num_rows))
+    expected = np.arange(table.num_rows) - np.repeat(starts, counts)
+    ids = table.column("prompt_id").cast(pa.string())
+    moved = pc.any(pc.not_equal(ids, ids.take(pa.array(np.repeat(starts, counts))))).as_py()
+    if moved or np.any(sample_index != expected):
+        raise VbonError(f"{where}: a prompt's samples are not numbered 0, 1, 2, … one after another")
+    return starts
+
+
+def _stored_prompt(row: dict[str, Any], where: str) -> Prompt:
+    value = parse_json(row["prompt"], where) if row["is_chat"] else row["prompt"]
+    columns = parse_json(row["columns"], where)
+    if not isinstance(columns, dict):
+        raise VbonError(f"{where}: columns of prompt {row['prompt_id']} are not a JSON object")
+    prompt = make_prompt(check_prompt(value, f"{where}: prompt {row['prompt_id']}"), columns)
+    if prompt.prompt_id != row["prompt_id"]:
+        raise VbonError(f"{where}: prompt {row['prompt_id']} does not have the id of its text and columns")
+    return prompt
+
+
+def _check_rewards(pool: ReferencePool) -> None:
+    bad = np.flatnonzero(~np.isfinite(pool.rewards))
+    if len(bad):
+        prompt, reward = pool.prompts[pool.prompt_index[bad[0]]], pool.rewards[bad[0]]
+        raise VbonError(f"{pool.path}: prompt {prompt.prompt_id} has a reward of {reward}; score it again")

@@ -1,0 +1,124 @@
+"""Writing a pool: shard by shard, each whole or not there, one writer at a time, resumable after any crash."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vbon.errors import VbonError
+from vbon.pool.files import FolderLock, remove_leftovers, replace_file
+from vbon.pool.fingerprint import FIELDS
+from vbon.pool.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from vbon.pool.prompts import Prompt
+from vbon.pool.shards import PromptSamples, describe_shard, encode_shard, is_intact
+
+_SETTINGS = ("num_prompts", "prompts_sha256", "num_samples", "seed", "dtype", "plan")
+
+
+class PoolWriter:
+    """Holds the pool's lock from `create` or `open_for_resume` until `close`; use it as a context manager."""
+
+    def __init__(self, folder: Path, manifest: Manifest, lock: FolderLock):
+        self.folder, self.manifest, self._lock = folder, manifest, lock
+
+    @classmethod
+    def create(cls, folder: str | Path, manifest: Manifest) -> "PoolWriter":
+        """Start a pool in a new or empty folder. Raises VbonError where something else is there."""
+        folder = Path(folder)
+        lock = _lock(folder)
+        try:
+            remove_leftovers(folder)
+            strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+            if strangers:
+                raise VbonError(f"{folder}: not empty (holds {strangers[0]}); choose another --out")
+            write_manifest(folder, manifest)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(folder, manifest, lock)
+
+    @classmethod
+    def open_for_resume(cls, folder: str | Path, expected: Manifest) -> "PoolWriter":
+        """Continue an unfinished pool. Torn or missing shards are dropped from the manifest, to be redone.
+
+        Raises VbonError naming each setting in which `expected` differs from what the pool was started with.
+        """
+        folder = Path(folder)
+        read_manifest(folder)  # before a lock file is left in a folder that is no pool
+        lock = _lock(folder)
+        try:
+            manifest = read_manifest(folder)
+            _check_same(folder, manifest, expected)
+            remove_leftovers(folder)
+            intact = tuple(shard for shard in manifest.shards if is_intact(folder, shard))
+            complete = manifest.complete and len(intact) == len(manifest.shards)
+            manifest = dataclasses.replace(manifest, shards=intact, complete=complete)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(folder, manifest, lock)
+
+    def __enter__(self) -> "PoolWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def has_shard(self, index: int) -> bool:
+        name = self.manifest.shard_name(index)
+        return any(shard.name == name for shard in self.manifest.shards)
+
+    def write_shard(self, index: int, samples: Sequence[PromptSamples]) -> None:
+        """Store one shard; when this returns, it is on disk and listed."""
+        name = self.manifest.shard_name(index)
+        content = encode_shard(samples, self.manifest.seed)
+        replace_file(self.folder / name, content)
+        others = [shard for shard in self.manifest.shards if shard.name != name]
+        shards = [*others, describe_shard(name, samples, content)]
+        shards.sort(key=lambda shard: (len(shard.name), shard.name))
+        self._update(dataclasses.replace(self.manifest, shards=tuple(shards)))
+
+    def finish(self) -> None:
+        """Mark the pool complete. Raises VbonError where prompts are still missing."""
+        stored = sum(shard.num_prompts for shard in self.manifest.shards)
+        if stored != self.manifest.num_prompts:
+            raise VbonError(f"{self.folder}: holds {stored} of {self.manifest.num_prompts} prompts; resume it first")
+        self._update(dataclasses.replace(self.manifest, complete=True))
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def _update(self, manifest: Manifest) -> None:
+        write_manifest(self.folder, manifest)
+        self.manifest = manifest
+
+
+def is_pool(folder: str | Path) -> bool:
+    """Whether a pool was started here."""
+    return (Path(folder) / MANIFEST_NAME).exists()
+
+
+def hash_prompt_ids(prompts: Iterable[Prompt]) -> str:
+    """sha256 of the prompt ids in order."""
+    return hashlib.sha256("\n".join(prompt.prompt_id for prompt in prompts).encode()).hexdigest()
+
+
+def _lock(folder: Path) -> FolderLock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VbonError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from None
+    return FolderLock(folder)
+
+
+def _check_same(folder: Path, started: Manifest, expected: Manifest) -> None:
+    pairs = [(name, getattr(started.fingerprint, name), getattr(expected.fingerprint, name)) for name in FIELDS]
+    pairs += [(name, getattr(started, name), getattr(expected, name)) for name in _SETTINGS]
+    differences = [f"{name} was {_show(then)}, now {_show(now)}" for name, then, now in pairs if then != now]
+    if differences:
+        details = "; ".join(differences)
+        raise VbonError(f"{folder}: cannot be resumed with other settings: {details}. Choose another --out")
+
+
+def _show(value: object) -> str:
+    return str(dataclasses.asdict(value)) if dataclasses.is_dataclass(value) else repr(value)  # type: ignore[arg-type]
