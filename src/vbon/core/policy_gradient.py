@@ -34,17 +34,17 @@ def returns_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
     return (rewards * mask).flip(1).cumsum(1).flip(1) * mask
 
 
-def leave_one_out(returns: Tensor, samples_per_prompt: int) -> Tensor:
-    """R_i − mean of the other samples of the same prompt; rows of one prompt are adjacent. (B,) → (B,).
+def leave_one_out(returns: Tensor, prompt_index: Tensor) -> Tensor:
+    """R_i − mean of the other samples of the same prompt. returns (B,), prompt_index int64 (B,) → (B,).
 
     Raises:
-        ValueError: fewer than two samples per prompt, or B is no multiple of it.
+        ValueError: a prompt has one sample only.
     """
-    if samples_per_prompt < 2 or len(returns) % samples_per_prompt:
-        raise ValueError("leave_one_out needs samples_per_prompt ≥ 2 dividing the batch")
-    grouped = returns.view(-1, samples_per_prompt)
-    others = (grouped.sum(1, keepdim=True) - grouped) / (samples_per_prompt - 1)
-    return (grouped - others).flatten()
+    _, group, count = prompt_index.unique(return_inverse=True, return_counts=True)
+    if (count < 2).any():
+        raise ValueError("leave_one_out needs at least two samples of each prompt")
+    total = torch.zeros(len(count), dtype=returns.dtype, device=returns.device).index_add_(0, group, returns)
+    return returns - (total[group] - returns) / (count[group] - 1)
 
 
 def clipped_policy_loss(

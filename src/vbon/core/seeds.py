@@ -1,0 +1,22 @@
+"""Random numbers as functions of what they are for: no hidden state, so a resumed run draws what it would have drawn."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROLLOUT, PROMPT_ORDER, MINIBATCH, VALIDATION, RANK_TEST, OFFLINE, EVALUATION = range(7)
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A Philox generator of its own for each key, e.g. (seed, MINIBATCH, iteration, epoch). Keys are ≥ 0."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def uniforms(shape: tuple[int, ...], *key: int) -> Tensor:
+    """float64 uniforms in [0, 1), a function of the key."""
+    return torch.from_numpy(generator(*key).random(shape))
+
+
+def permutation(count: int, *key: int) -> Tensor:
+    """int64 permutation of range(count), a function of the key."""
+    return torch.from_numpy(generator(*key).permutation(count))
