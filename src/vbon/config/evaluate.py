@@ -11,7 +11,7 @@ from vbon.errors import VbonError
 class EvaluateConfig:
     """`vbon evaluate`: measure runs against the reference and against true best-of-N, on a held-out pool."""
 
-    runs: tuple[str, ...] = field(metadata={"positional": True})
+    runs: tuple[str, ...] = field(metadata={"positional": "RUN"})
     """Runs, or any model directories, to evaluate."""
     pool: str
     """Held-out pool of reference samples; its prompts must not have been trained on."""
@@ -121,7 +121,7 @@ class GenerateConfig:
 class ReportConfig:
     """`vbon report`: one self-contained HTML page from runs and evaluations."""
 
-    dirs: tuple[str, ...] = field(metadata={"positional": True})
+    dirs: tuple[str, ...] = field(metadata={"positional": "DIR"})
     """Directories of runs and evaluations."""
     out: str = "report.html"
     """HTML file to write."""

@@ -62,7 +62,7 @@ class CollectConfig:
 class ImportConfig:
     """`vbon import`: turn samples that were scored elsewhere into a pool."""
 
-    file: str = field(metadata={"positional": True})
+    file: str = field(metadata={"positional": "FILE"})
     """JSONL rows of (prompt, text, reward), of {prompt, responses, rewards}, or with a column ref_rewards."""
     out: str
     """Directory of the pool."""
@@ -85,7 +85,7 @@ class ImportConfig:
 class InspectConfig:
     """`vbon inspect`: what a pool holds, and what best-of-N would buy for each N."""
 
-    pool: str = field(metadata={"positional": True})
+    pool: str = field(metadata={"positional": "POOL"})
     """Directory of the pool."""
     n: tuple[int, ...] = ()
     """Values of N to predict for; default: 2, 4, 8, … up to the samples per prompt."""

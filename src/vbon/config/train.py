@@ -1,6 +1,6 @@
 """Config of `vbon train`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vbon.config import checks
@@ -101,7 +101,7 @@ class TrainConfig:
     """Completions scored at a time."""
     reward_timeout: float = 60.0
     """Seconds to wait for the reward of one batch."""
-    allow_mismatch: tuple[str, ...] = ()
+    allow_mismatch: tuple[str, ...] = field(default=(), metadata={"repeat": True})
     """Train although this field of the pool's fingerprint differs (repeatable)."""
 
     lora_rank: int = 0
