@@ -1,0 +1,224 @@
+"""A reward model: one logit of a sequence classifier, `path` or `path#LABEL`.
+
+Weights are loaded in float32 whatever the checkpoint stores: bfloat16 logits tie where the model does not.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from vbon.errors import VbonError
+from vbon.rewards.checked import CheckedReward, checked, shorten
+from vbon.rewards.protocol import FORMS, Prompt, RewardError
+
+NO_LIMIT = 10**9  # tokenizers without a limit of their own report 1e30
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A loaded reward model and the logit that is the reward."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    label: int
+    max_length: int
+    batch_size: int
+
+    def score(self, prompts: list[Prompt], completions: list[str], columns: dict[str, list[Any]]) -> np.ndarray:
+        """The chosen logit, float64. Equal texts are scored once, so that they tie exactly."""
+        texts = [render(self.tokenizer, prompts[row], completions[row], row) for row in range(len(prompts))]
+        unique = list(dict.fromkeys(texts))
+        rewards = dict(zip(unique, self.logits(self.encode(unique)), strict=True))
+        return np.array([rewards[text] for text in texts], dtype=np.float64)
+
+    def encode(self, texts: list["Text"]) -> list[list[int]]:
+        """Token ids, the longest cut on the left, where the oldest words are; special tokens stay."""
+        encoded = [self._ids(text) for text in texts]
+        too_long = [i for i, ids in enumerate(encoded) if len(ids) > self.max_length]
+        for i in too_long:
+            encoded[i] = self._ids(texts[i], truncation=True, max_length=self.max_length)
+        if too_long:
+            warnings.warn(
+                f"reward {self.name}: texts beyond its {self.max_length} tokens are cut on the left", stacklevel=2
+            )
+        return encoded
+
+    def _ids(self, text: "Text", **options: Any) -> list[int]:
+        ids = self.tokenizer(text.text, add_special_tokens=not text.templated, verbose=False, **options).input_ids
+        # An empty prompt with an empty completion: a decoder still needs one token to read.
+        return ids or [self.tokenizer.bos_token_id or self.tokenizer.eos_token_id or 0]
+
+    @torch.no_grad()
+    def logits(self, encoded: list[list[int]]) -> np.ndarray:
+        """The chosen logit of each row, float64, in batches of similar length."""
+        rewards = np.empty(len(encoded))
+        pad_id = usable_pad_id(self.model)
+        for batch in batches_by_length([len(ids) for ids in encoded], self.batch_size, equal_only=pad_id is None):
+            inputs = pad_right([encoded[i] for i in batch], pad_id or 0, self.model.device)
+            rewards[batch] = self.model(**inputs).logits[:, self.label].double().cpu().numpy()
+        return rewards
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the model reads; `templated`: a chat template has already written its special tokens."""
+
+    text: str
+    templated: bool
+
+
+def classifier_reward(spec: str, *, device: str, batch_size: int, trust_remote_code: bool = False) -> CheckedReward:
+    """The reward `path[#LABEL]`, a directory or hub id; raises VbonError where it cannot be loaded or no label chosen."""
+    path, label_name = split_label(spec)
+    model, tokenizer = load_model(spec, path, trust_remote_code=trust_remote_code)
+    label = choose_label(spec, model, label_name)
+    fingerprint = f"{weights_digest(model)}#{label}"
+    prepare_padding(model)
+    model = place(spec, model, device)
+    classifier = Classifier(spec, model, tokenizer, label, max_tokens(model, tokenizer), batch_size)
+    # The classifier batches by length over the whole call, so `checked` must hand it the whole call.
+    return checked(classifier.score, name=spec, fingerprint=fingerprint)
+
+
+def split_label(spec: str) -> tuple[str, str | None]:
+    """`path#LABEL` → (path, LABEL); a directory whose name holds a # is a path."""
+    if "#" not in spec or Path(spec).is_dir():
+        return spec, None
+    path, _, label = spec.rpartition("#")
+    return path, label
+
+
+def load_model(spec: str, path: str, *, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model (float32, eval mode, CPU) and tokenizer, from safetensors only; refuses a checkpoint without a head."""
+    try:
+        with quiet_transformers():
+            model, tokenizer, missing = read_checkpoint(path, trust_remote_code)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError, safetensors' own, …
+        here = Path(path).is_dir()
+        what = (
+            f"cannot load a classifier from {path}: {shorten(str(error))}"
+            if here
+            else f"not found; a reward is {FORMS}"
+        )
+        raise VbonError(f"reward {spec}: {what}") from error
+    if missing:
+        raise VbonError(f"reward {spec}: {path} is no trained classifier, its weights lack {', '.join(missing[:3])}")
+    return model.eval(), tokenizer
+
+
+def read_checkpoint(path: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """Model, tokenizer and the names of weights that the checkpoint lacks (transformers would draw them at random)."""
+    tokenizer = AutoTokenizer.from_pretrained(path, truncation_side="left", trust_remote_code=trust_remote_code)
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        path,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=trust_remote_code,
+    )
+    return model, tokenizer, sorted(report["missing_keys"])
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No loading report on the terminal: what it would warn of is an error here."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def place(spec: str, model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """The model on `device`."""
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise VbonError(f"reward {spec}: cannot use device {device!r}: {shorten(str(error))}") from error
+
+
+def choose_label(spec: str, model: PreTrainedModel, label: str | None) -> int:
+    """The index of the logit called `label` (a name or an index); None is fine where there is only one."""
+    names = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+    if label is None and len(names) == 1:
+        return 0
+    if label in names:
+        return names.index(label)
+    if label is not None and label.isdecimal() and int(label) < len(names):
+        return int(label)
+    problem = "has several logits" if label is None else f"has no label {label!r}"
+    raise VbonError(f"reward {spec}: {problem}; choose one with #LABEL: {', '.join(names)}, or 0 to {len(names) - 1}")
+
+
+def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: str, row: int) -> Text:
+    """Prompt and completion as the reward model reads them: concatenated, or through its own chat template."""
+    if isinstance(prompt, str):
+        return Text(prompt + completion, templated=False)
+    if tokenizer.chat_template is None:
+        raise RewardError("a chat prompt, but the reward model's tokenizer has no chat template; use strings", row)
+    conversation = [*prompt, {"role": "assistant", "content": completion}]
+    try:
+        return Text(tokenizer.apply_chat_template(conversation, tokenize=False), templated=True)
+    except Exception as error:  # whatever the template's author raises, jinja's own errors too
+        raise RewardError(f"the reward model's chat template refuses: {shorten(str(error))}", row) from error
+
+
+def prepare_padding(model: PreTrainedModel) -> None:
+    """Without a padding token a decoder refuses batches: −1 matches no token, so it reads the last one of each row.
+
+    Rows then share a batch only where their lengths are equal, and −1 is never fed to the model.
+    """
+    if usable_pad_id(model) is None:
+        model.config.get_text_config().pad_token_id = -1
+
+
+def usable_pad_id(model: PreTrainedModel) -> int | None:
+    """The padding id of the model's own config, which decides where it reads; None where its vocabulary has none."""
+    pad_id = model.config.get_text_config().pad_token_id
+    inside = pad_id is not None and 0 <= pad_id < model.get_input_embeddings().num_embeddings
+    return pad_id if inside else None
+
+
+def batches_by_length(lengths: list[int], batch_size: int, *, equal_only: bool) -> Iterator[list[int]]:
+    """Row indices in batches of similar or, `equal_only`, equal length; longest first: memory runs out at once or never."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    groups = [list(rows) for _, rows in groupby(order, key=lengths.__getitem__)] if equal_only else [order]
+    for rows in groups:
+        yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+
+
+def pad_right(rows: list[list[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask, int64, (rows, longest); right, so that positions count from the first real token."""
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The longest input: the smaller of the tokenizer's limit and the model's number of positions."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or NO_LIMIT
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    reserved = getattr(table, "padding_idx", None)  # RoBERTa's positions start after its padding id
+    return int(min(tokenizer.model_max_length, positions - (0 if reserved is None else reserved + 1), NO_LIMIT))
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """`sha256:…` over names, shapes and float32 values of every parameter and buffer that the checkpoint stores."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return "sha256:" + digest.hexdigest()

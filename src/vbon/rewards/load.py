@@ -1,0 +1,58 @@
+"""One word for every reward: `load_reward(spec)` chooses by the form of the specification."""
+
+import re
+from pathlib import Path
+
+from vbon.errors import VbonError
+from vbon.rewards.builtin import PREFIX, builtin_reward
+from vbon.rewards.http import http_reward
+from vbon.rewards.protocol import FORMS, Reward
+from vbon.rewards.python_callable import python_reward
+
+_URL = re.compile(r"https?://", re.IGNORECASE)
+_FILE_FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
+_MODULE_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(#.+)?")
+
+
+def load_reward(
+    spec: str,
+    *,
+    device: str = "cpu",
+    batch_size: int = 64,
+    timeout: float = 60.0,
+    trust_remote_code: bool = False,
+) -> Reward:
+    """The reward that `spec` names.
+
+    `timeout` (seconds) bounds one batch of a Python callable or one HTTP request; a classifier has no limit.
+    Raises VbonError naming `spec` and, where it has none of them, the forms accepted.
+    """
+    if _URL.match(spec):
+        return http_reward(spec, batch_size=batch_size, timeout=timeout)
+    if spec.startswith(PREFIX):
+        return builtin_reward(spec)
+    if not is_directory(spec) and (_FILE_FUNCTION.fullmatch(spec) or _MODULE_FUNCTION.fullmatch(spec)):
+        return python_reward(spec, batch_size=batch_size, timeout=timeout)
+    require_classifier_form(spec)
+    from vbon.rewards.classifier import classifier_reward  # torch and transformers: only where a model is loaded
+
+    return classifier_reward(spec, device=device, batch_size=batch_size, trust_remote_code=trust_remote_code)
+
+
+def is_directory(spec: str) -> bool:
+    """Whether `spec`, with or without its #LABEL, is a directory here."""
+    return Path(spec).is_dir() or Path(spec.rpartition("#")[0] or spec).is_dir()
+
+
+def require_classifier_form(spec: str) -> None:
+    """Raises VbonError unless `spec` is a directory with a model in it or could be a hub id."""
+    if spec.endswith(".py") and Path(spec).is_file():
+        raise VbonError(f"reward {spec}: name the function too, {spec}:function")
+    if not is_directory(spec):
+        if not _HUB_ID.fullmatch(spec):
+            raise VbonError(f"reward {spec!r}: not found; a reward is {FORMS}")
+        return
+    folder = Path(spec) if Path(spec).is_dir() else Path(spec.rpartition("#")[0])
+    if not (folder / "config.json").is_file():
+        raise VbonError(f"reward {spec}: the directory {folder} holds no model (no config.json); a reward is {FORMS}")
