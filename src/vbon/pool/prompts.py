@@ -41,7 +41,7 @@ def make_prompt(prompt: str | Messages, columns: Mapping[str, Any] | None = None
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no spaces, non-ASCII characters kept. ValueError or TypeError for what JSON cannot hold."""
+    """JSON, keys sorted, no spaces, non-ASCII kept. Raises ValueError or TypeError for what JSON cannot hold."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 

@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
     ]
 )
+ROWS_PER_SHARD = 4096  # what a crash may lose: a few seconds of sampling on a CPU
 _PER_PROMPT = ("prompt_id", "prompt", "columns")
 _MEND = "redo it with the same `vbon collect` command"
 

@@ -1,0 +1,240 @@
+"""Pools made elsewhere: scored samples in JSONL, JSON or Parquet become a pool.
+
+One row a sample: "prompt", "reward", and perhaps "completion" | "response" | "text", "completion_ids" | "response_ids".
+One row a prompt: "prompt", "rewards" | "ref_rewards", and perhaps, as lists, "completions" | "responses" |
+"ref_completions", "completion_ids" | "response_ids". `text` is the prompt and its completion in one string, the prompt exactly at its
+start (as the published code writes it); `--declare text=completion` says that it is the completion alone. Without
+completions a pool of bare rewards results: enough to rank against, not to train on. Rows of one prompt need not be
+adjacent. Other columns are dropped, with a warning, unless `--declare columns=NAME,…` keeps them.
+"""
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+import vbon
+from vbon.config.pool import ImportConfig
+from vbon.errors import VbonError
+from vbon.models.prompts import decode
+from vbon.pool.declarations import Declarations, parse_declarations
+from vbon.pool.manifest import Manifest
+from vbon.pool.prompts import Messages, Prompt, parse_prompt
+from vbon.pool.records import read_records
+from vbon.pool.shards import ROWS_PER_SHARD, PromptSamples
+from vbon.pool.writer import PoolWriter, hash_prompt_ids
+
+_TEXT = ("completion", "response", "text")
+_TEXTS = ("completions", "responses", "ref_completions")
+_IDS = ("completion_ids", "response_ids")
+_REWARDS = ("rewards", "ref_rewards")
+_KNOWN = {"prompt", "reward", *_TEXT, *_TEXTS, *_IDS, *_REWARDS}
+_MAX_TOKEN_ID = 2**31 - 1
+
+
+class Sample(NamedTuple):
+    """One scored completion as it stood in the file."""
+
+    reward: float
+    completion: str | None
+    completion_ids: list[int] | None
+
+
+@dataclass
+class _Rows:
+    by_prompt: dict[str, list[Sample]] = field(default_factory=dict)
+    prompts: dict[str, Prompt] = field(default_factory=dict)
+    dropped: dict[str, None] = field(default_factory=dict)
+
+
+def import_pool(config: ImportConfig) -> Path:
+    """Make a pool of `config.file` at `config.out`: all of it or nothing. Returns the pool's folder.
+
+    Raises VbonError naming the line of a row that will not do, or the declaration.
+    """
+    declared = parse_declarations(config.declare)
+    out = Path(config.out)
+    _require_absent(out)
+    rows = _read(Path(config.file), declared)
+    tokenizer = declared.load_tokenizer()
+    stop = declared.stop or ((tokenizer.eos_token_id,) if tokenizer and tokenizer.eos_token_id is not None else None)
+    samples = [_prompt_samples(rows.prompts[key], rows.by_prompt[key], stop, tokenizer) for key in rows.prompts]
+    if rows.dropped:
+        names = ", ".join(rows.dropped)
+        warnings.warn(f"{config.file}: columns not kept: {names} (to keep: --declare columns=NAME,…)", stacklevel=2)
+    _write(out, _manifest(config, declared, tokenizer, samples), samples)
+    return out
+
+
+def read_sample_rows(record: Mapping[str, Any], prompt: str | Messages, text_rule: str, where: str) -> list[Sample]:
+    """The samples of one row, in either form. Raises VbonError beginning with `where`."""
+    per_prompt = _one_of(record, _REWARDS, where)
+    if (per_prompt is None) == (record.get("reward") is None):
+        columns = ", ".join(map(str, record))
+        raise VbonError(f"{where}: needs 'reward' (a sample a row) or 'rewards' (a prompt a row); columns: {columns}")
+    if per_prompt is None:
+        name, ids_name = _one_of(record, _TEXT, where), _one_of(record, _IDS, where)
+        text = None if name is None else _completion(record[name], name, prompt, text_rule, where)
+        ids = None if ids_name is None else _token_ids(record[ids_name], where)
+        return [Sample(_reward(record["reward"], where), text, ids)]
+    rewards = _list(record[per_prompt], per_prompt, where)
+    texts = _aligned(record, _TEXTS, len(rewards), where)
+    ids_lists = _aligned(record, _IDS, len(rewards), where)
+    return [
+        Sample(
+            _reward(reward, f"{where} item {index}"),
+            None if text is None else _completion(text, "completion", prompt, text_rule, f"{where} item {index}"),
+            None if ids is None else _token_ids(ids, f"{where} item {index}"),
+        )
+        for index, (reward, text, ids) in enumerate(zip(rewards, texts, ids_lists, strict=True), start=1)
+    ]
+
+
+def _read(path: Path, declared: Declarations) -> _Rows:
+    rows = _Rows()
+    for number, record in read_records(path):
+        where = f"{path}:{number}"
+        missing = [name for name in declared.columns if name not in record]
+        if missing:
+            raise VbonError(f"{where}: no column {missing[0]!r}, declared in columns")
+        kept = {name: value for name, value in record.items() if name == "prompt" or name in declared.columns}
+        prompt = parse_prompt(kept, "prompt", where, row=number)
+        samples = read_sample_rows(record, prompt.prompt, declared.text, where)
+        rows.prompts.setdefault(prompt.prompt_id, prompt)
+        rows.by_prompt.setdefault(prompt.prompt_id, []).extend(samples)
+        rows.dropped |= dict.fromkeys(name for name in record if name not in _KNOWN and name not in kept)
+    if not rows.prompts:
+        raise VbonError(f"{path}: holds no samples")
+    return rows
+
+
+def _prompt_samples(
+    prompt: Prompt, samples: list[Sample], stop: Sequence[int] | None, tokenizer: PreTrainedTokenizerBase | None
+) -> PromptSamples:
+    return PromptSamples(
+        prompt=prompt,
+        completions=[_text_of(sample, tokenizer) for sample in samples],
+        completion_ids=[sample.completion_ids for sample in samples],
+        rewards=np.array([sample.reward for sample in samples], np.float64),
+        ref_logprobs=[None] * len(samples),
+        finished=[_is_finished(sample.completion_ids, stop) for sample in samples],
+    )
+
+
+def _text_of(sample: Sample, tokenizer: PreTrainedTokenizerBase | None) -> str | None:
+    if sample.completion is not None or sample.completion_ids is None or tokenizer is None:
+        return sample.completion
+    return decode(tokenizer, [sample.completion_ids])[0]
+
+
+def _is_finished(ids: list[int] | None, stop: Sequence[int] | None) -> bool | None:
+    return None if ids is None or stop is None else bool(ids) and ids[-1] in stop
+
+
+def _manifest(
+    config: ImportConfig,
+    declared: Declarations,
+    tokenizer: PreTrainedTokenizerBase | None,
+    samples: Sequence[PromptSamples],
+) -> Manifest:
+    sizes = {len(one.rewards) for one in samples}
+    return Manifest(
+        fingerprint=declared.fingerprint(tokenizer),
+        created_by=f"vbon {vbon.__version__} import",
+        num_prompts=len(samples),
+        prompts_sha256=hash_prompt_ids(one.prompt for one in samples),
+        num_samples=sizes.pop() if len(sizes) == 1 else None,
+        seed=config.seed,
+        model=declared.model,
+        reward=declared.reward,
+    )
+
+
+def _require_absent(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise VbonError(f"{out}: already there; choose another --out")
+
+
+def _write(out: Path, manifest: Manifest, samples: Sequence[PromptSamples]) -> None:
+    """Write beside `out` and rename: a pool that is there is whole."""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        with PoolWriter.create(partial, manifest) as writer:
+            for index, shard in enumerate(_shards(samples)):
+                writer.write_shard(index, shard)
+            writer.finish()
+        os.replace(partial, out)
+    except OSError as error:
+        raise VbonError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _shards(samples: Sequence[PromptSamples]) -> Iterator[list[PromptSamples]]:
+    shard: list[PromptSamples] = []
+    for one in samples:
+        shard.append(one)
+        if sum(len(prompt.rewards) for prompt in shard) >= ROWS_PER_SHARD:
+            yield shard
+            shard = []
+    if shard:
+        yield shard
+
+
+def _completion(value: Any, name: str, prompt: str | Messages, text_rule: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise VbonError(f"{where}: {name!r} must be a string, not {type(value).__name__}")
+    if name != "text" or text_rule == "completion":
+        return value
+    if not isinstance(prompt, str) or not value.startswith(prompt):
+        raise VbonError(
+            f"{where}: 'text' does not begin with the prompt; if it is the completion alone: --declare text=completion"
+        )
+    return value[len(prompt) :]
+
+
+def _reward(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise VbonError(f"{where}: reward must be a number, not {value!r:.40}")
+    try:
+        reward = float(value)
+    except OverflowError:
+        reward = np.inf
+    if not np.isfinite(reward):
+        raise VbonError(f"{where}: reward is {reward}, must be finite")
+    return reward
+
+
+def _token_ids(value: Any, where: str) -> list[int]:
+    if not isinstance(value, list) or not all(type(token) is int and 0 <= token <= _MAX_TOKEN_ID for token in value):
+        raise VbonError(f"{where}: token ids must be a list of whole numbers from 0")
+    return value
+
+
+def _list(value: Any, name: str, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise VbonError(f"{where}: {name!r} must be a list that is not empty")
+    return value
+
+
+def _aligned(record: Mapping[str, Any], names: Sequence[str], length: int, where: str) -> list[Any]:
+    name = _one_of(record, names, where)
+    if name is None:
+        return [None] * length
+    values = _list(record[name], name, where)
+    if len(values) != length:
+        raise VbonError(f"{where}: {len(values)} {name} but {length} rewards")
+    return values
+
+
+def _one_of(record: Mapping[str, Any], names: Sequence[str], where: str) -> str | None:
+    present = [name for name in names if record.get(name) is not None]
+    if len(present) > 1:
+        raise VbonError(f"{where}: has both {present[0]!r} and {present[1]!r}; keep one")
+    return present[0] if present else None
