@@ -28,10 +28,10 @@ def log_weight(cdf_lt: ArrayLike, cdf_le: ArrayLike, n: float) -> Float:
     Args:
         cdf_lt: a = F_<, any shape, in [0, 1].
         cdf_le: b = F_≤, broadcastable with `cdf_lt`, in [a, 1].
-        n: any real N ≥ 1.
+        n: any real N ≥ 1, finite.
 
     Raises:
-        ValueError: n < 1, or probabilities out of order or out of range.
+        ValueError: n < 1 or infinite, or probabilities out of order or out of range.
     """
     a, b = np.broadcast_arrays(np.asarray(cdf_lt, np.float64), np.asarray(cdf_le, np.float64))
     _check_n(n)
@@ -133,8 +133,14 @@ def order_statistic_weights(num_samples: int, n: int) -> Float:
 
 
 def tie_averaged_weights(rewards: ArrayLike, n: int) -> Float:
-    """`order_statistic_weights` laid on the samples of one pool, in their own order, averaged within ties. Shape (M,)."""
+    """`order_statistic_weights` laid on the samples of one pool, in their own order, averaged within ties. Shape (M,).
+
+    Raises:
+        ValueError: a reward is NaN, or N is not an integer in [1, M].
+    """
     rewards = np.asarray(rewards, np.float64)
+    if np.isnan(rewards).any():
+        raise ValueError("a reward is NaN")
     cumulative = np.concatenate([[0.0], np.cumsum(order_statistic_weights(len(rewards), n))])
     ordered = np.sort(rewards)
     low, high = np.searchsorted(ordered, rewards, "left"), np.searchsorted(ordered, rewards, "right")
@@ -172,5 +178,5 @@ def _level_cdf(mass: ArrayLike) -> tuple[Float, Float]:
 
 
 def _check_n(n: float) -> None:
-    if not n >= 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    if not 1 <= n < np.inf:
+        raise ValueError(f"n must be at least 1 and finite, got {n}")

@@ -6,7 +6,8 @@ One rule for every completion y ranked among its m other draws, k_< of them belo
 
 A fresh completion has m = M; one of the pool's own has m = M−1, itself left out. y is one more exchangeable draw, so
 E_ref[W_N(a, b)] = 1 exactly, and log W_N is never −inf. Departs from the paper's one-sided (k_<+1)/(M+1): an interval
-instead of one number, which is 5 to 100 times closer in KL(π̂_bon‖π_bon) on peaked policies (docs/experiments.md).
+instead of one number. Where the best completions carry mass it is 2 to 100 times closer in KL(π̂_bon‖π_bon), more
+the larger M/N; where no completion carries mass the two agree (docs/experiments.md).
 """
 
 from typing import NamedTuple
@@ -36,7 +37,7 @@ class RewardCDF:
             Left out, ties stay ties and are shared (tie rule "random": broken uniformly among the drawn).
 
     Raises:
-        ValueError: lengths disagree, a pool is empty, or a reward is NaN.
+        ValueError: lengths disagree, a pool is empty, or a reward is NaN; in a look-up also: no such pool.
     """
 
     def __init__(self, rewards: ArrayLike, num_samples: ArrayLike, tie_keys: ArrayLike | None = None):
@@ -46,6 +47,8 @@ class RewardCDF:
         self._tie_keys = None if tie_keys is None else np.ascontiguousarray(tie_keys, np.int64)
         if self.rewards.shape != (self.offsets[-1],) or np.any(self.num_samples < 1):
             raise ValueError("rewards must hold num_samples ≥ 1 values for each pool, one pool after another")
+        if self._tie_keys is not None and self._tie_keys.shape != self.rewards.shape:
+            raise ValueError("tie_keys must hold one key for each reward")
         if np.isnan(self.rewards).any():
             raise ValueError("a reward is NaN")
         self._pool_index = np.repeat(np.arange(len(self.num_samples)), self.num_samples)
@@ -63,6 +66,8 @@ class RewardCDF:
         """(k_<, k_=) of each reward within its pool. All arguments (B,); tie keys are required if the pool has them."""
         index = np.asarray(pool_index, np.int64)
         values = np.asarray(rewards, np.float64)
+        if np.any((index < 0) | (index >= len(self))):
+            raise ValueError(f"pool_index must lie in [0, {len(self)})")
         if np.isnan(values).any():
             raise ValueError("a reward is NaN")
         if (tie_keys is None) != (self._tie_keys is None):

@@ -9,7 +9,8 @@ Float = NDArray[np.float64]
 
 def log_gamma(x: ArrayLike) -> Float:
     """log Γ(x), x > 0."""
-    return np.asarray(torch.lgamma(torch.as_tensor(np.asarray(x, np.float64))).numpy())
+    # np.array copies: torch refuses reversed views and warns of read-only ones
+    return np.asarray(torch.lgamma(torch.from_numpy(np.array(x, np.float64))).numpy())
 
 
 def log_beta(a: ArrayLike, b: ArrayLike) -> Float:
