@@ -195,5 +195,5 @@ def _tyro_hint(config_field: dataclasses.Field[Any], hint: Any, *, shows_default
     behaviour = "(required)" if config_field.default is dataclasses.MISSING else None if shows_default else ""
     metavar = metadata.get("positional") or ("STR" if metadata.get("repeat") else None)
     described = arg(name=metadata.get("flag"), metavar=metavar, help_behavior_hint=behaviour)
-    once: Any = DisallowNone[Annotated[hint, described]]  # type: ignore[misc]
-    return Positional[once] if "positional" in metadata else once
+    marker: Any = Positional if "positional" in metadata else DisallowNone
+    return marker[Annotated[hint, described]]

@@ -1,0 +1,238 @@
+"""The command line as a process: what it prints, where, and with which exit status."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import vbon
+from vbon import cli, config
+
+FAST_ENOUGH = 0.5  # seconds, the README's promise for --help
+
+# Verbs of the test's own, each one row in the table, run as a process.
+PROBE = """
+import os, sys, time
+from pathlib import Path
+import numpy as np
+from vbon import cli
+from vbon.errors import VbonError
+
+def result(config): return {"n": np.int64(3), "kl": np.float32(0.5), "bad": [float("nan"), float("-inf")],
+                            "curve": np.array([1.0, 2.0]), "path": Path("a/b"), "ok": True, "none": None, "π": "β"}
+def refused(config): raise VbonError("first line\\nsecond line")
+def bug(config): raise ValueError("a bug")
+def full(config):
+    with open("/dev/full", "w") as file: file.write("x" * 100_000)
+def forbidden(config): open(config.pool)
+def sleep(config): print("sleeping", flush=True); time.sleep(60)
+def chatter(config):
+    while True: print("x" * 1000)
+def needs_jinja2(config): raise ModuleNotFoundError("No module named 'jinja2.ext'", name="jinja2.ext")
+def needs_other(config): raise ModuleNotFoundError("No module named 'other'", name="other")
+
+for name in ["result", "refused", "bug", "full", "forbidden", "sleep", "chatter", "needs_jinja2", "needs_other"]:
+    cli.VERBS[name] = cli.Verb("A probe.", f"vbon {name} POOL", "InspectConfig", f"__main__:{name}")
+sys.exit(cli.main())
+"""
+
+
+def vbon_command(*args: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "vbon", *args], capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.fixture
+def probe(tmp_path):
+    script = tmp_path / "probe.py"
+    script.write_text(PROBE, encoding="utf-8")
+
+    def command(*args: str) -> list[str]:
+        return [sys.executable, str(script), *args]
+
+    return command
+
+
+def ran(command: list[str], **options) -> subprocess.CompletedProcess:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.mark.parametrize("args", [["--help"], ["-h"], ["--version"]])
+def test_help_and_version_answer_at_once(args):
+    def seconds() -> float:
+        start = time.perf_counter()
+        assert vbon_command(*args).returncode == 0
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < FAST_ENOUGH
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help"], ["train", "--n", "1"]])
+def test_no_torch_before_a_verb_runs(args):
+    code = f"import sys, vbon.cli; vbon.cli.main({args!r}); print('torch' in sys.modules, file=sys.stderr)"
+    assert ran([sys.executable, "-c", code]).stderr.splitlines()[-1] == "False"
+
+
+def test_version():
+    assert vbon_command("--version").stdout == f"vbon {vbon.__version__}\n"
+
+
+def test_the_overview_has_a_line_for_every_verb():
+    lines = vbon_command("--help").stdout.splitlines()
+    for name, verb in cli.VERBS.items():
+        assert f"  {name:<10}{verb.summary}" in lines
+
+
+def test_no_verb_is_a_mistake_and_shows_the_overview(capsys):
+    assert cli.main([]) == 2
+    assert "usage: vbon VERB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_verb_has_help_with_its_example(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"vbon {name}" in printed
+    assert " ".join(cli.VERBS[name].example.split()) in " ".join(printed.split())
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_example_is_a_valid_command(name):
+    from vbon import flags
+
+    words = cli.VERBS[name].example.split()
+    cls = getattr(config, cli.VERBS[name].config)
+    assert words[:2] == ["vbon", name]
+    flags.parse(cls, words[2:], prog=f"vbon {name}", file_values={}).validate()
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_verb_leads_to_a_function(name):
+    module, _, function = cli.VERBS[name].function.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["trian"], "unknown verb 'trian' (did you mean train?); see vbon --help"),
+        (["--trian"], "unknown verb '--trian'"),
+        (["inspect"], "missing POOL; see vbon inspect --help"),
+        (["inspect", "p", "--sed", "1"], "unknown flag --sed (did you mean --seed?); see vbon inspect --help"),
+        (["inspect", "p", "--n", "1"], "--n holds 1, but each must be at least 2"),
+        (["inspect", "p", "--config", "nothing.yaml"], "nothing.yaml: cannot be read (No such file or directory)"),
+        (["inspect", "p", "--json"], "--json needs a value"),
+        (["inspect", "p", "--json", "."], "--json . cannot be written"),
+        (
+            ["train", "--pool", "p", "--model", "m", "--reward", "r", "--out", "o", "--n", "1"],
+            "--n is 1.0, but must be",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(args, line, tmp_path):
+    done = vbon_command(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"vbon: error: {line}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_config_file_then_flags_then_the_merged_config_is_shown(probe, tmp_path):
+    (tmp_path / "inspect.yaml").write_text("pool: from file\nseed: 3\nn: [2, 4]\n")
+    done = ran(probe("result", "--config", "inspect.yaml", "--seed", "5"), cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == "vbon result with\n  pool: from file\n  n: [2, 4]\n  seed: 5\n\n"
+
+
+def test_json_holds_the_result_in_plain_types(probe, tmp_path):
+    assert ran(probe("result", "p", "--json", "new/result.json"), cwd=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "new/result.json").read_text(encoding="utf-8")) == {
+        "n": 3, "kl": 0.5, "bad": [None, None], "curve": [1.0, 2.0], "path": "a/b", "ok": True, "none": None, "π": "β",
+    }  # fmt: skip
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["result.json"]
+
+
+def test_only_the_main_process_prints_and_writes(probe, tmp_path):
+    done = ran(probe("result", "p", "--json", "result.json"), cwd=tmp_path, env=os.environ | {"RANK": "1"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "line"),
+    [
+        ("refused", "first line second line"),
+        ("forbidden", "No such file or directory: missing pool"),
+        ("needs_jinja2", "this needs jinja2, which is not installed; run: pip install 'vbon[report]'"),
+        pytest.param(
+            "full",
+            "no space left on the disk; free some and run the same command again to resume",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full"),
+        ),
+    ],
+)
+def test_what_a_verb_cannot_do_is_one_line(probe, verb, line):
+    done = ran(probe(verb, "missing pool"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"vbon: error: {line}"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("verb", "line"), [("bug", "ValueError: a bug"), ("needs_other", "No module named 'other'")])
+def test_a_bug_keeps_its_traceback(probe, verb, line):
+    done = ran(probe(verb, "p"))
+    assert done.returncode == 1
+    assert line in done.stderr.splitlines()[-1]
+    assert "Traceback" in done.stderr
+
+
+def test_ctrl_c_is_one_line_and_status_130(probe):
+    process = subprocess.Popen(probe("sleep", "p"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "sleeping\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "vbon: interrupted; run the same command again to resume"
+    assert "Traceback" not in stderr
+
+
+def test_a_reader_that_leaves_is_no_error(probe):
+    process = subprocess.Popen(probe("chatter", "p"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "x" * 1000 + "\n"
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=30) == 141
+    assert "Traceback" not in stderr
+    assert "BrokenPipe" not in stderr
+
+
+def test_a_terminal_without_greek_still_gets_help():
+    done = vbon_command("train", "--help", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert r"\u03c0_\u03b8" in done.stdout
+
+
+def test_every_extra_is_declared():
+    metadata = importlib.import_module("importlib.metadata").metadata("vbon")
+    assert set(cli.EXTRAS.values()) <= set(metadata.get_all("Provides-Extra"))
+
+
+def test_importing_vbon_needs_no_torch_and_lists_its_exports():
+    code = "import sys, vbon; print('torch' in sys.modules, dir(vbon) == sorted(vbon.__all__))"
+    assert ran([sys.executable, "-c", code]).stdout == "False True\n"
+
+
+def test_lazy_exports_are_the_things_themselves():
+    from vbon.core import best_of_n, reward_cdf
+
+    assert vbon.best_of_n is best_of_n
+    assert vbon.RewardCDF is reward_cdf.RewardCDF
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        vbon.nothing  # noqa: B018

@@ -1,0 +1,214 @@
+"""Configs: what YAML says is what the config holds; what will not do is named in one line."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vbon import config, flags
+from vbon.config import CollectConfig, InspectConfig, TrainConfig, load_yaml, merged_text, save_yaml
+from vbon.errors import VbonError
+
+CONFIGS = [value for name, value in vars(config).items() if name.endswith("Config")]
+
+TRAIN = {"pool": "p", "model": "m", "reward": "r", "n": 8.0, "out": "o"}
+COLLECT = {"model": "m", "reward": "r", "prompts": "p", "out": "o"}
+
+
+def any_value(hint: typing.Any) -> st.SearchStrategy:
+    """Values of a field's type, drawn from the type alone."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return st.sampled_from(arguments)
+    if origin is tuple:
+        return st.lists(any_value(arguments[0]), max_size=3).map(tuple)
+    if arguments:
+        return st.one_of(any_value(a) for a in arguments)
+    return {
+        int: st.integers(-(2**53), 2**53),
+        float: st.floats(allow_nan=False, allow_infinity=False),
+        bool: st.booleans(),
+        str: st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+        type(None): st.none(),
+    }[hint]
+
+
+def any_config() -> st.SearchStrategy:
+    return st.sampled_from(CONFIGS).flatmap(
+        lambda cls: st.builds(cls, **{name: any_value(hint) for name, hint in typing.get_type_hints(cls).items()})
+    )
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(call, *args) -> str:
+    with pytest.raises(VbonError) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_config())
+def test_yaml_round_trip(tmp_path_factory, drawn):
+    path = tmp_path_factory.mktemp("yaml") / "new" / "config.yaml"
+    save_yaml(drawn, path)
+    assert load_yaml(type(drawn), path) == drawn
+    assert [entry.name for entry in path.parent.iterdir()] == ["config.yaml"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(any_config())
+def test_merged_text_is_every_field_in_order(drawn):
+    assert list(yaml.safe_load(merged_text(drawn))) == [f.name for f in dataclasses.fields(drawn)]
+
+
+@pytest.mark.parametrize("spelled", ["1e-4", "1.0e-4", "0.0001", "1E-4"])
+def test_yaml_1_1_reads_1e4_as_text_but_a_float_field_takes_it(tmp_path, spelled):
+    path = written(tmp_path, f"{{pool: p, model: m, reward: r, n: 8, out: o, learning_rate: {spelled}}}")
+    loaded = load_yaml(TrainConfig, path)
+    assert loaded.learning_rate == 1e-4
+    assert isinstance(loaded.n, float)
+
+
+def test_an_empty_file_sets_nothing(tmp_path):
+    assert config.read_values(TrainConfig, written(tmp_path, "# all defaults\n")) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("num_sample: 3", ["num_sample", "did you mean num_samples?"]),
+        ("num_samples: many", ["num_samples", "'many'", "a whole number"]),
+        ("num_samples: true", ["num_samples", "True", "a whole number"]),
+        ("num_samples: 2.5", ["num_samples", "2.5", "a whole number"]),
+        ("limit: [1]", ["limit", "a whole number or null"]),
+        ("temperature: hot", ["temperature", "'hot'", "a number"]),
+        ("model: 7", ["model", "7", "text"]),
+        ("trust_remote_code: 'yes'", ["trust_remote_code", "true or false"]),
+        ("stop_token_ids: 5", ["stop_token_ids", "a list, each item a whole number"]),
+        ("stop_token_ids: [5, x]", ["stop_token_ids", "a list, each item a whole number"]),
+        ("dtype: float8", ["dtype", "float32, bfloat16, float16"]),
+        ("seed: 1\nmodel: m\nseed: 2", ["line 3", "'seed'", "twice"]),
+        ("- a\n- b", ["key: value", "list"]),
+        ("model: [", ["not YAML"]),
+        ("model: !!python/object/apply:os.system ['true']", ["not YAML"]),
+        ("model: m", ["missing reward, prompts, out"]),
+        ("{a: 1}: 2", ["not YAML"]),
+        ("[" * 5000, ["not YAML"]),
+    ],
+)
+def test_a_bad_file_is_named_with_its_key(tmp_path, text, named):
+    path = written(tmp_path, text)
+    message = refusal(load_yaml, CollectConfig, path)
+    assert message.startswith(f"{path}: ")
+    assert [part for part in named if part not in message] == []
+
+
+def test_yaml_that_multiplies_itself_makes_a_short_error(tmp_path):
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    path = written(tmp_path, "\n".join([*rows, "model: *a8"]))
+    assert len(refusal(load_yaml, CollectConfig, path)) < len(str(path)) + 200
+
+
+def test_unreadable_files_are_named(tmp_path):
+    assert "nothing.yaml: cannot be read" in refusal(load_yaml, CollectConfig, tmp_path / "nothing.yaml")
+    assert "cannot be read" in refusal(load_yaml, CollectConfig, tmp_path)
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("model: caf\xe9".encode("latin-1"))
+    assert "not UTF-8" in refusal(load_yaml, CollectConfig, latin)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
+    path = tmp_path / "windows.yaml"
+    path.write_bytes(b"\xef\xbb\xbfpool: p\r\nn: [2, 4]\r\n")
+    assert load_yaml(InspectConfig, path) == InspectConfig(pool="p", n=(2, 4))
+
+
+def test_configs_import_without_torch():
+    code = "import sys, vbon.config, vbon.errors; print(sorted({'torch', 'numpy', 'tyro'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_every_field_has_a_sentence_of_help(cls):
+    docs = flags.field_docs(cls)
+    assert list(docs) == [f.name for f in dataclasses.fields(cls)]
+    assert [name for name, doc in docs.items() if not doc.endswith(".")] == []
+
+
+def test_a_config_cannot_be_changed_after_it_is_checked():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        InspectConfig(pool="p").pool = "q"
+
+
+def test_defaults_are_valid():
+    TrainConfig(**TRAIN).validate()
+    CollectConfig(**COLLECT).validate()
+
+
+@pytest.mark.parametrize("value", [1.0, 0.5, 0.0, -3.0, math.nan, math.inf])
+def test_n_must_be_a_finite_number_above_one(value):
+    assert refusal(TrainConfig(**TRAIN | {"n": value}).validate) == f"--n is {value}, but must be greater than 1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_epochs": 0}, ["--num-epochs is 0"]),
+        ({"temperature": 0.0}, ["--temperature is 0.0"]),
+        ({"learning_rate": math.nan}, ["--learning-rate is nan"]),
+        ({"gae_lambda": 1.5}, ["--gae-lambda is 1.5"]),
+        ({"validation_fraction": 1.0}, ["--validation-fraction is 1.0"]),
+        ({"stop_token_ids": (3, -1)}, ["--stop-token-ids holds -1"]),
+        ({"device": "gpu"}, ["--device is 'gpu'", "cuda:NUMBER"]),
+        ({"out": " "}, ["--out is empty"]),
+        ({"seed": -1}, ["--seed is -1"]),
+        ({"kl_coef": 0.1}, ["--kl-coef", "--objective vbon"]),
+        ({"kl_coef": 0.1, "objective": "vbon-bound"}, ["--kl-coef", "vbon-bound"]),
+        ({"kl_coef": -0.1, "objective": "reward"}, ["--kl-coef is -0.1"]),
+        ({"algorithm": "offline", "objective": "reward"}, ["--algorithm offline"]),
+        ({"algorithm": "offline", "warm_start": "offline"}, ["--warm-start"]),
+        ({"rollouts_per_iteration": 100}, ["--rollouts-per-iteration 100", "--samples-per-prompt 8"]),
+        ({"samples_per_prompt": 1}, ["--samples-per-prompt must be at least 2"]),
+    ],
+)
+def test_what_training_cannot_do_is_refused_by_flag(changes, named):
+    message = refusal(TrainConfig(**TRAIN | changes).validate)
+    assert [part for part in named if part not in message] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "reward", "kl_coef": 0.0},
+        {"algorithm": "ppo", "samples_per_prompt": 1},
+        {"algorithm": "offline", "rollouts_per_iteration": 100},
+        {"n": 1.5, "device": "cuda:1"},
+    ],
+)
+def test_what_training_can_do_is_admitted(changes):
+    TrainConfig(**TRAIN | changes).validate()
+
+
+def test_other_verbs_name_their_flags():
+    assert "--declare 'temperature'" in refusal(
+        config.ImportConfig(file="f", out="o", declare=("temperature",)).validate
+    )
+    assert "--n holds 1" in refusal(InspectConfig(pool="p", n=(2, 1)).validate)
+    assert "RUN" in refusal(config.EvaluateConfig(runs=(), pool="p", out="o").validate)
+    assert "--best-of needs --reward" in refusal(config.GenerateConfig(model="m", prompts="p", best_of=4).validate)
+    assert "DIR" in refusal(config.ReportConfig(dirs=()).validate)
+    assert "--limit is 0" in refusal(CollectConfig(**COLLECT, limit=0).validate)
