@@ -2,10 +2,10 @@
 
 One row a sample: "prompt", "reward", and perhaps "completion" | "response" | "text", "completion_ids" | "response_ids".
 One row a prompt: "prompt", "rewards" | "ref_rewards", and perhaps, as lists, "completions" | "responses" |
-"ref_completions", "completion_ids" | "response_ids". `text` is the prompt and its completion in one string, the prompt exactly at its
-start (as the published code writes it); `--declare text=completion` says that it is the completion alone. Without
-completions a pool of bare rewards results: enough to rank against, not to train on. Rows of one prompt need not be
-adjacent. Other columns are dropped, with a warning, unless `--declare columns=NAME,…` keeps them.
+"ref_completions", "completion_ids" | "response_ids". `text` is the prompt and its completion in one string, the prompt
+exactly at its start (as the published code writes it); `--declare text=completion` says that it is the completion
+alone. Without completions a pool of bare rewards results: enough to rank against, not to train on. Rows of one prompt
+need not be adjacent. Other columns are dropped, with a warning, unless `--declare columns=NAME,…` keeps them.
 """
 
 import os

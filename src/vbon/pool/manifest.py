@@ -21,9 +21,11 @@ _SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.parquet")
 class Plan:
     """Which prompts are sampled together and stored together: fixed at the start, replayed on resume."""
 
+    batch_size: int
+    """Most completions sampled at a time."""
     prompts_per_batch: int
+    """Prompts whose completions are sampled together; where this is 1, a prompt may take several batches."""
     prompts_per_shard: int
-    rows_per_batch: int
 
 
 @dataclass(frozen=True)

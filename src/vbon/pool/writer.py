@@ -12,7 +12,7 @@ from vbon.pool.manifest import MANIFEST_NAME, Manifest, read_manifest, write_man
 from vbon.pool.prompts import Prompt
 from vbon.pool.shards import PromptSamples, describe_shard, encode_shard, is_intact
 
-_SETTINGS = ("num_prompts", "prompts_sha256", "num_samples", "seed", "dtype", "plan")
+_SETTINGS = ("num_prompts", "prompts_sha256", "num_samples", "seed", "dtype")
 
 
 class PoolWriter:
@@ -114,11 +114,8 @@ def _lock(folder: Path) -> FolderLock:
 def _check_same(folder: Path, started: Manifest, expected: Manifest) -> None:
     pairs = [(name, getattr(started.fingerprint, name), getattr(expected.fingerprint, name)) for name in FIELDS]
     pairs += [(name, getattr(started, name), getattr(expected, name)) for name in _SETTINGS]
-    differences = [f"{name} was {_show(then)}, now {_show(now)}" for name, then, now in pairs if then != now]
+    pairs.append(("batch_size", started.plan and started.plan.batch_size, expected.plan and expected.plan.batch_size))
+    differences = [f"{name} was {then!r}, now {now!r}" for name, then, now in pairs if then != now]
     if differences:
         details = "; ".join(differences)
         raise VbonError(f"{folder}: cannot be resumed with other settings: {details}. Choose another --out")
-
-
-def _show(value: object) -> str:
-    return str(dataclasses.asdict(value)) if dataclasses.is_dataclass(value) else repr(value)  # type: ignore[arg-type]

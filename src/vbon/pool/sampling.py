@@ -1,0 +1,127 @@
+"""Drawing reference samples: which prompts go together, from which uniforms, by what model.
+
+Everything here is a function of the settings and of (seed, prompt_id): an interrupted collection repeats the draws it
+lost and no others, and a prompt's draws do not depend on the prompts beside it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vbon.errors import VbonError
+from vbon.models import load
+from vbon.models.generate import generate
+from vbon.models.prompts import encode
+from vbon.pool.fingerprint import Fingerprint
+from vbon.pool.manifest import Plan
+from vbon.pool.prompts import Prompt, shorten
+from vbon.pool.shards import ROWS_PER_SHARD
+from vbon.rewards import Reward
+
+
+class Draws(NamedTuple):
+    """The samples of one prompt before scoring."""
+
+    completion_ids: list[list[int]]
+    ref_logprobs: list[float]
+    finished: list[bool]
+
+
+class Sampler(NamedTuple):
+    """A model and how it is sampled."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    temperature: float
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+
+
+def fingerprint_of(name: str, sampler: Sampler, reward: Reward) -> Fingerprint:
+    """What a pool made by this sampler (its model loaded from `name`) and reward is fingerprinted with."""
+    return Fingerprint(
+        model=load.model_fingerprint(name),
+        tokenizer=load.tokenizer_fingerprint(sampler.tokenizer),
+        chat_template=load.chat_template_fingerprint(sampler.tokenizer),
+        temperature=float(sampler.temperature),
+        max_new_tokens=sampler.max_new_tokens,
+        stop=tuple(sorted(sampler.stop_token_ids)),
+        reward=reward.fingerprint,
+    )
+
+
+def make_plan(num_samples: int, batch_size: int) -> Plan:
+    """Whole prompts in a batch of up to `batch_size` completions, or one prompt in several; whole batches in a shard."""
+    prompts_per_batch = max(1, batch_size // num_samples)
+    batches_per_shard = max(1, ROWS_PER_SHARD // (num_samples * prompts_per_batch))
+    return Plan(batch_size, prompts_per_batch, prompts_per_batch * batches_per_shard)
+
+
+def encode_prompts(sampler: Sampler, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
+    """Token ids of every prompt. Raises VbonError naming the row of one that leaves no room for a completion."""
+    context = load.context_length(sampler.model)
+    room = None if context is None else context - sampler.max_new_tokens
+    return [_encode_one(sampler, prompt, f"{source}:{prompt.row}", room) for prompt in prompts]
+
+
+def uniforms_for(prompt_id: str, seed: int, num_samples: int, max_new_tokens: int) -> NDArray[np.float64]:
+    """The uniforms a prompt's completions are drawn from, (M, T) in [0, 1); the first rows do not depend on M."""
+    stream = np.random.SeedSequence([seed, int(prompt_id, 16)])
+    return np.random.Generator(np.random.Philox(stream)).random((num_samples, max_new_tokens))
+
+
+def draw_shard(
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    prompt_ids: Sequence[list[int]],
+    plan: Plan,
+    seed: int,
+    num_samples: int,
+) -> Iterator[tuple[list[int], list[Draws]]]:
+    """Yield (positions of the prompts in the batch, their draws), batch by batch, prompts of like length together."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]))
+    for start in range(0, len(order), plan.prompts_per_batch):
+        batch = order[start : start + plan.prompts_per_batch]
+        uniforms = np.stack(
+            [uniforms_for(prompts[i].prompt_id, seed, num_samples, sampler.max_new_tokens) for i in batch]
+        )
+        yield batch, _draw_batch(sampler, [prompt_ids[i] for i in batch], uniforms, plan.batch_size)
+
+
+def _draw_batch(
+    sampler: Sampler, prompt_ids: Sequence[list[int]], uniforms: NDArray[np.float64], most_samples: int
+) -> list[Draws]:
+    draws = [Draws([], [], []) for _ in prompt_ids]
+    for first in range(0, uniforms.shape[1], most_samples):
+        chunk = uniforms[:, first : first + most_samples]
+        completions = generate(
+            sampler.model,
+            prompt_ids,
+            torch.from_numpy(np.ascontiguousarray(chunk)),
+            temperature=sampler.temperature,
+            stop_token_ids=sampler.stop_token_ids,
+            pad_token_id=load.pad_token_id(sampler.tokenizer),
+        )
+        logprobs = (completions.logprobs.double() * completions.mask).sum(1).tolist()
+        rows = zip(completions.rows(), logprobs, completions.finished.tolist(), strict=True)
+        for index, (ids, logprob, finished) in enumerate(rows):
+            for values, value in zip(draws[index // chunk.shape[1]], (ids, logprob, finished), strict=True):
+                values.append(value)
+    return draws
+
+
+def _encode_one(sampler: Sampler, prompt: Prompt, where: str, room: int | None) -> list[int]:
+    try:
+        ids = encode(sampler.tokenizer, [prompt.prompt])[0]
+    except VbonError as error:
+        raise VbonError(f"{where}: {error}") from None
+    if room is not None and len(ids) > room:
+        raise VbonError(
+            f"{where}: prompt {shorten(prompt.prompt)} has {len(ids)} tokens, but the context leaves {max(room, 0)} "
+            f"beside --max-new-tokens {sampler.max_new_tokens}; shorten or drop it"
+        )
+    return ids
