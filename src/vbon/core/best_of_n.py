@@ -44,7 +44,7 @@ def log_weight(cdf_lt: ArrayLike, cdf_le: ArrayLike, n: float) -> Float:
         delta = -np.log1p(-(b - a) / b)  # = log b − log a, without cancellation when a is close to b
         ratio = np.log(np.expm1(-n * delta) / np.expm1(-delta))
     ratio = np.where(delta > 0, ratio, np.log(n))  # also where b = 0 and δ is nan: log b = −inf decides there
-    return (n - 1) * log_b + ratio
+    return np.asarray((n - 1) * log_b + ratio)
 
 
 def log_prob(ref_logprob: ArrayLike, cdf_lt: ArrayLike, cdf_le: ArrayLike, n: float) -> Float:
@@ -125,7 +125,7 @@ def order_statistic_weights(num_samples: int, n: int) -> Float:
     Raises:
         ValueError: N is not an integer in [1, M] (for other N use W/M, which is biased; method: Ŵ_i/M).
     """
-    if int(n) != n or not 1 <= n <= num_samples:
+    if not 1 <= n <= num_samples or n % 1 != 0:
         raise ValueError(f"unbiased weights need an integer 1 ≤ n ≤ num_samples = {num_samples}, got n = {n}")
     k = np.arange(1, num_samples + 1, dtype=np.float64)
     with np.errstate(invalid="ignore"):

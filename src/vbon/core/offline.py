@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def weighted_sft(logprobs: Tensor, weights: Tensor) -> Tensor:
-    """BoN-SFT, all-sample form: −Σ_i w_i·log π_θ(y_i), mean over prompts; the expectation of cross-entropy on the best of N.
+    """BoN-SFT, all-sample form: −Σ_i w_i·log π_θ(y_i), mean over prompts.
 
-    `weights` (P, M), each row summing to 1: order-statistic weights, or Ŵ_i/M. Minimises KL(π_bon‖π_θ).
+    The expectation of cross-entropy on the best of N, at lower variance.     `weights` (P, M), each row summing to 1: order-statistic weights, or Ŵ_i/M. Minimises KL(π_bon‖π_θ).
     """
     return -(weights * logprobs).sum(-1).mean()
 
@@ -48,6 +48,6 @@ def bonbon(
 
 def bonbon_margin(n: int) -> float:
     """1/(2β_N) = (N−1)·Σ_{k=1..N−1} 1/k: E[log-ratio of the best − of the worst] under BoN. Integer N ≥ 2."""
-    if int(n) != n or n < 2:
+    if not n >= 2 or n % 1 != 0:
         raise ValueError(f"BoNBoN needs an integer n ≥ 2, got {n}")
     return (n - 1) * sum(1 / k for k in range(1, int(n)))

@@ -1,4 +1,4 @@
-"""Policy-gradient pieces, each a pure function of (B, T) tensors: B completions, T tokens, `mask` True where a token counts.
+"""Policy-gradient pieces, pure functions of (B, T) tensors: B completions, T tokens, `mask` True where a token counts.
 
 PPO follows Schulman et al. (arXiv 1707.06347); generalised advantages arXiv 1506.02438; leave-one-out arXiv 2402.14740.
 """
@@ -17,7 +17,7 @@ def token_rewards(sequence_reward: Tensor, token_kl: Tensor, mask: Tensor, kl_co
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gae_lambda: float, gamma: float = 1.0) -> Tensor:
-    """Generalised advantage estimates A_t = Σ_{l≥0} (γλ)^l δ_{t+l}, δ_t = r_t + γ·V_{t+1} − V_t; V is 0 past the end."""
+    """Generalised advantages A_t = Σ_{l≥0} (γλ)^l δ_{t+l}, δ_t = r_t + γ·V_{t+1} − V_t; V is 0 past the end."""
     values = values * mask
     advantages = torch.zeros_like(rewards)
     next_advantage = next_value = torch.zeros_like(rewards[:, 0])
@@ -40,7 +40,9 @@ def leave_one_out(returns: Tensor, prompt_index: Tensor) -> Tensor:
     Raises:
         ValueError: a prompt has one sample only.
     """
-    _, group, count = prompt_index.unique(return_inverse=True, return_counts=True)
+    group: Tensor
+    count: Tensor
+    _, group, count = torch.unique(prompt_index, return_inverse=True, return_counts=True)
     if (count < 2).any():
         raise ValueError("leave_one_out needs at least two samples of each prompt")
     total = torch.zeros(len(count), dtype=returns.dtype, device=returns.device).index_add_(0, group, returns)
@@ -60,9 +62,7 @@ def clipped_token_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tenso
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)
 
 
-def clipped_value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float
-) -> Tensor:
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float) -> Tensor:
     """½·mean over real tokens of max((V−R)², (V_clip−R)²), V_clip within ±ε of the rollout's value."""
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
     return masked_mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), mask) / 2

@@ -60,9 +60,7 @@ class RewardCDF:
     def __len__(self) -> int:
         return len(self.num_samples)
 
-    def counts(
-        self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None
-    ) -> tuple[Int, Int]:
+    def counts(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> tuple[Int, Int]:
         """(k_<, k_=) of each reward within its pool. All arguments (B,); tie keys are required if the pool has them."""
         index = np.asarray(pool_index, np.int64)
         values = np.asarray(rewards, np.float64)
@@ -77,9 +75,7 @@ class RewardCDF:
         k_le = np.searchsorted(self._ranked, self._with_pool(index, high), "left")
         return k_lt - self.offsets[index], k_le - k_lt
 
-    def interval(
-        self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None
-    ) -> Interval:
+    def interval(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> Interval:
         """(F_<, F_≤) of fresh completions: m = M. All arguments (B,)."""
         k_lt, k_eq = self.counts(pool_index, rewards, tie_keys)
         return _interval(k_lt, k_eq + 1, self.num_samples[np.asarray(pool_index, np.int64)] + 1)

@@ -1,4 +1,4 @@
-"""Random numbers as functions of what they are for: no hidden state, so a resumed run draws what it would have drawn."""
+"""Random numbers as functions of what they are for: without state, a resumed run draws what it would have."""
 
 import numpy as np
 import torch
@@ -9,7 +9,8 @@ ROLLOUT, PROMPT_ORDER, MINIBATCH, VALIDATION, RANK_TEST, OFFLINE, EVALUATION = r
 
 def generator(*key: int) -> np.random.Generator:
     """A Philox generator of its own for each key, e.g. (seed, MINIBATCH, iteration, epoch). Keys are ≥ 0."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    # the length keeps (s, k) and (s, k, 0) apart, which SeedSequence pads to the same words
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((len(key), *key))))
 
 
 def uniforms(shape: tuple[int, ...], *key: int) -> Tensor:

@@ -61,9 +61,9 @@ def rank_test(
     """Are fresh completions draws from the distribution that made the pools? (method: "Testing a pool")
 
     Tie-randomised ranks u = (k_< + V·(k_= + 1))/(M+1), V ~ U(0,1), are uniform if so. K draws ranked in the same pool
-    of M are dependent: their bin counts are Dirichlet-multinomial with concentration M+1, which inflates the variance by
-    (K+M+1)/(M+2); the statistic is divided by that, pooled over prompts. Catches a wrong temperature, template, stop
-    rule or reward.
+    of M are dependent: their bin counts are Dirichlet-multinomial with concentration M+1, which inflates the variance
+    by (K+M+1)/(M+2); the statistic is divided by that, pooled over prompts. Catches a wrong temperature, template, stop
+    rule or reward. With ties the correction is too large: fewer false alarms and less power, never the reverse.
 
     Args:
         k_lt, k_eq: counts of each fresh completion in its pool, (B,). num_samples: M of that pool, (B,).
@@ -84,4 +84,4 @@ def interpolate(x: ArrayLike, y: ArrayLike, at: ArrayLike) -> Float:
     """Piecewise-linear y(at) through the points (x, y) in any order; nan outside their range (no extrapolation)."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     order = np.argsort(x)
-    return np.interp(np.asarray(at, np.float64), x[order], y[order], left=np.nan, right=np.nan)
+    return np.asarray(np.interp(np.asarray(at, np.float64), x[order], y[order], left=np.nan, right=np.nan))
