@@ -1,7 +1,7 @@
 """Methods as reward transforms: rewards and pool → sequence reward ρ and KL coefficient β.
 
-The only place that knows methods.
-Every method maximises E_{y~π_θ}[ρ(y)] − β·KL(π_θ‖π_ref). ρ and β carry the same factor.
+The only place that knows methods. Every method maximises E_{y~π_θ}[ρ(y)] − β·KL(π_θ‖π_ref); ρ and β carry
+the same factor.
 """
 
 from collections.abc import Callable

@@ -10,7 +10,8 @@ from torch import Tensor
 def weighted_sft(logprobs: Tensor, weights: Tensor) -> Tensor:
     """BoN-SFT, all-sample form: −Σ_i w_i·log π_θ(y_i), mean over prompts.
 
-    The expectation of cross-entropy on the best of N, at lower variance.     `weights` (P, M), each row summing to 1: order-statistic weights, or Ŵ_i/M. Minimises KL(π_bon‖π_θ).
+    The expectation of cross-entropy on the best of N, at lower variance. Minimises KL(π_bon‖π_θ).
+    `weights` (P, M), each row summing to 1: order-statistic weights, or Ŵ_i/M.
     """
     return -(weights * logprobs).sum(-1).mean()
 
