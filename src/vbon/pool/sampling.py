@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vbon.core.seeds import generator
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.generate import generate
@@ -55,7 +56,7 @@ def fingerprint_of(name: str, sampler: Sampler, reward: Reward) -> Fingerprint:
 
 
 def make_plan(num_samples: int, batch_size: int) -> Plan:
-    """Whole prompts in a batch of up to `batch_size` completions, or one prompt in several; whole batches in a shard."""
+    """Whole prompts in batches of up to `batch_size` samples, or one prompt in several; whole batches in a shard."""
     prompts_per_batch = max(1, batch_size // num_samples)
     batches_per_shard = max(1, ROWS_PER_SHARD // (num_samples * prompts_per_batch))
     return Plan(batch_size, prompts_per_batch, prompts_per_batch * batches_per_shard)
@@ -70,8 +71,7 @@ def encode_prompts(sampler: Sampler, prompts: Sequence[Prompt], source: str) -> 
 
 def uniforms_for(prompt_id: str, seed: int, num_samples: int, max_new_tokens: int) -> NDArray[np.float64]:
     """The uniforms a prompt's completions are drawn from, (M, T) in [0, 1); the first rows do not depend on M."""
-    stream = np.random.SeedSequence([seed, int(prompt_id, 16)])
-    return np.random.Generator(np.random.Philox(stream)).random((num_samples, max_new_tokens))
+    return generator(seed, int(prompt_id, 16)).random((num_samples, max_new_tokens))
 
 
 def draw_shard(

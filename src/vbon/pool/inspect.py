@@ -1,0 +1,214 @@
+"""`vbon inspect`: what a pool holds, whether M is enough, and what best-of-N would buy for every N."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from vbon.config.pool import InspectConfig
+from vbon.core import best_of_n, stats
+from vbon.core.reward_cdf import RewardCDF
+from vbon.errors import VbonError
+from vbon.pool.predict import predict
+from vbon.pool.store import ReferencePool
+
+SAMPLES_PER_N = 25
+"""M below 25·N leaves the estimate of KL(π_θ‖π_bon) a floor of about 0.02 nats a unit of N/M, and noisy."""
+DRIFT_P_VALUE = 1e-3
+_CAPTION = (
+    "(95 % intervals over prompts) · no ties: N/(N+1) and log N − (N−1)/N · floor: what the estimate of "
+    "KL(π_θ‖π_bon) reads at best-of-N itself · *: M < 25·N"
+)
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+def inspect_command(config: InspectConfig) -> dict[str, Any]:
+    """Inspect the pool at `config.pool`, print the tables, return what `inspect` does."""
+    result = inspect(ReferencePool.open(config.pool, allow_incomplete=True), config.n or None, seed=config.seed)
+    print_inspection(result, Console())
+    return result
+
+
+def inspect(pool: ReferencePool, ns: Sequence[int] | None = None, *, seed: int = 0) -> dict[str, Any]:
+    """Everything `vbon inspect` shows, as JSON values; `ns` defaults to 2, 4, 8, … up to the smallest M.
+
+    Intervals are 95 % bootstraps over prompts. Raises VbonError for an N above every M, or a pool without samples.
+    """
+    if not len(pool):
+        raise VbonError(f"{pool.path}: holds no samples yet")
+    chosen = _default_ns(pool) if ns is None else list(ns)
+    if chosen and max(chosen) > pool.num_samples.max():
+        raise VbonError(f"--n {max(chosen)}: the pool has at most {pool.num_samples.max()} samples of a prompt")
+    result = {
+        "pool": str(pool.path),
+        "complete": pool.manifest.complete,
+        "num_prompts": len(pool),
+        "num_samples": _spread(pool.num_samples),
+        "fingerprint": pool.fingerprint.to_json(),
+        "unknown": pool.fingerprint.unknown(),
+        "reward": _reward_summary(pool),
+        "ties": _ties(pool),
+        "completions": _completion_summary(pool),
+        "drift": _drift(pool, seed),
+        "best_of_n": [_row(pool, n, seed) for n in chosen],
+    }
+    return {**result, "warnings": _warnings(result)}
+
+
+def print_inspection(result: dict[str, Any], console: Console) -> None:
+    """Print what `inspect` returned."""
+    console.print(_overview(result))
+    console.print(_prediction_table(result["best_of_n"]))
+    for line in result["warnings"]:
+        console.print(f"[yellow]warning:[/] {line}", highlight=False)
+
+
+def _default_ns(pool: ReferencePool) -> list[int]:
+    return [2**power for power in range(1, 63) if 2**power <= pool.num_samples.min()]
+
+
+def _spread(values: NDArray[np.int64]) -> dict[str, float]:
+    return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
+
+
+def _reward_summary(pool: ReferencePool) -> dict[str, Any]:
+    quantiles = np.quantile(pool.rewards, QUANTILES)
+    per_prompt = _per_prompt(pool)
+    return {
+        "mean": stats.mean([rewards.mean() for rewards in per_prompt])._asdict(),
+        "std_within_prompts": float(np.sqrt(np.mean([rewards.var() for rewards in per_prompt]))),
+        "quantiles": {f"{q:g}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
+    }
+
+
+def _ties(pool: ReferencePool) -> dict[str, float]:
+    counts = [np.unique(rewards, return_counts=True)[1] for rewards in _per_prompt(pool)]
+    pairs = [np.sum(c * (c - 1)) / max(c.sum() * (c.sum() - 1), 1) for c in counts]
+    return {
+        "tied_pairs": float(np.mean(pairs)),
+        "mean_levels": float(np.mean([len(c) for c in counts])),
+        "prompts_all_tied": float(np.mean([len(c) == 1 for c in counts])),
+    }
+
+
+def _completion_summary(pool: ReferencePool) -> dict[str, float | None]:
+    logprobs = pool.ref_logprobs
+    return {
+        "finished_rate": _mean(pool.finished.values.cast(pa.int8())),
+        "mean_length": _mean(pc.list_value_length(pool.completion_ids.values)),
+        "entropy": float(-logprobs.mean()) if np.isfinite(logprobs).all() else None,
+    }
+
+
+def _mean(values: pa.ChunkedArray) -> float | None:
+    mean = pc.mean(values).as_py()
+    return None if mean is None else float(mean)
+
+
+def _drift(pool: ReferencePool, seed: int) -> dict[str, float] | None:
+    """Rank test of each prompt's second half of samples among its first: were all drawn alike?"""
+    halves = pool.num_samples // 2
+    if not halves.any():
+        return None
+    sample_index = np.arange(len(pool.rewards)) - np.repeat(pool.offsets[:-1], pool.num_samples)
+    in_first = sample_index < halves[pool.prompt_index]
+    usable = halves > 0
+    first = RewardCDF(pool.rewards[in_first], halves[usable])
+    rows = ~in_first & usable[pool.prompt_index]
+    index = (np.cumsum(usable) - 1)[pool.prompt_index[rows]]
+    k_lt, k_eq = first.counts(index, pool.rewards[rows])
+    test = stats.rank_test(k_lt, k_eq, first.num_samples[index], index, seed=seed)
+    return {"chi2": test.chi2, "p_value": test.p_value}
+
+
+def _row(pool: ReferencePool, n: int, seed: int) -> dict[str, Any]:
+    chosen = [rewards for rewards in _per_prompt(pool) if len(rewards) >= n]
+    predictions = np.array([predict(rewards, n) for rewards in chosen])
+    smallest = min(len(rewards) for rewards in chosen)
+    return {
+        "n": n,
+        "num_prompts": len(chosen),
+        "reward": stats.mean(predictions[:, 0], seed)._asdict(),
+        "win_rate": stats.mean(predictions[:, 1], seed)._asdict(),
+        "kl_bon_ref": stats.mean(predictions[:, 2], seed)._asdict(),
+        "win_rate_closed_form": best_of_n.win_rate(n),
+        "kl_bon_ref_closed_form": best_of_n.kl_from_reference(n),
+        "kl_policy_bon_floor": best_of_n.kl_floor(smallest, n),
+        "enough_samples": smallest >= SAMPLES_PER_N * n,
+    }
+
+
+def _per_prompt(pool: ReferencePool) -> list[NDArray[np.float64]]:
+    return np.split(pool.rewards, pool.offsets[1:-1])
+
+
+def _warnings(result: dict[str, Any]) -> list[str]:
+    short = [row["n"] for row in result["best_of_n"] if not row["enough_samples"]]
+    samples = result["num_samples"]["min"]
+    drift, ties, finished = result["drift"], result["ties"], result["completions"]["finished_rate"]
+    lines = [
+        (not result["complete"], "the pool is unfinished; the figures are of what is there"),
+        (
+            short,
+            f"M = {samples} is below {SAMPLES_PER_N}·N for N = {_join(short)}: evaluation there wants more samples",
+        ),
+        (
+            drift and drift["p_value"] < DRIFT_P_VALUE,
+            "the first and second half of the samples differ in reward (drift)",
+        ),
+        (ties["prompts_all_tied"] > 0.5, "most prompts have one reward level: best-of-N cannot improve them"),
+        (finished == 0.0, "no completion ended by itself: is --max-new-tokens long enough, the stop token right?"),
+        (result["unknown"], f"not known how the pool was made: {_join(result['unknown'])} (see --declare)"),
+    ]
+    return [line for holds, line in lines if holds]
+
+
+def _join(values: Sequence[Any]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _overview(result: dict[str, Any]) -> Table:
+    samples, reward, done = result["num_samples"], result["reward"], result["completions"]
+    drift = result["drift"]
+    table = Table(title=f"pool {result['pool']}", show_header=False, title_justify="left")
+    rows = {
+        "prompts": result["num_prompts"],
+        "samples per prompt (M)": f"{samples['min']} / {samples['median']:g} / {samples['max']} (min, median, max)",
+        "mean reward": f"{_interval(reward['mean'])}, within-prompt std {reward['std_within_prompts']:.3g}",
+        "reward quantiles": "  ".join(f"{q}: {value:.4g}" for q, value in reward["quantiles"].items()),
+        "tied pairs": f"{result['ties']['tied_pairs']:.2%}, {result['ties']['mean_levels']:.1f} levels a prompt",
+        "finished by a stop token": "unknown" if done["finished_rate"] is None else f"{done['finished_rate']:.2%}",
+        "mean length": "unknown" if done["mean_length"] is None else f"{done['mean_length']:.1f} tokens",
+        "entropy of the reference": "unknown" if done["entropy"] is None else f"{done['entropy']:.2f} nats",
+        "drift between halves": "unknown" if drift is None else f"p = {drift['p_value']:.3g}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def _prediction_table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="what best-of-N would buy", title_justify="left", caption=_CAPTION, caption_justify="left")
+    for name in ("N", "reward", "win rate", "no ties", "KL(bon‖ref)", "no ties", "floor"):
+        table.add_column(name, justify="right", no_wrap=name != "reward")
+    for row in rows:
+        table.add_row(
+            f"{row['n']}{'' if row['enough_samples'] else ' *'}",
+            _interval(row["reward"]),
+            _interval(row["win_rate"]),
+            f"{row['win_rate_closed_form']:.3f}",
+            _interval(row["kl_bon_ref"]),
+            f"{row['kl_bon_ref_closed_form']:.3f}",
+            f"{row['kl_policy_bon_floor']:.3f}",
+        )
+    return table
+
+
+def _interval(estimate: dict[str, float]) -> str:
+    low, high = f"{estimate['low']:.3f}", f"{estimate['high']:.3f}"
+    return f"{estimate['value']:.3f}" + (f" ({low}, {high})" if low != high else "")

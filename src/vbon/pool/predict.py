@@ -1,0 +1,60 @@
+"""What best-of-N would buy on these prompts, from the pool alone and before anything is trained.
+
+Reward: the unbiased order-statistic mean (core.best_of_n.expectation). For the win rate and
+KL(π_bon‖π_ref) a sample seen once is taken to be one of a continuum, samples that tie to be an atom of mass (b − a). So
+a pool without ties gives the closed forms exactly, whatever M is, and a verifier's pool the sums over its levels:
+
+    F^N, u ∈ [a, b]:  continuum ∫ N u^{N−1}·g(u) du     atom (b^N − a^N)·g(a, b)
+    KL:  g(u) = log(N u^{N−1}),  g(a, b) = log W_N(a, b)          win rate:  g(u) = u,  g(a, b) = (a + b)/2
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vbon.core.best_of_n import expectation, log_weight
+
+Float = NDArray[np.float64]
+
+
+class Prediction(NamedTuple):
+    """Best-of-N on one prompt: mean reward, win rate against one reference sample, KL(π_bon‖π_ref) in nats."""
+
+    reward: float
+    win_rate: float
+    kl_bon_ref: float
+
+
+def predict(rewards: ArrayLike, n: int) -> Prediction:
+    """Predict best-of-N from the M rewards of one prompt, 1 ≤ N ≤ M. Raises ValueError for other N."""
+    rewards = np.asarray(rewards, np.float64)
+    _, counts = np.unique(rewards, return_counts=True)
+    cdf_le = np.cumsum(counts) / len(rewards)
+    cdf_lt = np.concatenate([[0.0], cdf_le[:-1]])
+    continuum = counts == 1
+    win = np.where(continuum, _win_integral(cdf_lt, cdf_le, n), _win_atom(cdf_lt, cdf_le, n))
+    kl = np.where(continuum, _kl_integral(cdf_lt, cdf_le, n), _kl_atom(cdf_lt, cdf_le, n))
+    return Prediction(expectation(rewards, rewards, n), float(win.sum()), float(kl.sum()))
+
+
+def _win_integral(a: Float, b: Float, n: int) -> Float:
+    return n / (n + 1) * (b ** (n + 1) - a ** (n + 1))
+
+
+def _win_atom(a: Float, b: Float, n: int) -> Float:
+    return (b**n - a**n) * (a + b) / 2
+
+
+def _kl_integral(a: Float, b: Float, n: int) -> Float:
+    return _kl_antiderivative(b, n) - _kl_antiderivative(a, n)
+
+
+def _kl_antiderivative(u: Float, n: int) -> Float:
+    """∫₀ᵘ N v^{N−1}·log(N v^{N−1}) dv = u^N·[log N + (N−1)·(log u − 1/N)]."""
+    log_u = np.log(np.where(u > 0, u, 1.0))
+    return u**n * (np.log(n) + (n - 1) * (log_u - 1 / n))
+
+
+def _kl_atom(a: Float, b: Float, n: int) -> Float:
+    return (b**n - a**n) * log_weight(a, b, n)
