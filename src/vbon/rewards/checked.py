@@ -1,5 +1,6 @@
 """The wrapper every reward passes through: finite float64 out, or one line naming reward, prompt and completion."""
 
+import importlib
 import math
 import traceback
 from collections.abc import Iterator
@@ -156,7 +157,8 @@ def describe(error: Exception) -> str:
 
 def is_users(filename: str) -> bool:
     """Whether a stack frame is in code of the user's, not of this package or the import system."""
-    return not filename.startswith("<") and Path(filename).parent != Path(__file__).parent
+    own = {Path(__file__).parent, Path(importlib.__file__).parent}
+    return not filename.startswith("<") and Path(filename).parent not in own
 
 
 def shorten(text: str, limit: int = 200) -> str:
@@ -166,7 +168,7 @@ def shorten(text: str, limit: int = 200) -> str:
 
 
 def as_list(values: Any) -> list[Any] | None:
-    """The items of a one-dimensional container of numbers, a tensor of any dtype and device too; None where it is none."""
+    """The items of a one-dimensional container, a tensor of any dtype and device too; None where it is none."""
     if isinstance(values, str | bytes | dict | set | frozenset):
         return None
     if hasattr(values, "detach"):  # a torch tensor, bfloat16 included, which numpy cannot read

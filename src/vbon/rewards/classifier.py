@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from vbon.errors import VbonError
@@ -79,7 +85,7 @@ class Text:
 
 
 def classifier_reward(spec: str, *, device: str, batch_size: int, trust_remote_code: bool = False) -> CheckedReward:
-    """The reward `path[#LABEL]`, a directory or hub id; raises VbonError where it cannot be loaded or no label chosen."""
+    """The reward `path[#LABEL]`, a directory or hub id; raises VbonError where it or its label cannot be had."""
     path, label_name = split_label(spec)
     model, tokenizer = load_model(spec, path, trust_remote_code=trust_remote_code)
     label = choose_label(spec, model, label_name)
@@ -103,7 +109,7 @@ def load_model(spec: str, path: str, *, trust_remote_code: bool) -> tuple[PreTra
     """Model (float32, eval mode, CPU) and tokenizer, from safetensors only; refuses a checkpoint without a head."""
     try:
         with quiet_transformers():
-            model, tokenizer, missing = read_checkpoint(path, trust_remote_code)
+            model, tokenizer, missing = read_checkpoint(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError, safetensors' own, …
         here = Path(path).is_dir()
         what = (
@@ -117,11 +123,17 @@ def load_model(spec: str, path: str, *, trust_remote_code: bool) -> tuple[PreTra
     return model.eval(), tokenizer
 
 
-def read_checkpoint(path: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+def read_checkpoint(
+    path: str, *, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
     """Model, tokenizer and the names of weights that the checkpoint lacks (transformers would draw them at random)."""
+    config = AutoConfig.from_pretrained(
+        path, trust_remote_code=trust_remote_code
+    )  # fails soonest where nothing is there
     tokenizer = AutoTokenizer.from_pretrained(path, truncation_side="left", trust_remote_code=trust_remote_code)
     model, report = AutoModelForSequenceClassification.from_pretrained(
         path,
+        config=config,
         dtype=torch.float32,
         use_safetensors=True,
         output_loading_info=True,
@@ -144,14 +156,14 @@ def quiet_transformers() -> Iterator[None]:
 def place(spec: str, model: PreTrainedModel, device: str) -> PreTrainedModel:
     """The model on `device`."""
     try:
-        return model.to(device)
+        return model.to(torch.device(device))  # type: ignore[arg-type]  # its decorator hides the signature
     except (RuntimeError, AssertionError) as error:
         raise VbonError(f"reward {spec}: cannot use device {device!r}: {shorten(str(error))}") from error
 
 
 def choose_label(spec: str, model: PreTrainedModel, label: str | None) -> int:
     """The index of the logit called `label` (a name or an index); None is fine where there is only one."""
-    names = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+    names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
     if label is None and len(names) == 1:
         return 0
     if label in names:
@@ -170,7 +182,7 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: str, 
         raise RewardError("a chat prompt, but the reward model's tokenizer has no chat template; use strings", row)
     conversation = [*prompt, {"role": "assistant", "content": completion}]
     try:
-        return Text(tokenizer.apply_chat_template(conversation, tokenize=False), templated=True)
+        return Text(str(tokenizer.apply_chat_template(conversation, tokenize=False)), templated=True)
     except Exception as error:  # whatever the template's author raises, jinja's own errors too
         raise RewardError(f"the reward model's chat template refuses: {shorten(str(error))}", row) from error
 
@@ -192,7 +204,7 @@ def usable_pad_id(model: PreTrainedModel) -> int | None:
 
 
 def batches_by_length(lengths: list[int], batch_size: int, *, equal_only: bool) -> Iterator[list[int]]:
-    """Row indices in batches of similar or, `equal_only`, equal length; longest first: memory runs out at once or never."""
+    """Row indices in batches of like (`equal_only`: equal) length, longest first: memory runs out at once if ever."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     groups = [list(rows) for _, rows in groupby(order, key=lengths.__getitem__)] if equal_only else [order]
     for rows in groups:
@@ -200,7 +212,7 @@ def batches_by_length(lengths: list[int], batch_size: int, *, equal_only: bool) 
 
 
 def pad_right(rows: list[list[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """input_ids and attention_mask, int64, (rows, longest); right, so that positions count from the first real token."""
+    """input_ids and attention_mask, int64, (rows, longest). Right: positions then count from the first real token."""
     width = max(map(len, rows))
     ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)

@@ -45,6 +45,10 @@ class Endpoint:
             text = text.replace(secret, "***")
         return text
 
+    def quote(self, answer: bytes) -> str:
+        """The start of an answer on one line; redacted before it is cut, or half a secret would slip through."""
+        return repr(shorten(self.redact(answer.decode(errors="replace"))))
+
 
 class TransientError(RewardError):
     """A failure that may pass when the request is repeated."""
@@ -80,7 +84,8 @@ def parse_endpoint(spec: str, token: str) -> Endpoint:
         "Accept": "application/json",
         **authorization(url, token.strip(), shown),
     }
-    secrets = tuple(s for s in (token.strip(), url.password, unquote(url.password or ""), url.query) if s)
+    credentials = headers.get("Authorization", "").partition(" ")[2]
+    secrets = tuple(s for s in (credentials, url.password, unquote(url.password or ""), url.query) if s)
     target = (url.path or "/") + (f"?{url.query}" if url.query else "")
     if not target.isascii() or any(c.isspace() for c in target):
         raise VbonError(f"reward {shown!r}: write spaces and non-ASCII characters of the URL as %XX")
@@ -125,8 +130,8 @@ def post(endpoint: Endpoint, body: bytes, timeout: float) -> bytes:
     connection = connect(endpoint.host, endpoint.port, timeout=timeout)
     try:
         connection.request("POST", endpoint.target, body, endpoint.headers)
-        response = connection.getresponse()
-        answer = read_within(response, time.monotonic() + timeout)
+        with connection.getresponse() as response:
+            answer = read_within(response, time.monotonic() + timeout)
     except ssl.SSLCertVerificationError as error:
         raise RewardError(f"its certificate is refused: {error.verify_message}") from None
     except TimeoutError:
@@ -161,10 +166,9 @@ def explain(error: Exception) -> str:
 
 def status_error(endpoint: Endpoint, status: int, reason: str, answer: bytes) -> RewardError:
     """The error for an answer that is not 200: transient for 429 and 5xx."""
-    text = repr(endpoint.redact(shorten(answer[:1000].decode(errors="replace"))))
     hint = f", set {TOKEN_VARIABLE}" if status in (401, 403) and "Authorization" not in endpoint.headers else ""
     kind = TransientError if status == 429 or status >= 500 else RewardError
-    return kind(f"it answered {status} {endpoint.redact(reason)}{hint}: {text}")
+    return kind(f"it answered {status} {endpoint.redact(reason)}{hint}: {endpoint.quote(answer)}")
 
 
 def decode(endpoint: Endpoint, answer: bytes) -> Any:
@@ -172,8 +176,7 @@ def decode(endpoint: Endpoint, answer: bytes) -> Any:
     try:
         parsed = json.loads(answer)
     except (ValueError, RecursionError):
-        text = repr(endpoint.redact(shorten(answer[:1000].decode(errors="replace"))))
-        raise RewardError(f"it answered no JSON: {text}") from None
+        raise RewardError(f"it answered no JSON: {endpoint.quote(answer)}") from None
     if not isinstance(parsed, dict) or "rewards" not in parsed:
         raise RewardError('it answered JSON without "rewards"; expected {"rewards": [one number per completion]}')
     return parsed["rewards"]

@@ -42,7 +42,7 @@ def load_reward(
 
 def is_directory(spec: str) -> bool:
     """Whether `spec`, with or without its #LABEL, is a directory here."""
-    return Path(spec).is_dir() or Path(spec.rpartition("#")[0] or spec).is_dir()
+    return bool(spec) and (Path(spec).is_dir() or Path(spec.rpartition("#")[0] or spec).is_dir())
 
 
 def require_classifier_form(spec: str) -> None:

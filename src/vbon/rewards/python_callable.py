@@ -18,7 +18,7 @@ from typing import Any
 
 from vbon.errors import VbonError
 from vbon.rewards.checked import CheckedReward, checked, describe
-from vbon.rewards.protocol import Prompt, Score
+from vbon.rewards.protocol import FORMS, Prompt, RewardError, Score
 
 Function = Callable[..., Any]
 
@@ -98,7 +98,12 @@ def load_file(spec: str, path: Path) -> ModuleType:
 def load_module(spec: str, name: str) -> ModuleType:
     """The importable module `name`; modules in the working directory count."""
     with importable(Path.cwd()), import_errors(spec):
-        return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and f"{name}.".startswith(f"{error.name}."):  # itself or a parent, not something it imports
+                raise RewardError(f"there is no module {error.name}; a reward is {FORMS}") from None
+            raise
 
 
 @contextmanager
@@ -118,6 +123,8 @@ def import_errors(spec: str) -> Iterator[None]:
         yield
     except SystemExit as error:
         raise VbonError(f"reward {spec}: importing it exited; guard the script with __name__ == '__main__'") from error
+    except RewardError as error:
+        raise VbonError(f"reward {spec}: {error}") from None
     except Exception as error:
         raise VbonError(f"reward {spec}: importing it failed: {describe(error)}") from error
 

@@ -1,0 +1,105 @@
+"""A reward server to test against, run as `python reward_server.py LOG`: prints its port, the path picks a behaviour.
+
+Every request is appended to LOG as one JSON line. An honest answer is the number of characters of each completion.
+"""
+
+import http.server
+import json
+import os
+import sys
+import time
+
+LOG = sys.argv[1]
+FAILURES = {}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with open(LOG, "a") as log:
+            record = {"path": self.path, "authorization": self.headers.get("Authorization"), "body": body}
+            log.write(json.dumps(record) + "\n")
+        getattr(self, "do_" + self.path.split("?")[0].strip("/").partition("/")[0])(body)
+
+    def answer(self, status, text, **headers):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text.encode())))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def do_ok(self, body):
+        self.answer(200, json.dumps({"rewards": [len(c) for c in body["completions"]]}))
+
+    def do_third(self, body):
+        self.answer(200, json.dumps({"rewards": [1 / 3] * len(body["completions"])}))
+
+    def do_sum_column(self, body):
+        self.answer(200, json.dumps({"rewards": body["columns"]["target"]}))
+
+    def do_nan(self, body):
+        rewards = ["NaN" if "bad" in c else "1.0" for c in body["completions"]]
+        self.answer(200, '{"rewards": [' + ", ".join(rewards) + "]}")
+
+    def do_short(self, body):
+        self.answer(200, json.dumps({"rewards": [1.0]}))
+
+    def do_nojson(self, body):
+        self.answer(200, "<html>hello</html>")
+
+    def do_nokey(self, body):
+        self.answer(200, json.dumps({"scores": [1.0]}))
+
+    def do_echo400(self, body):
+        self.answer(400, f"bad request to {self.path} with {self.headers.get('Authorization')}")
+
+    def do_unauthorized(self, body):
+        self.answer(401, "who are you")
+
+    def do_redirect(self, body):
+        self.answer(307, "", Location="/ok")
+
+    def do_flaky(self, body):
+        """Fails with the statuses in the path, one a request, then answers: /flaky/503/429."""
+        statuses = self.path.split("/")[2:]
+        done = FAILURES.get(self.path, 0)
+        FAILURES[self.path] = done + 1
+        self.answer(int(statuses[done]), "later") if done < len(statuses) else self.do_ok(body)
+
+    def do_slow(self, body):
+        time.sleep(1.0)
+        self.do_ok(body)
+
+    def do_drip(self, body):
+        """A byte now and then: no single read ever times out."""
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        for _ in range(30):
+            self.wfile.write(b" ")
+            time.sleep(0.1)
+
+    def do_hangup(self, body):
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b'{"rewards": [1.0')
+
+    def do_die(self, body):
+        self.do_hangup(body)
+        self.wfile.flush()
+        os._exit(1)
+
+    def log_message(self, *args):
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        pass
+
+
+server = Server(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()

@@ -1,0 +1,146 @@
+"""Rewards written in Python: how the function is found, how it is called, and what each mistake says."""
+
+import hashlib
+import sys
+
+import numpy as np
+import pytest
+
+from vbon.errors import VbonError
+from vbon.rewards import callable_reward, load_reward
+
+SOURCE = """\
+def length(prompts, completions, kind=None, **_):
+    return [len(p) + 10 * len(c) for p, c in zip(prompts, completions)]
+
+def _private(prompts, completions):
+    return [0] * len(completions)
+
+VALUE = 3
+"""
+
+
+@pytest.fixture
+def reward_file(tmp_path):
+    path = tmp_path / "my_reward.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def scored(function, **columns):
+    return callable_reward(function, name="mine", fingerprint="f")(["p", "qq"], ["abc", "d"], **columns)
+
+
+def test_a_file_by_absolute_and_relative_path_is_one_reward(reward_file, monkeypatch):
+    absolute = load_reward(f"{reward_file}:length")
+    monkeypatch.chdir(reward_file.parent)
+    relative = load_reward("my_reward.py:length")
+    np.testing.assert_array_equal(relative(["p", "qq"], ["abc", "d"]), [31.0, 12.0])
+    digest = hashlib.sha256(SOURCE.encode()).hexdigest()
+    assert absolute.fingerprint == relative.fingerprint == f"my_reward.py:length@sha256:{digest}"
+    assert absolute.name == f"{reward_file}:length"
+
+
+def test_an_edited_file_is_another_reward(reward_file):
+    before = load_reward(f"{reward_file}:length")
+    reward_file.write_text(SOURCE.replace("10", "20"))
+    after = load_reward(f"{reward_file}:length")
+    assert before.fingerprint != after.fingerprint
+    assert (before(["p"], ["ab"])[0], after(["p"], ["ab"])[0]) == (21.0, 41.0)
+
+
+def test_a_file_may_import_its_neighbours_but_leaves_the_import_path_alone(tmp_path):
+    (tmp_path / "vbon_test_neighbour.py").write_text("FACTOR = 7\n")
+    file = tmp_path / "r.py"
+    file.write_text(
+        "from vbon_test_neighbour import FACTOR\ndef f(prompts, completions): return [FACTOR for _ in prompts]\n"
+    )
+    path = list(sys.path)
+    np.testing.assert_array_equal(load_reward(f"{file}:f")(["p"], ["c"]), [7.0])
+    assert sys.path == path
+
+
+def test_a_module_in_the_working_directory_is_found(tmp_path, monkeypatch):
+    package = tmp_path / "vbon_test_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "judge.py").write_text("def f(prompts, completions): return [len(c) for c in completions]\n")
+    monkeypatch.chdir(tmp_path)
+    reward = load_reward("vbon_test_package.judge:f")
+    np.testing.assert_array_equal(reward(["p"], ["four"]), [4.0])
+    assert reward.fingerprint.startswith("vbon_test_package.judge:f@sha256:")
+
+
+def test_columns_go_only_to_functions_that_name_them():
+    answers = [5, 6]
+    np.testing.assert_array_equal(
+        scored(lambda prompts, completions, answer: answer, answer=answers, other="xy"), answers
+    )
+    np.testing.assert_array_equal(scored(lambda prompts, completions: [1, 2], answer=answers), [1, 2])
+    np.testing.assert_array_equal(scored(lambda prompts, completions, **kw: kw["answer"], answer=answers), answers)
+    np.testing.assert_array_equal(scored(lambda a, b, answer=None: answer, answer=answers), answers)
+
+
+def test_functions_are_called_by_keyword_or_by_position():
+    by_length = [3.0, 1.0]
+    for function in [
+        lambda prompts, completions: map(len, completions),
+        lambda completions, prompts: map(len, completions),
+        lambda completions, **kwargs: map(len, completions),
+        lambda completions: map(len, completions),
+        lambda *, prompts, completions: map(len, completions),
+        lambda questions, answers: map(len, answers),
+        lambda questions, answers, /: map(len, answers),
+        lambda *both: map(len, both[1]),
+    ]:
+        np.testing.assert_array_equal(scored(function), by_length)
+
+
+def test_a_column_named_like_an_argument_does_not_replace_it():
+    columns = {"prompts": ["x", "y"], "completions": ["long long", "longer still"], "questions": [1, 2]}
+    reward = load_from(lambda prompts, completions, **kw: map(len, completions))
+    assert list(reward.score(["p", "qq"], ["abc", "d"], columns)) == [3, 1]
+    reward = load_from(lambda questions, answers, **kw: map(len, answers))
+    assert list(reward.score(["p", "qq"], ["abc", "d"], columns)) == [3, 1]
+
+
+def load_from(function):
+    return callable_reward(function, name="mine", fingerprint="f")
+
+
+@pytest.mark.parametrize(
+    ("content", "attribute", "message"),
+    [
+        (SOURCE, "score", "has no 'score'; it defines length"),
+        ("x = 1\n", "score", "it defines no function"),
+        (SOURCE, "VALUE", "is int, not a function"),
+        (
+            "import vbon_no_such_module\n",
+            "f",
+            "importing it failed: ModuleNotFoundError: No module named 'vbon_no_such_module' at bad.py:1",
+        ),
+        ("def f(:\n", "f", "importing it failed: SyntaxError: "),
+        ("x = 1\ny = x / 0\n", "f", "importing it failed: ZeroDivisionError: division by zero at bad.py:2"),
+        ("import sys\nsys.exit(0)\n", "f", "importing it exited"),
+        ("async def f(prompts, completions): return []\n", "f", "is async"),
+    ],
+)
+def test_each_mistake_in_a_file_is_one_line(tmp_path, content, attribute, message):
+    file = tmp_path / "bad.py"
+    file.write_text(content)
+    with pytest.raises(VbonError) as raised:
+        load_reward(f"{file}:{attribute}")
+    assert message in str(raised.value) and str(file) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_missing_file_or_module_is_named(tmp_path):
+    with pytest.raises(VbonError, match=r"there is no file .*absent\.py"):
+        load_reward(f"{tmp_path / 'absent.py'}:f")
+    with pytest.raises(VbonError, match="there is no module vbon_absent; a reward is"):
+        load_reward("vbon_absent:f")
+
+
+def test_functions_written_in_c_are_called_by_position():
+    with pytest.raises(VbonError, match="TypeError"):
+        load_reward("math:fsum")(["p"], ["c"])
+    assert load_reward("math:fsum").fingerprint.startswith("math:fsum")

@@ -1,0 +1,87 @@
+"""Time limits: on the main thread and off it, through code that swallows exceptions, leaving outer alarms alone."""
+
+import signal
+import threading
+import time
+
+import pytest
+
+from vbon.errors import VbonError
+from vbon.rewards import callable_reward
+from vbon.rewards.time_limit import TimeLimitReached, call_within
+
+LIMIT = 0.2  # seconds
+SLOW = 30.0  # far beyond the limit: a test that waits it out would be seen
+
+
+def swallow_and_sleep():
+    try:
+        time.sleep(SLOW)
+    except Exception:
+        return "swallowed"
+
+
+@pytest.mark.parametrize("function", [lambda: time.sleep(SLOW), swallow_and_sleep])
+def test_the_main_thread_is_interrupted(function):
+    started = time.monotonic()
+    with pytest.raises(TimeLimitReached):
+        call_within(LIMIT, function)
+    assert time.monotonic() - started < SLOW / 2
+
+
+def test_catastrophic_backtracking_is_interrupted():
+    import re
+
+    with pytest.raises(TimeLimitReached):
+        call_within(LIMIT, lambda: re.match(r"(a+)+$", "a" * 40 + "b"))
+
+
+def in_thread(function):
+    outcome = []
+
+    def work():
+        try:
+            outcome.append(function())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return outcome[0]
+
+
+def test_other_threads_are_left_waiting_no_longer_than_the_limit():
+    release = threading.Event()
+    outcome = in_thread(lambda: call_within(LIMIT, release.wait))
+    release.set()  # ends the abandoned call
+    assert isinstance(outcome, TimeLimitReached)
+
+
+@pytest.mark.parametrize("run", [lambda function: function(), in_thread])
+def test_results_and_exceptions_pass_through(run):
+    assert run(lambda: call_within(SLOW, lambda: 42)) == 42
+    assert run(lambda: call_within(None, lambda: 43)) == 43
+    error = in_thread(lambda: call_within(SLOW, lambda: 1 // 0))
+    assert isinstance(error, ZeroDivisionError)
+
+
+def test_an_outer_alarm_still_rings():
+    rung = []
+    outer = signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        call_within(SLOW, lambda: time.sleep(0.01))
+        left, _ = signal.getitimer(signal.ITIMER_REAL)
+        assert 0 < left < 0.3
+        time.sleep(0.4)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, outer)
+    assert rung == [True]
+
+
+def test_a_slow_reward_is_an_error_that_names_rows_and_limit():
+    reward = callable_reward(lambda p, c: time.sleep(SLOW), name="mine", fingerprint="f", timeout=LIMIT)
+    with pytest.raises(VbonError, match=r"reward mine: no answer in 0.2 s, .*\(completion 0, prompt 'why'\)"):
+        reward(["why"], ["because"])
