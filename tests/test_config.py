@@ -94,6 +94,7 @@ def test_an_empty_file_sets_nothing(tmp_path):
         ("num_samples: true", ["num_samples", "True", "a whole number"]),
         ("num_samples: 2.5", ["num_samples", "2.5", "a whole number"]),
         ("limit: [1]", ["limit", "a whole number or null"]),
+        ("temperature: true", ["temperature", "True", "a number"]),
         ("temperature: hot", ["temperature", "'hot'", "a number"]),
         ("model: 7", ["model", "7", "text"]),
         ("trust_remote_code: 'yes'", ["trust_remote_code", "true or false"]),
@@ -117,9 +118,9 @@ def test_a_bad_file_is_named_with_its_key(tmp_path, text, named):
 
 
 def test_yaml_that_multiplies_itself_makes_a_short_error(tmp_path):
-    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
-    path = written(tmp_path, "\n".join([*rows, "model: *a8"]))
+    layers = ["&a0 [x, x, x, x, x, x, x, x, x, x]"]
+    layers += [f"&a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    path = written(tmp_path, f"model: [{', '.join(layers)}]")
     assert len(refusal(load_yaml, CollectConfig, path)) < len(str(path)) + 200
 
 

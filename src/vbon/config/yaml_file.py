@@ -15,6 +15,10 @@ from vbon.errors import VbonError
 
 ConfigT = TypeVar("ConfigT")
 
+# Shows a value in an error: YAML's aliases let a short file stand for a value of astronomical length.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring = 2, 3, 80
+
 
 def load_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
     """A config from a YAML file.
@@ -91,7 +95,7 @@ def _key_given_twice(root: yaml.Node | None) -> yaml.Node | None:
 
 def _known_key(key: Any, names: list[str], path: str | Path) -> str:
     if key not in names:
-        raise VbonError(f"{path}: unknown key {reprlib.repr(key)}{nearest(str(key), names)}")
+        raise VbonError(f"{path}: unknown key {_SHORT.repr(key)}{nearest(str(key), names)}")
     return str(key)
 
 
@@ -99,7 +103,7 @@ def _converted(value: Any, hint: Any, key: str, path: str | Path) -> Any:
     try:
         return _as_type(value, hint)
     except (TypeError, ValueError, OverflowError) as error:
-        raise VbonError(f"{path}: {key} is {reprlib.repr(value)}, but must be {_spelled(hint)}") from error
+        raise VbonError(f"{path}: {key} is {_SHORT.repr(value)}, but must be {_spelled(hint)}") from error
 
 
 def _as_type(value: Any, hint: Any) -> Any:
