@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -76,7 +75,7 @@ def parse_prompt(record: Mapping[str, Any], column: str, where: str, *, row: int
             raise VbonError(f"{where}: column {name!r} is the name of a reward argument; rename it")
     prompt = check_prompt(record[column], f"{where}: column {column!r}")
     try:
-        return _make_checked(prompt, columns, row)
+        return make_prompt(prompt, columns, row=row)
     except (TypeError, ValueError, RecursionError) as error:
         raise VbonError(f"{where}: a column holds a value that JSON cannot ({first_line(error)})") from None
 
@@ -100,12 +99,6 @@ def shorten(prompt: str | Messages, length: int = 60) -> str:
     """A prompt on one line, quoted and cut to `length` characters, for messages."""
     text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
     return repr(text if len(text) <= length else text[: length - 1] + "…")
-
-
-def _make_checked(prompt: str | Messages, columns: dict[str, Any], row: int | None) -> Prompt:
-    if any(isinstance(value, float) and not math.isfinite(value) for value in columns.values()):
-        raise ValueError("NaN or infinity")
-    return make_prompt(prompt, columns, row=row)
 
 
 def _check_message(message: Any, where: str) -> dict[str, Any]:
