@@ -112,7 +112,7 @@ def raises_at(bad):
     return score
 
 
-@pytest.mark.parametrize(("batch_size", "row"), [(64, 3), (2, 1), (1, 0)])
+@pytest.mark.parametrize(("batch_size", "row"), [(64, 3), (2, 1), (2, 3), (1, 0)])
 def test_an_exception_is_traced_to_the_row_that_raises_it(batch_size, row):
     reward = callable_reward(raises_at(COMPLETIONS[row]), name="mine", fingerprint="f", batch_size=batch_size)
     with pytest.raises(VbonError) as raised:

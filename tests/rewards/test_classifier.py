@@ -151,6 +151,23 @@ def test_equal_texts_tie_exactly_wherever_they_are_in_the_batch(tmp_path):
     assert rewards[0] == rewards[4] and len(set(rewards)) == 5
 
 
+def test_each_distinct_text_is_read_once(tmp_path):
+    saved(tmp_path, bert(), make_tokenizer(encoder=True))
+    reward = load_reward(f"{tmp_path}#POS")
+    read = []
+    model = reward.score.__self__.model
+    model.register_forward_pre_hook(lambda _, args, inputs: read.extend(inputs["input_ids"]), with_kwargs=True)
+    reward(PROMPTS * 3, COMPLETIONS * 3)
+    assert len(read) == 5
+
+
+def test_a_decoder_without_padding_reads_the_last_token_whatever_it_is(tmp_path):
+    model = saved(tmp_path, gpt2(None), make_tokenizer())
+    rewards = load_reward(f"{tmp_path}#1")(["it was "] * len(VOCABULARY), list(VOCABULARY))
+    expected = [single_logit(model, [*ids_of("it was"), i], 1) for i in range(len(VOCABULARY))]
+    np.testing.assert_allclose(rewards, expected, rtol=0, atol=BATCH_TOLERANCE)
+
+
 def test_labels_are_chosen_by_name_or_index(tmp_path):
     model = saved(tmp_path, bert(), make_tokenizer(encoder=True))
     ids = make_tokenizer(encoder=True)("the movie was good").input_ids
