@@ -26,6 +26,8 @@ from vbon.errors import VbonError
 
 def result(config): return {"n": np.int64(3), "kl": np.float32(0.5), "bad": [float("nan"), float("-inf")],
                             "curve": np.array([1.0, 2.0]), "path": Path("a/b"), "ok": True, "none": None, "π": "β"}
+def folder(config): return Path(config.pool)
+def advice(config): raise KeyboardInterrupt("pool p: go on with this")
 def refused(config): raise VbonError("first line\\nsecond line")
 def bug(config): raise ValueError("a bug")
 def full(config):
@@ -38,7 +40,7 @@ def last_word(config): print("ready", flush=True); sys.stdin.read(); print("x")
 def needs_jinja2(config): raise ModuleNotFoundError("No module named 'jinja2.ext'", name="jinja2.ext")
 def needs_other(config): raise ModuleNotFoundError("No module named 'other'", name="other")
 
-for probe in [result, refused, bug, full, forbidden, sleep, chatter, last_word, needs_jinja2, needs_other]:
+for probe in [result, folder, advice, refused, bug, full, forbidden, sleep, chatter, last_word, needs_jinja2, needs_other]:
     name = probe.__name__
     cli.VERBS[name] = cli.Verb("A probe.", f"vbon {name} POOL", "InspectConfig", f"__main__:{name}")
 sys.exit(cli.main())
@@ -158,6 +160,16 @@ def test_json_holds_the_result_in_plain_types(probe, tmp_path):
         "n": 3, "kl": 0.5, "bad": [None, None], "curve": [1.0, 2.0], "path": "a/b", "ok": True, "none": None, "π": "β",
     }  # fmt: skip
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["result.json"]
+
+
+def test_json_of_a_verb_that_makes_a_folder_names_it(probe, tmp_path):
+    assert ran(probe("folder", "p", "--json", "result.json"), cwd=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "result.json").read_text()) == {"out": "p"}
+
+
+def test_a_verb_may_say_itself_how_to_go_on(probe):
+    done = ran(probe("advice", "p"))
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "vbon: pool p: go on with this")
 
 
 def test_only_the_main_process_prints_and_writes(probe, tmp_path):

@@ -14,7 +14,7 @@ from vbon.errors import VbonError
 
 @dataclass(frozen=True)
 class Verb:
-    """One row of the command line: `function` takes the config and returns what --json writes."""
+    """One row of the command line: `function` takes the config and returns what --json writes, or the folder it made."""
 
     summary: str
     example: str
@@ -100,8 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has left; point stdout elsewhere so that Python's own flush at exit stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
-    except KeyboardInterrupt:
-        print("\nvbon: interrupted; run the same command again to resume", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        # A verb may say how to go on; Python's own interrupt says nothing.
+        print(f"\nvbon: {interrupt or 'interrupted; run the same command again to resume'}", file=sys.stderr)
         return _INTERRUPTED
     except (VbonError, OSError, ModuleNotFoundError) as error:
         line = _explained(error)
@@ -228,7 +229,13 @@ def _write_json(path: str, result: object) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     partial = f"{path}.partial"
     with open(partial, "w", encoding="utf-8") as file:
-        json.dump(_plain(result), file, ensure_ascii=False, indent=2, allow_nan=False)
+        json.dump(
+            _plain(result if isinstance(result, dict) else {"out": result}),
+            file,
+            ensure_ascii=False,
+            indent=2,
+            allow_nan=False,
+        )
         file.write("\n")
     os.replace(partial, path)
 
