@@ -40,7 +40,8 @@ def last_word(config): print("ready", flush=True); sys.stdin.read(); print("x")
 def needs_jinja2(config): raise ModuleNotFoundError("No module named 'jinja2.ext'", name="jinja2.ext")
 def needs_other(config): raise ModuleNotFoundError("No module named 'other'", name="other")
 
-for probe in [result, folder, advice, refused, bug, full, forbidden, sleep, chatter, last_word, needs_jinja2, needs_other]:
+probes = [result, folder, advice, refused, bug, full, forbidden, sleep, chatter, last_word, needs_jinja2, needs_other]
+for probe in probes:
     name = probe.__name__
     cli.VERBS[name] = cli.Verb("A probe.", f"vbon {name} POOL", "InspectConfig", f"__main__:{name}")
 sys.exit(cli.main())

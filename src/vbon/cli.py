@@ -14,7 +14,7 @@ from vbon.errors import VbonError
 
 @dataclass(frozen=True)
 class Verb:
-    """One row of the command line: `function` takes the config and returns what --json writes, or the folder it made."""
+    """One row of the command line: `function` takes the config and returns what --json writes, or a folder."""
 
     summary: str
     example: str
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _BROKEN_PIPE
     except KeyboardInterrupt as interrupt:
         # A verb may say how to go on; Python's own interrupt says nothing.
-        print(f"\nvbon: {interrupt or 'interrupted; run the same command again to resume'}", file=sys.stderr)
+        print(f"\nvbon: {str(interrupt) or 'interrupted; run the same command again to resume'}", file=sys.stderr)
         return _INTERRUPTED
     except (VbonError, OSError, ModuleNotFoundError) as error:
         line = _explained(error)
