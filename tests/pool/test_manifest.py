@@ -49,7 +49,7 @@ def test_shard_names_cannot_leave_the_pool(tmp_path: Path, name: str):
     content = content_of(tmp_path)
     content["shards"][1]["name"] = name
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(content))
-    with pytest.raises(VbonError, match="shard 1: name .* is not a shard's"):
+    with pytest.raises(VbonError, match=r"shard 1: name .* is not a shard's"):
         ReferencePool.open(tmp_path)
 
 

@@ -16,7 +16,10 @@ from vbon.errors import VbonError
 from vbon.pool.prompts import make_prompt, read_prompts, reward_columns
 
 TEXTS = ["a", "b c ", "ünïcode \u2028 \x00 end", "line\nbreak", 'quo"te', "x" * 100_000]
-VALID = b'{"prompt": "a", "answer": 1}\n{"prompt": [{"role": "user", "content": "hi"}]}\n{"prompt": "\xc3\xbc", "z": [1.5]}\n'
+VALID = b"""{"prompt": "a", "answer": 1}
+{"prompt": [{"role": "user", "content": "hi"}]}
+{"prompt": "\xc3\xbc", "z": [1.5]}
+"""
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 
@@ -102,7 +105,11 @@ def test_reward_columns_are_aligned_with_none_for_absent_ones():
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": \n', "p.jsonl:2: malformed JSON"),
         ("p.jsonl", b'{"prompt": "a"}\n\xff\xfe\n', "p.jsonl:2: not UTF-8"),
         ("p.jsonl", b'{"text": "a", "id": 3}\n', r"p.jsonl:1: no column 'prompt' \(columns here: text, id\)"),
-        ("p.jsonl", b'{"prompt": 3}\n', "p.jsonl:1: column 'prompt' must be a string or a list of chat messages, not int"),
+        (
+            "p.jsonl",
+            b'{"prompt": 3}\n',
+            "p.jsonl:1: column 'prompt' must be a string or a list of chat messages, not int",
+        ),
         ("p.jsonl", b'{"prompt": null}\n', "not null"),
         ("p.jsonl", b'{"prompt": []}\n', "not an empty list"),
         ("p.jsonl", b'{"prompt": ["a"]}\n', "message 1 must be an object"),
@@ -135,7 +142,7 @@ def test_each_fault_is_one_line_naming_the_place(tmp_path: Path, name: str, cont
 
 
 def test_missing_file_and_directory(tmp_path: Path):
-    with pytest.raises(VbonError, match="absent.jsonl: no such file"):
+    with pytest.raises(VbonError, match=r"absent.jsonl: no such file"):
         read_prompts(tmp_path / "absent.jsonl")
     with pytest.raises(VbonError, match="is a directory"):
         read_prompts(tmp_path)

@@ -32,7 +32,9 @@ def rewrite_shard(folder: Path, change) -> None:
 
 
 def with_column(table: pa.Table, name: str, values: list) -> pa.Table:
-    return table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), pa.array(values, SCHEMA.field(name).type))
+    return table.set_column(
+        table.schema.get_field_index(name), SCHEMA.field(name), pa.array(values, SCHEMA.field(name).type)
+    )
 
 
 def test_round_trip(write_pool):
@@ -71,7 +73,9 @@ def test_chat_prompts_and_unknown_values_round_trip(write_pool, tmp_path: Path):
 def test_select_keeps_the_order_asked_for_and_composes(write_pool):
     folder, samples = write_pool(5, 3)
     pool = ReferencePool.open(folder)
-    picked = pool.select([samples[i].prompt.prompt_id for i in (4, 1, 3)]).select([samples[i].prompt.prompt_id for i in (3, 4)])
+    picked = pool.select([samples[i].prompt.prompt_id for i in (4, 1, 3)]).select(
+        [samples[i].prompt.prompt_id for i in (3, 4)]
+    )
     assert picked.prompts == [samples[3].prompt, samples[4].prompt]
     assert picked.rewards.tolist() == [*samples[3].rewards, *samples[4].rewards]
     assert list(picked.completion_ids) == [*samples[3].completion_ids, *samples[4].completion_ids]
@@ -87,7 +91,9 @@ def test_split_is_a_partition_that_other_prompts_do_not_move(write_pool):
     assert ids.isdisjoint(prompt.prompt_id for prompt in rest.prompts) and len(first) + len(rest) == 60
     assert 6 <= len(first) <= 30  # Binomial(60, 0.3): mean 18, five standard deviations below and 3.4 above
     half = pool.select([prompt.prompt_id for prompt in pool.prompts[:30]])
-    assert {prompt.prompt_id for prompt in half.split(0.3, seed=3)[0].prompts} == ids & {p.prompt_id for p in half.prompts}
+    assert {prompt.prompt_id for prompt in half.split(0.3, seed=3)[0].prompts} == ids & {
+        p.prompt_id for p in half.prompts
+    }
     assert {prompt.prompt_id for prompt in pool.split(0.3, seed=4)[0].prompts} != ids
 
 
@@ -118,10 +124,10 @@ def test_not_a_pool_and_unfinished(tmp_path: Path, write_pool):
         ReferencePool.open(tmp_path / "absent")
     with pytest.raises(VbonError, match="not a pool"):
         ReferencePool.open(tmp_path)
-    folder, samples = write_pool(3, 2)
+    folder, _samples = write_pool(3, 2)
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
     (folder / MANIFEST_NAME).write_text(json.dumps({**manifest, "complete": False, "shards": manifest["shards"][:1]}))
-    with pytest.raises(VbonError, match="unfinished pool .2 of 3 prompts"):
+    with pytest.raises(VbonError, match=r"unfinished pool .2 of 3 prompts"):
         ReferencePool.open(folder)
     assert len(ReferencePool.open(folder, allow_incomplete=True)) == 2
 
@@ -135,7 +141,7 @@ def test_a_torn_or_missing_or_linked_shard_is_named(write_pool):
         with pytest.raises(VbonError, match=r"shard-00001.parquet: shard is damaged .*vbon collect"):
             ReferencePool.open(folder)
     shard.unlink()
-    with pytest.raises(VbonError, match="shard-00001.parquet: shard is missing"):
+    with pytest.raises(VbonError, match=r"shard-00001.parquet: shard is missing"):
         ReferencePool.open(folder)
     (folder.parent / "elsewhere").write_bytes(content)
     os.symlink(folder.parent / "elsewhere", shard)

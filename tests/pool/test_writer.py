@@ -44,7 +44,7 @@ def test_a_second_process_is_refused_by_name_and_admitted_later(write_pool):
 
 
 def test_create_refuses_a_folder_with_something_in_it(write_pool, tmp_path: Path):
-    folder, samples = write_pool(2, 2)
+    folder, _samples = write_pool(2, 2)
     before = files_of(folder)
     with pytest.raises(VbonError, match=r"not empty \(holds manifest.json\)"):
         PoolWriter.create(folder, read_manifest(folder))
@@ -100,7 +100,7 @@ def test_disk_full_is_one_line_and_the_pool_stays_as_it_was(write_pool):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
         try:
-            with pytest.raises(VbonError, match="shard-00000.parquet: cannot be written .*is intact"):
+            with pytest.raises(VbonError, match=r"shard-00000.parquet: cannot be written .*is intact"):
                 writer.write_shard(0, samples)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

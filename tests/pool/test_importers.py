@@ -1,0 +1,203 @@
+"""Rows in either form become the pool they describe; a row that does not is named, and nothing is left behind."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vbon.config.pool import ImportConfig
+from vbon.errors import VbonError
+from vbon.models import load
+from vbon.pool import ReferencePool
+from vbon.pool.declarations import parse_declarations
+from vbon.pool.importers import import_pool
+from vbon.rewards import load_reward
+
+FLAT = [
+    {"prompt": "a", "text": "a b", "reward": 1, "response_ids": [1, 0]},
+    {"prompt": "c", "text": "c", "reward": -2.5, "response_ids": []},
+    {"prompt": "a", "text": "aa", "reward": 0.1, "response_ids": [2, 3]},
+]
+
+
+def write_rows(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def imported(path: Path, *declare: str) -> ReferencePool:
+    out = path.parent / f"{path.name}.pool"
+    return ReferencePool.open(import_pool(ImportConfig(file=str(path), out=str(out), declare=declare)))
+
+
+def contents(pool: ReferencePool) -> list:
+    return [
+        (pool.prompts[index].prompt, pool.completions[row], pool.completion_ids[row], pool.rewards[row])
+        for row, index in enumerate(pool.prompt_index)
+    ]
+
+
+def test_flat_rows_are_grouped_by_prompt_and_the_prefix_is_stripped(tmp_path: Path):
+    pool = imported(write_rows(tmp_path / "p.jsonl", FLAT), "stop=0")
+    assert contents(pool) == [("a", " b", [1, 0], 1.0), ("a", "a", [2, 3], 0.1), ("c", "", [], -2.5)]
+    assert list(pool.finished) == [True, False, False]
+    assert pool.manifest.num_samples is None and pool.num_samples.tolist() == [2, 1]
+
+
+def test_every_form_of_the_same_samples_gives_the_same_pool(tmp_path: Path):
+    grouped = [
+        {"prompt": "a", "responses": [" b", "a"], "rewards": [1, 0.1], "response_ids": [[1, 0], [2, 3]]},
+        {"prompt": "c", "responses": [""], "rewards": [-2.5], "response_ids": [[]]},
+    ]
+    renamed = {"responses": "ref_completions", "rewards": "ref_rewards", "response_ids": "completion_ids"}
+    as_completion = [{**row, "completion": row["text"][1:]} for row in FLAT]
+    forms = {
+        "flat": FLAT,
+        "completion": [{k: v for k, v in row.items() if k != "text"} for row in as_completion],
+        "grouped": grouped,
+        "ref_rewards": [{renamed.get(key, key): value for key, value in row.items()} for row in grouped],
+    }
+    pools = [contents(imported(write_rows(tmp_path / f"{name}.jsonl", rows))) for name, rows in forms.items()]
+    pq.write_table(pa.Table.from_pylist(grouped), tmp_path / "p.parquet")
+    pools.append(contents(imported(tmp_path / "p.parquet")))
+    assert all(pool == pools[0] for pool in pools)
+
+
+def test_bare_rewards(tmp_path: Path):
+    pool = imported(write_rows(tmp_path / "p.jsonl", [{"prompt": "a", "ref_rewards": [1.0, 2.0]}]))
+    assert contents(pool) == [("a", None, None, 1.0), ("a", None, None, 2.0)]
+    assert not pool.has_completion_ids
+
+
+def test_text_that_is_the_completion_alone_must_be_declared(tmp_path: Path):
+    path = write_rows(tmp_path / "p.jsonl", [{"prompt": "a", "text": "b", "reward": 0}])
+    with pytest.raises(VbonError, match=r"p.jsonl:1: 'text' does not begin with the prompt.*--declare text=completion"):
+        imported(path)
+    assert contents(imported(path, "text=completion")) == [("a", "b", None, 0.0)]
+
+
+def test_columns_are_kept_when_declared_and_their_loss_is_announced(tmp_path: Path):
+    rows = [{"prompt": "a", "completion": "b", "reward": r, "answer": answer} for r, answer in ((0, "x"), (1, "y"))]
+    path = write_rows(tmp_path / "p.jsonl", rows)
+    with pytest.warns(UserWarning, match="columns not kept: answer"):
+        assert len(imported(path)) == 1
+    kept = ReferencePool.open(
+        import_pool(ImportConfig(file=str(path), out=str(tmp_path / "kept"), declare=("columns=answer",)))
+    )
+    assert [prompt.columns for prompt in kept.prompts] == [{"answer": "x"}, {"answer": "y"}]
+
+
+def test_what_is_declared_is_fingerprinted_and_the_rest_unknown(tmp_path: Path, model_dir: Path):
+    (tmp_path / "reward.py").write_text("def score(prompts, completions):\n    return [0.0] * len(completions)\n")
+    spec = f"{tmp_path}/reward.py:score"
+    path = write_rows(tmp_path / "p.jsonl", [{"prompt": "a", "completion_ids": [65, 256], "reward": 0}])
+    pool = imported(path, f"model={model_dir}", f"reward={spec}", "temperature=0.7", "max_new_tokens=2")
+    tokenizer = load.load_tokenizer(str(model_dir))
+    fingerprint = pool.fingerprint
+    assert fingerprint.model == load.model_fingerprint(str(model_dir))
+    assert fingerprint.tokenizer == load.tokenizer_fingerprint(tokenizer)
+    assert fingerprint.reward == load_reward(spec).fingerprint
+    assert (fingerprint.temperature, fingerprint.max_new_tokens) == (0.7, 2)
+    assert fingerprint.unknown() == ["stop"]
+    assert pool.completions[0] == tokenizer.decode([65]) and pool.finished[0] is True  # 256 is the model's EOS
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a"}, "p.jsonl:2: needs 'reward'"),
+        ({"prompt": "a", "reward": 1, "rewards": [1]}, "needs 'reward'"),
+        ({"prompt": "a", "reward": "1"}, "reward must be a number, not '1'"),
+        ({"prompt": "a", "reward": True}, "reward must be a number, not True"),
+        ({"prompt": "a", "reward": 10**400}, "reward is inf"),
+        ({"prompt": "a", "reward": 1, "completion": 3}, "'completion' must be a string, not int"),
+        ({"prompt": "a", "reward": 1, "completion": "b", "text": "ab"}, "has both 'completion' and 'text'"),
+        ({"prompt": "a", "reward": 1, "response_ids": [1, -1]}, "token ids must be"),
+        ({"prompt": "a", "reward": 1, "response_ids": [1.0]}, "token ids must be"),
+        ({"prompt": "a", "reward": 1, "response_ids": [2**31]}, "token ids must be"),
+        ({"prompt": "a", "rewards": []}, "'rewards' must be a list that is not empty"),
+        ({"prompt": "a", "rewards": [1, None]}, "p.jsonl:2 item 2: reward must be a number, not None"),
+        ({"prompt": "a", "rewards": [1, 2], "responses": ["b"]}, "1 responses but 2 rewards"),
+        ({"prompt": "a", "rewards": [1], "response_ids": [3]}, "item 1: token ids must be"),
+        ({"prompt": 3, "reward": 1}, "column 'prompt' must be a string"),
+        ({"reward": 1}, "no column 'prompt'"),
+        ({"prompt": [{"role": "user", "content": "a"}], "text": "a", "reward": 1}, "does not begin with the prompt"),
+    ],
+)
+def test_each_bad_row_is_named_and_nothing_is_written(tmp_path: Path, row: dict, message: str):
+    path = write_rows(tmp_path / "p.jsonl", [FLAT[0], row])
+    with pytest.raises(VbonError, match=message) as caught:
+        imported(path)
+    assert "p.jsonl:2" in str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nan_rewards_in_json_and_parquet(tmp_path: Path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a", "reward": 1}\n{"prompt": "a", "reward": NaN}\n')
+    with pytest.raises(VbonError, match=r"p.jsonl:2: malformed JSON .NaN"):
+        imported(path)
+    pq.write_table(pa.Table.from_pylist([{"prompt": "a", "reward": float("nan")}]), tmp_path / "p.parquet")
+    with pytest.raises(VbonError, match=r"p.parquet:1: reward is nan"):
+        imported(tmp_path / "p.parquet")
+
+
+def test_an_existing_folder_is_left_alone(tmp_path: Path):
+    path = write_rows(tmp_path / "p.jsonl", FLAT)
+    pool = imported(path)
+    with pytest.raises(VbonError, match="already there; choose another --out"):
+        imported(path)
+    assert ReferencePool.open(pool.path).rewards.tolist() == pool.rewards.tolist()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("temperature", "not KEY=VALUE"),
+        ("colour=red", "KEY one of temperature, max_new_tokens, stop"),
+        ("temperature=0", "greater than 0"),
+        ("temperature=nan", "greater than 0"),
+        ("temperature=warm", "greater than 0"),
+        ("max_new_tokens=0", "at least 1"),
+        ("max_new_tokens=1.5", "at least 1"),
+        ("stop=", "token ids with commas"),
+        ("stop=1,x", "token ids with commas"),
+        ("model=", "not empty"),
+        ("text=both", "one of prompt"),
+    ],
+)
+def test_each_bad_declaration_is_named(entry: str, message: str):
+    with pytest.raises(VbonError, match=message) as caught:
+        parse_declarations([entry])
+    assert f"--declare {entry}" in str(caught.value)
+
+
+def test_a_declaration_given_twice():
+    with pytest.raises(VbonError, match="temperature is declared twice"):
+        parse_declarations(["temperature=1", "temperature=2"])
+    assert parse_declarations(["stop=7,0,7"]).stop == (0, 7)
+
+
+@given(st.data())
+def test_mutated_files_import_or_are_one_line(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
+    base = tmp_path_factory.getbasetemp() / "mutated-import"
+    base.mkdir(exist_ok=True)
+    content = bytearray("".join(json.dumps(row) + "\n" for row in FLAT).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(content)))
+        content[place : place + data.draw(st.integers(0, 6))] = data.draw(st.binary(max_size=4))
+    (base / "p.jsonl").write_bytes(bytes(content))
+    out = base / f"pool-{len(list(base.iterdir()))}"
+    try:
+        pool = ReferencePool.open(import_pool(ImportConfig(file=str(base / "p.jsonl"), out=str(out))))
+    except VbonError as error:
+        assert "\n" not in str(error) and not out.exists()
+    except UserWarning as warning:
+        assert "not kept" in str(warning)
+    else:
+        assert np.isfinite(pool.rewards).all()
