@@ -138,3 +138,16 @@ def test_interpolate_equals_hand_drawn_segments():
 
 def test_interpolate_does_not_extrapolate():
     assert np.isnan(interpolate([1.0, 2.0], [4.0, 5.0], [0.999, 2.001])).all()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: mean([]),
+        lambda: ratio([1.0, 2.0], [1.0, 2.0, 3.0]),
+        lambda: rank_test([], [], [], []),
+    ],
+)
+def test_too_little_raises(call):
+    with pytest.raises(ValueError, match="at least one"):
+        call()

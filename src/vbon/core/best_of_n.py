@@ -84,8 +84,8 @@ def kl_from_reference(n: float) -> float:
 
 def n_from_kl(kl: float) -> float:
     """The N whose best-of-N spends `kl` nats (continuous rewards): inverts `kl_from_reference` by bisection."""
-    if not kl >= 0:
-        raise ValueError(f"kl must be ≥ 0, got {kl}")
+    if not 0 <= kl < 700:  # beyond that N is no float64
+        raise ValueError(f"kl must lie in [0, 700), got {kl}")
     low, high = 0.0, kl + 1.0  # in log N: log N − 1 < kl
     for _ in range(200):
         middle = (low + high) / 2
@@ -173,7 +173,10 @@ def _power_bound(cdf: ArrayLike, n: float) -> Float:
 
 
 def _level_cdf(mass: ArrayLike) -> tuple[Float, Float]:
-    cumulative = np.minimum(np.cumsum(np.asarray(mass, np.float64)), 1.0)
+    mass = np.asarray(mass, np.float64)
+    if not (np.all(mass >= 0) and abs(mass.sum() - 1) < 1e-6):
+        raise ValueError("mass must hold probabilities that sum to 1")
+    cumulative = np.minimum(np.cumsum(mass), 1.0)
     return np.concatenate([[0.0], cumulative[:-1]]), cumulative
 
 

@@ -23,8 +23,14 @@ class Estimate(NamedTuple):
 def bootstrap(
     columns: tuple[ArrayLike, ...], statistic: Callable[..., Float], seed: int = 0, level: float = 0.95
 ) -> Estimate:
-    """Bootstrap over prompts. `columns`: per-prompt arrays (P,); `statistic` maps columns (..., P) → (...)."""
+    """Bootstrap over prompts. `columns`: per-prompt arrays (P,); `statistic` maps columns (..., P) → (...).
+
+    Raises:
+        ValueError: no prompts, or columns of different lengths.
+    """
     arrays = [np.asarray(c, np.float64) for c in columns]
+    if any(a.shape != arrays[0].shape for a in arrays) or not arrays[0].size:
+        raise ValueError("bootstrap needs columns of one length, at least one prompt")
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, len(arrays[0]), (BOOTSTRAP_RESAMPLES, len(arrays[0])))
     low, high = np.quantile(statistic(*(a[rows] for a in arrays)), [(1 - level) / 2, (1 + level) / 2])
@@ -68,8 +74,13 @@ def rank_test(
     Args:
         k_lt, k_eq: counts of each fresh completion in its pool, (B,). num_samples: M of that pool, (B,).
         pool_index: which pool, (B,).
+
+    Raises:
+        ValueError: no draws.
     """
     k_lt, k_eq, m = (np.asarray(x, np.float64) for x in (k_lt, k_eq, num_samples))
+    if not k_lt.size:
+        raise ValueError("rank_test needs at least one draw")
     u = (k_lt + np.random.default_rng(seed).random(len(k_lt)) * (k_eq + 1)) / (m + 1)
     observed = np.histogram(u, bins=num_bins, range=(0.0, 1.0))[0].astype(np.float64)
     _, first, draws = np.unique(np.asarray(pool_index), return_index=True, return_counts=True)
