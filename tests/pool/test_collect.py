@@ -116,6 +116,13 @@ def test_draws_do_not_depend_on_batches_neighbours_or_m(config: CollectConfig, t
     assert list(other.completion_ids) != list(pool.completion_ids)
 
 
+def test_uniforms_are_a_prompts_own_and_the_first_rows_do_not_depend_on_m():
+    uniforms = sampling.uniforms_for("00000000000000ab", 3, 5, 6)
+    assert (uniforms == sampling.uniforms_for("00000000000000ab", 3, 9, 6)[:5]).all()
+    for other in (("00000000000000ac", 3), ("00000000000000ab", 4)):
+        assert not np.isin(uniforms, sampling.uniforms_for(*other, 5, 6)).any()
+
+
 def test_samples_follow_the_model(config: CollectConfig, tmp_path: Path):
     """Two pools of other seeds are draws of one distribution; another temperature is not (rank test, core.stats)."""
     first = collected(config, num_samples=200, batch_size=200)

@@ -59,7 +59,7 @@ def test_resume_redoes_torn_and_missing_shards_only(write_pool):
     whole = files_of(folder)
     (folder / "shard-00001.parquet").write_bytes(whole["shard-00001.parquet"][:-7])
     (folder / "shard-00002.parquet").unlink()
-    (folder / ".writing-shard-00002.parquet").write_bytes(b"half")
+    (folder / ".writing-shard-00007.parquet").write_bytes(b"half")
     with PoolWriter.open_for_resume(folder, read_manifest(folder)) as writer:
         assert [writer.has_shard(index) for index in range(3)] == [True, False, False]
         assert not writer.manifest.complete
