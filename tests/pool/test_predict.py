@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vbon.core import best_of_n
-from vbon.pool.predict import predict
+from vbon.pool.predict import predict, sample_weights
 
 EXACT = 1e-12  # float64 sums of a few hundred terms
 
@@ -43,3 +43,17 @@ def test_reward_against_all_subsets():
 def test_one_level_cannot_be_improved():
     prediction = predict(np.ones(10), 4)
     assert tuple(prediction) == pytest.approx((1.0, 0.5, 0.0), abs=EXACT)
+
+
+@pytest.mark.parametrize("n", [2.5, 40.5])
+def test_a_real_n_against_the_quantiles(n: float):
+    """Each level of a tied pool keeps its mass b^N − a^N, whatever N is."""
+    levels = np.sort(np.random.default_rng(1).normal(size=30))
+    weights = sample_weights(np.repeat(levels, 4), n).reshape(30, 4).sum(1)
+    expected = np.diff((np.arange(31) / 30) ** n)
+    assert weights == pytest.approx(expected, abs=EXACT)
+    assert predict(np.repeat(levels, 4), n).reward == pytest.approx(expected @ levels, abs=1e-10)
+
+
+def test_n_above_m_takes_draws_with_replacement():
+    assert sample_weights([3.0, 1.0, 2.0], 5) == pytest.approx(np.diff((np.arange(4) / 3) ** 5)[[2, 0, 1]], abs=EXACT)

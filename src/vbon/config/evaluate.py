@@ -17,6 +17,10 @@ class EvaluateConfig:
     """Held-out pool of reference samples; its prompts must not have been trained on."""
     out: str
     """Directory of the evaluation."""
+    prompts: str | None = None
+    """Evaluate on the prompts in this file, which must all be in the pool; default: the pool's."""
+    prompt_column: str = "prompt"
+    """Column of that file which holds the prompt."""
     n: float | None = None
     """N of best-of-N; default: the run's."""
     samples_per_prompt: int = 20
@@ -54,7 +58,7 @@ class EvaluateConfig:
         """Raise VbonError naming the first flag whose value will not do."""
         if not self.runs:
             raise VbonError("evaluate needs at least one RUN, as in: vbon evaluate runs/n8 --pool heldout --out eval")
-        checks.check_text(self, "pool", "out", "model", "reward")
+        checks.check_text(self, "pool", "out", "model", "reward", "prompts", "prompt_column")
         checks.check_above(self, 1, "n")
         checks.check_above(self, 0, "reward_timeout")
         checks.check_at_least(self, 1, "samples_per_prompt", "limit", "batch_size", "reward_batch_size", "num_threads")

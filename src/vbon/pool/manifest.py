@@ -94,7 +94,7 @@ def _parse(content: Any, where: str) -> Manifest:
     shards = _typed(content, "shards", list, where)
     manifest = Manifest(
         **{name: _typed(content, name, kind, where) for name, kind in _MANIFEST_TYPES.items()},
-        fingerprint=_parse_fingerprint(_typed(content, "fingerprint", dict, where), f"{where}: fingerprint"),
+        fingerprint=parse_fingerprint(_typed(content, "fingerprint", dict, where), f"{where}: fingerprint"),
         plan=_parse_plan(content.get("plan"), f"{where}: plan"),
         shards=tuple(_parse_shard(shard, f"{where}: shard {index}") for index, shard in enumerate(shards)),
     )
@@ -103,7 +103,8 @@ def _parse(content: Any, where: str) -> Manifest:
     return manifest
 
 
-def _parse_fingerprint(content: dict[str, Any], where: str) -> Fingerprint:
+def parse_fingerprint(content: dict[str, Any], where: str) -> Fingerprint:
+    """A fingerprint from JSON. Raises VbonError beginning with `where`."""
     unknown = sorted(set(content) - set(FIELDS))
     if unknown:
         raise VbonError(f"{where}: unknown field {unknown[0]!r}")

@@ -1,11 +1,13 @@
 """What best-of-N would buy on these prompts, from the pool alone and before anything is trained.
 
-Reward: the unbiased order-statistic mean (core.best_of_n.expectation). For the win rate and
+Reward: the unbiased order-statistic mean (core.best_of_n.tie_averaged_weights). For the win rate and
 KL(π_bon‖π_ref) a sample seen once is taken to be one of a continuum, samples that tie to be an atom of mass (b − a). So
 a pool without ties gives the closed forms exactly, whatever M is, and a verifier's pool the sums over its levels:
 
     F^N, u ∈ [a, b]:  continuum ∫ N u^{N−1}·g(u) du     atom (b^N − a^N)·g(a, b)
     KL:  g(u) = log(N u^{N−1}),  g(a, b) = log W_N(a, b)          win rate:  g(u) = u,  g(a, b) = (a + b)/2
+
+For N that is no integer, or above M, the reward takes the weights Ŵ_i/M, which are biased unless N ≪ M.
 """
 
 from typing import NamedTuple
@@ -13,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vbon.core.best_of_n import expectation, log_weight
+from vbon.core.best_of_n import log_weight, tie_averaged_weights
+from vbon.core.reward_cdf import RewardCDF
 
 Float = NDArray[np.float64]
 
@@ -26,8 +29,8 @@ class Prediction(NamedTuple):
     kl_bon_ref: float
 
 
-def predict(rewards: ArrayLike, n: int) -> Prediction:
-    """Predict best-of-N from the M rewards of one prompt, 1 ≤ N ≤ M. Raises ValueError for other N."""
+def predict(rewards: ArrayLike, n: float) -> Prediction:
+    """Predict best-of-N from the M rewards of one prompt, any real N ≥ 1."""
     rewards = np.asarray(rewards, np.float64)
     _, counts = np.unique(rewards, return_counts=True)
     cdf_le = np.cumsum(counts) / len(rewards)
@@ -35,26 +38,38 @@ def predict(rewards: ArrayLike, n: int) -> Prediction:
     continuum = counts == 1
     win = np.where(continuum, _win_integral(cdf_lt, cdf_le, n), _win_atom(cdf_lt, cdf_le, n))
     kl = np.where(continuum, _kl_integral(cdf_lt, cdf_le, n), _kl_atom(cdf_lt, cdf_le, n))
-    return Prediction(expectation(rewards, rewards, n), float(win.sum()), float(kl.sum()))
+    return Prediction(float(sample_weights(rewards, n) @ rewards), float(win.sum()), float(kl.sum()))
 
 
-def _win_integral(a: Float, b: Float, n: int) -> Float:
+def sample_weights(rewards: ArrayLike, n: float) -> Float:
+    """Weights, summing to 1, under which the M samples of one prompt stand for best-of-N. Shape (M,).
+
+    Unbiased (core.best_of_n.tie_averaged_weights) for an integer N ≤ M, else Ŵ_i/M: drawn with replacement.
+    """
+    rewards = np.asarray(rewards, np.float64)
+    if n % 1 == 0 and n <= len(rewards):
+        return tie_averaged_weights(rewards, int(n))
+    interval = RewardCDF(rewards, [len(rewards)]).pool_interval()
+    return np.asarray(np.exp(log_weight(interval.cdf_lt, interval.cdf_le, n)) / len(rewards))
+
+
+def _win_integral(a: Float, b: Float, n: float) -> Float:
     return n / (n + 1) * (b ** (n + 1) - a ** (n + 1))
 
 
-def _win_atom(a: Float, b: Float, n: int) -> Float:
+def _win_atom(a: Float, b: Float, n: float) -> Float:
     return (b**n - a**n) * (a + b) / 2
 
 
-def _kl_integral(a: Float, b: Float, n: int) -> Float:
+def _kl_integral(a: Float, b: Float, n: float) -> Float:
     return _kl_antiderivative(b, n) - _kl_antiderivative(a, n)
 
 
-def _kl_antiderivative(u: Float, n: int) -> Float:
+def _kl_antiderivative(u: Float, n: float) -> Float:
     """∫₀ᵘ N v^{N−1}·log(N v^{N−1}) dv = u^N·[log N + (N−1)·(log u − 1/N)]."""
     log_u = np.log(np.where(u > 0, u, 1.0))
     return u**n * (np.log(n) + (n - 1) * (log_u - 1 / n))
 
 
-def _kl_atom(a: Float, b: Float, n: int) -> Float:
+def _kl_atom(a: Float, b: Float, n: float) -> Float:
     return (b**n - a**n) * log_weight(a, b, n)
