@@ -10,8 +10,8 @@ from vbon.models.batch import position_ids
 
 
 @functools.cache
-def _parameters(forward_class: type) -> frozenset[str]:
-    return frozenset(inspect.signature(forward_class.forward).parameters)
+def _parameters(model_class: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(model_class.forward).parameters)
 
 
 def model_inputs(model: nn.Module, attention_mask: Tensor, new_tokens: int | None = None) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def keep_logits(model: nn.Module, count: int) -> dict[str, int]:
     return {"logits_to_keep": count} if "logits_to_keep" in _parameters(_unwrapped_class(model)) else {}
 
 
-def _unwrapped_class(model: nn.Module) -> type:
+def _unwrapped_class(model: Any) -> type[nn.Module]:
     while hasattr(model, "module"):  # DistributedDataParallel and its kin
         model = model.module
     base = getattr(model, "get_base_model", None)  # peft

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import cached_file
 
 from vbon.errors import VbonError
+from vbon.models.fused import fuse_activations
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,6 +43,7 @@ def load_policy(
         )
     except (OSError, ValueError) as error:
         raise VbonError(f"cannot load a causal language model from {name!r}: {_first_line(error)}") from error
+    fuse_activations(model)
     return model.to(device).eval()
 
 
@@ -84,7 +86,7 @@ def model_fingerprint(name: str) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 (16 hex digits) of vocabulary, merges and special tokens; padding and truncation settings are left out."""
+    """SHA-256 (16 hex digits) of vocabulary, merges and special tokens, not of padding and truncation settings."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
     state = {k: v for k, v in state.items() if k not in ("padding", "truncation")}

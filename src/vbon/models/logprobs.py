@@ -32,7 +32,7 @@ def token_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def completion_logprobs(model: nn.Module, batch: Sequences, temperature: float, rows_per_batch: int = 64) -> Tensor:
-    """log π(y_t), float32 (B, T), 0 outside the mask; rows go through the model by length, `rows_per_batch` at a time."""
+    """log π(y_t), float32 (B, T), 0 outside the mask; rows go through the model by length."""
     result = torch.zeros(batch.completion_mask.shape, dtype=torch.float32)
     order = (batch.prompt_mask.sum(1) + batch.completion_mask.sum(1)).argsort()
     device = next(model.parameters()).device
