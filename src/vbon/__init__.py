@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from vbon.core.reward_cdf import RewardCDF
     from vbon.evaluation.evaluate import evaluate
     from vbon.pool.store import ReferencePool
-    from vbon.training.train import VBoNTrainer
+    from vbon.training.trainer import VBoNTrainer
 
 __all__ = ["ReferencePool", "RewardCDF", "VBoNTrainer", "best_of_n", "evaluate", "__version__"]
 
@@ -18,7 +18,7 @@ _HOMES = {
     "best_of_n": "vbon.core",
     "RewardCDF": "vbon.core.reward_cdf",
     "ReferencePool": "vbon.pool.store",
-    "VBoNTrainer": "vbon.training.train",
+    "VBoNTrainer": "vbon.training.trainer",
     "evaluate": "vbon.evaluation.evaluate",
 }
 

@@ -66,8 +66,12 @@ class TrainConfig:
     """λ of generalised advantage estimation; 1 is Monte Carlo."""
     kl_estimator: Literal["k1", "full"] = "k1"
     """k1: log-ratio of the sampled token. full: KL over the vocabulary at each token, of lower variance."""
-    whiten_advantages: bool = True
-    """Give advantages mean 0 and variance 1 over the real tokens of an iteration."""
+    refresh_kl: bool = True
+    """Take the KL part of each advantage at the current policy in every minibatch, not once at the rollout."""
+    advantage_clip: float = 10.0
+    """Advantages, in nats (divided by the KL coefficient), are bounded by ± this."""
+    whiten_advantages: bool = False
+    """Scale advantages to unit variance in every minibatch, as common PPO does, instead of keeping them in nats."""
     critic: Literal["separate", "shared"] = "separate"
     """ppo: the critic is a model of its own, or a head on the policy."""
 
@@ -132,7 +136,7 @@ class TrainConfig:
 
 
 _POSITIVE = ("temperature", "learning_rate", "critic_learning_rate", "offline_learning_rate", "max_grad_norm",
-             "clip_range", "value_clip_range", "lora_alpha", "reward_timeout")  # fmt: skip
+             "clip_range", "value_clip_range", "advantage_clip", "lora_alpha", "reward_timeout")  # fmt: skip
 _COUNTS = ("num_iterations", "rollouts_per_iteration", "samples_per_prompt", "num_epochs", "minibatch_size",
            "offline_steps", "offline_batch_size", "validation_every", "checkpoint_every", "keep_checkpoints",
            "max_new_tokens", "reward_batch_size", "num_threads")  # fmt: skip

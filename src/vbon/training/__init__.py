@@ -1,0 +1,1 @@
+"""Training: rollouts, signals, updates; online (PPO, RLOO) and offline on the pool."""

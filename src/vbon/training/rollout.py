@@ -1,0 +1,114 @@
+"""One iteration's rollouts: completions of the policy, their rewards, ranks in the pool, and reference log-probabilities."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vbon.core import kl
+from vbon.core.objectives import Objective
+from vbon.core.reward_cdf import Interval
+from vbon.models.batch import Sequences, pad_left
+from vbon.models.generate import generate
+from vbon.models.logprobs import completion_logits, log_softmax, token_logprobs
+
+Scorer = Callable[[NDArray[np.int64], list[list[int]]], tuple[NDArray[np.float64], Interval]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn: the distribution that is trained is this one."""
+
+    temperature: float
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    pad_token_id: int
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """B completions of the policy. Token-level tensors are float32 (B, T), sequence-level ones float64 (B,)."""
+
+    prompt_index: Tensor
+    sequences: Sequences
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    ref_log_softmax: Tensor | None
+    finished: Tensor
+    rewards: NDArray[np.float64]
+    interval: Interval
+    sequence_reward: Tensor
+    kl_coef: float
+
+    @property
+    def mask(self) -> Tensor:
+        return self.sequences.completion_mask
+
+    def log_ratio(self) -> Tensor:
+        """Σ_t log π_θ(y_t) − log π_ref(y_t) of each completion, float64 (B,): the k1 estimate of KL(π_θ‖π_ref)."""
+        return (kl.k1(self.old_logprobs.double(), self.ref_logprobs.double()) * self.mask).sum(1)
+
+
+def roll_out(
+    policy: nn.Module,
+    ref_policy: nn.Module,
+    prompt_ids: Sequence[Sequence[int]],
+    prompt_index: Tensor,
+    uniforms: Tensor,
+    sampling: Sampling,
+    score: Scorer,
+    objective: Objective,
+    n: float,
+    kl_coef: float | None,
+    keep_ref_log_softmax: bool = False,
+) -> Rollouts:
+    """Sample K completions for each of P prompts and score them.
+
+    Args:
+        prompt_ids: P token id lists; prompt_index: int64 (P,), their places in the pool.
+        uniforms: float64 (P, K, T), what the draws are a function of.
+        score: (pool index (B,), completion ids) → (rewards, interval).
+        keep_ref_log_softmax: also keep log π_ref over the vocabulary (B, T, V), for the full-vocabulary KL.
+    """
+    num_samples = uniforms.shape[1]
+    completions = generate(
+        policy, prompt_ids, uniforms, temperature=sampling.temperature,
+        stop_token_ids=sampling.stop_token_ids, pad_token_id=sampling.pad_token_id,
+    )  # fmt: skip
+    ids, mask = (t.to(completions.ids.device).repeat_interleave(num_samples, 0)
+                 for t in pad_left(prompt_ids, sampling.pad_token_id))  # fmt: skip
+    steps = int(completions.mask.sum(1).max())
+    sequences = Sequences(ids, mask, completions.ids[:, :steps], completions.mask[:, :steps])
+    index = prompt_index.repeat_interleave(num_samples)
+    rewards, interval = score(index.numpy(), completions.rows())
+    signal = objective(rewards, interval, n, kl_coef)
+    ref_logprobs, ref_log_softmax = _reference(ref_policy, sequences, sampling.temperature, keep_ref_log_softmax)
+    return Rollouts(
+        prompt_index=index,
+        sequences=sequences,
+        old_logprobs=completions.logprobs[:, :steps],
+        ref_logprobs=ref_logprobs,
+        ref_log_softmax=ref_log_softmax,
+        finished=completions.finished,
+        rewards=rewards,
+        interval=interval,
+        sequence_reward=torch.from_numpy(signal.sequence_reward),
+        kl_coef=signal.kl_coef,
+    )
+
+
+@torch.no_grad()
+def _reference(
+    ref_policy: nn.Module, sequences: Sequences, temperature: float, keep_log_softmax: bool, rows_per_batch: int = 256
+) -> tuple[Tensor, Tensor | None]:
+    parts, kept = [], []
+    for start in range(0, len(sequences.prompt_ids), rows_per_batch):
+        part = Sequences(*(t[start : start + rows_per_batch] for t in sequences))
+        logits = completion_logits(ref_policy, part)
+        parts.append(token_logprobs(logits, part.completion_ids, temperature) * part.completion_mask)
+        if keep_log_softmax:
+            kept.append(log_softmax(logits, temperature))
+    return torch.cat(parts), torch.cat(kept) if keep_log_softmax else None

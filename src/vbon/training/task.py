@@ -1,0 +1,99 @@
+"""What is trained on: the pool's prompts, how completions are drawn, scored and ranked; and the checks before a start."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from vbon.core import seeds, stats
+from vbon.core.reward_cdf import Interval, RewardCDF
+from vbon.errors import VbonError
+from vbon.models.generate import generate
+from vbon.models.prompts import decode
+from vbon.pool.prompts import Prompt, reward_columns
+from vbon.pool.store import ReferencePool, tie_keys
+from vbon.rewards import Reward
+from vbon.training.rollout import Sampling
+
+RANK_TEST_DRAWS = 512
+RANK_TEST_P_VALUE = 1e-4  # one start in ten thousand is refused by chance
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompts with a pool, and everything needed to turn a prompt into ranked completions."""
+
+    pool: ReferencePool
+    cdf: RewardCDF
+    tie_rule: str
+    prompt_ids: list[list[int]]
+    tokenizer: PreTrainedTokenizerBase
+    reward: Reward
+    sampling: Sampling
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return self.pool.prompts
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+    def score(
+        self, prompt_index: NDArray[np.int64], completion_ids: list[list[int]]
+    ) -> tuple[NDArray[np.float64], Interval]:
+        """Rewards and ranks of fresh completions. prompt_index (B,), B token id lists → float64 (B,), Interval (B,)."""
+        rewards = self.rewards(prompt_index, completion_ids)
+        return rewards, self.cdf.interval(prompt_index, rewards, self.keys(completion_ids))
+
+    def rewards(self, prompt_index: NDArray[np.int64], completion_ids: list[list[int]]) -> NDArray[np.float64]:
+        """Rewards of completions, decoded as in the pool. float64 (B,)."""
+        prompts = [self.prompts[i] for i in prompt_index]
+        texts = decode(self.tokenizer, completion_ids)
+        return self.reward([p.prompt for p in prompts], texts, **reward_columns(prompts))
+
+    def keys(self, completion_ids: Sequence[Sequence[int]]) -> NDArray[np.int64] | None:
+        """Tie keys of completions under tie rule `order`, else None."""
+        return tie_keys(completion_ids) if self.tie_rule == "order" else None
+
+
+def prompt_slots(num_prompts: int, first: int, count: int, seed: int) -> Tensor:
+    """Which prompts take slots first … first+count−1 of an endless series of shuffled passes. int64 (count,)."""
+    epochs = range(first // num_prompts, (first + count - 1) // num_prompts + 1)
+    order = torch.cat([seeds.permutation(num_prompts, seed, seeds.PROMPT_ORDER, epoch) for epoch in epochs])
+    start = first - epochs[0] * num_prompts
+    return order[start : start + count]
+
+
+@torch.no_grad()
+def pool_rank_test(policy: nn.Module, task: Task, seed: int, num_draws: int = RANK_TEST_DRAWS) -> stats.RankTest:
+    """Rank fresh samples of the trainer's own sampler against the pool (`core.stats.rank_test`)."""
+    num_prompts = min(len(task), num_draws)
+    per_prompt = max(1, num_draws // num_prompts)
+    index = seeds.permutation(len(task), seed, seeds.RANK_TEST)[:num_prompts]
+    completions = generate(
+        policy,
+        [task.prompt_ids[i] for i in index],
+        seeds.uniforms((num_prompts, per_prompt, task.sampling.max_new_tokens), seed, seeds.RANK_TEST, 1),
+        temperature=task.sampling.temperature,
+        stop_token_ids=task.sampling.stop_token_ids,
+        pad_token_id=task.sampling.pad_token_id,
+    )
+    repeated = index.repeat_interleave(per_prompt).numpy()
+    rows = completions.rows()
+    k_lt, k_eq = task.cdf.counts(repeated, task.rewards(repeated, rows), task.keys(rows))
+    return stats.rank_test(k_lt, k_eq, task.cdf.num_samples[repeated], repeated, seed)
+
+
+def check_rank_test(result: stats.RankTest, pool: ReferencePool, *, allowed: bool) -> None:
+    """Refuse a pool that fresh samples do not fit. Raises VbonError with the p-value and the usual causes."""
+    if result.p_value >= RANK_TEST_P_VALUE or allowed:
+        return
+    raise VbonError(
+        f"{pool.path}: fresh samples of the model do not rank like this pool's (p = {result.p_value:.1e}); its model, "
+        "temperature, length, stop rule, chat template or reward was another one. Collect the pool again, or accept "
+        "it with --allow-mismatch rank_test"
+    )

@@ -1,0 +1,62 @@
+"""`vbon train`: load everything the config names, check that it belongs together, train."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from vbon.config.train import TrainConfig
+from vbon.models import load
+from vbon.pool.fingerprint import check_fingerprint
+from vbon.pool.prompts import read_prompts
+from vbon.pool.sampling import Sampler, fingerprint_of
+from vbon.pool.store import ReferencePool
+from vbon.rewards import load_reward
+from vbon.training.trainer import VBoNTrainer, sampling_of
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train as configured and return the result; the run is in `config.out`.
+
+    Raises:
+        VbonError: anything the user can mend, before the first iteration.
+    """
+    config.validate()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    pool = open_pool(config)
+    accelerator = Accelerator(cpu=config.device == "cpu")
+    ref_policy = load.load_policy(
+        config.model, dtype=config.dtype, device=accelerator.device, trust_remote_code=config.trust_remote_code
+    )
+    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    reward = load_reward(
+        config.reward,
+        device=str(accelerator.device),
+        batch_size=config.reward_batch_size,
+        timeout=config.reward_timeout,
+        trust_remote_code=config.trust_remote_code,
+    )
+    sampling = sampling_of(ref_policy, tokenizer, pool, config)
+    sampler = Sampler(ref_policy, tokenizer, sampling.temperature, sampling.max_new_tokens, sampling.stop_token_ids)
+    allowed = check_fingerprint(
+        pool.fingerprint,
+        fingerprint_of(config.model, sampler, reward),
+        allow_mismatch=[field for field in config.allow_mismatch if field != "rank_test"],
+        what="training",
+    )
+    trainer = VBoNTrainer(
+        copy.deepcopy(ref_policy), ref_policy, reward, pool, config, tokenizer=tokenizer, accelerator=accelerator
+    )
+    trainer.allowed_mismatches = allowed
+    return trainer.train()
+
+
+def open_pool(config: TrainConfig) -> ReferencePool:
+    """The pool, cut to the prompts of --prompts if given. Raises VbonError for one that the pool lacks."""
+    pool = ReferencePool.open(Path(config.pool))
+    if config.prompts is None:
+        return pool
+    return pool.select([prompt.prompt_id for prompt in read_prompts(config.prompts)])

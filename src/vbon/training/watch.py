@@ -1,0 +1,61 @@
+"""Reads the diary for the ways such runs fail, and says in one line what it sees and what helps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vbon.core.best_of_n import kl_floor, kl_from_reference
+
+WINDOW = 10
+KL_OVERRUN = 1.5
+NOISY_FLOOR = 0.1  # nats: the reading of KL(π_θ‖π_bon) at π_θ = π_bon
+
+
+def before_start(n: float, num_samples: int, vbon_objective: bool) -> list[str]:
+    """What can be said before the first iteration. `num_samples`: the smallest M of the pool."""
+    if not vbon_objective or kl_floor(num_samples, n) <= NOISY_FLOOR:
+        return []
+    return [
+        f"F̂ is noisy for this N: with M = {num_samples} samples a prompt, KL(π_θ‖π_bon) reads "
+        f"{kl_floor(num_samples, n):.2f} nats at best; M ≥ {round(25 * n)} or a smaller --n helps"
+    ]
+
+
+def signs(history: Sequence[dict[str, Any]], n: float, vbon_objective: bool) -> dict[str, str]:
+    """Failure signatures in the training metrics so far, by name; each is worth one line to the user, once."""
+    if len(history) < 2 * WINDOW:
+        return {}
+    first, last = _mean(history[:WINDOW]), _mean(history[-WINDOW:])
+    found = {}
+    target = kl_from_reference(n)
+    if vbon_objective and last["kl_policy_ref"] > KL_OVERRUN * target + 0.1:
+        found["kl_overrun"] = (
+            f"KL(π_θ‖π_ref) = {last['kl_policy_ref']:.2f} runs past best-of-{n:g}'s {target:.2f} nats; "
+            "a smaller --learning-rate or more --rollouts-per-iteration helps"
+        )
+    if last["entropy"] < 0.25 * first["entropy"]:
+        found["entropy_collapse"] = (
+            f"entropy fell from {first['entropy']:.1f} to {last['entropy']:.1f} nats; "
+            "a smaller --learning-rate, a smaller --n or --warm-start offline helps"
+        )
+    if abs(last["eos_rate"] - first["eos_rate"]) > 0.5:
+        found["eos_collapse"] = (
+            f"the share of completions that end by themselves went from {first['eos_rate']:.0%} to "
+            f"{last['eos_rate']:.0%}; check how the reward treats length and unfinished text"
+        )
+    return found
+
+
+def plateau(validations: Sequence[dict[str, Any]], patience: int = 4) -> str | None:
+    """A line when the validation objective has not improved for `patience` validations."""
+    values = [row["validation/objective"] for row in validations]
+    if len(values) <= patience or max(values[-patience:]) > max(values[:-patience]):
+        return None
+    best = validations[values.index(max(values))]["iteration"]
+    return (
+        f"the validation objective has not improved since iteration {best}; "
+        "the best checkpoint is kept. A smaller --learning-rate or more --rollouts-per-iteration may go further"
+    )
+
+
+def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    return {key: sum(row[key] for row in rows) / len(rows) for key in ("kl_policy_ref", "entropy", "eos_rate")}
