@@ -46,6 +46,21 @@ class Sequences(NamedTuple):
             self.completion_ids[rows][:, :stop], completion_mask[:, :stop],
         )  # fmt: skip
 
+    def lengths(self) -> Tensor:
+        """Real tokens of each row, int64 (B,)."""
+        return self.prompt_mask.sum(1) + self.completion_mask.sum(1)
+
+    def without_gaps(self) -> tuple[Tensor, Tensor]:
+        """(ids, first): prompt and completion side by side and one padding at the right end, the last token left out.
+
+        What is left out predicts nothing. ids int64 (B, S); first int64 (B,), the column that predicts y_0.
+        """
+        ids = torch.cat([self.prompt_ids, self.completion_ids], 1)
+        prompt_lengths = self.prompt_mask.sum(1)
+        width = int(self.lengths().max()) - 1
+        columns = torch.arange(width, device=ids.device) + (self.prompt_ids.shape[1] - prompt_lengths)[:, None]
+        return ids.gather(1, columns.clamp_max(ids.shape[1] - 1)), prompt_lengths - 1
+
     def to(self, device: torch.device | str) -> "Sequences":
         return Sequences(*(tensor.to(device) for tensor in self))
 

@@ -4,17 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from vbon.models.batch import Sequences
-from vbon.models.forward import keep_logits, model_inputs
+from vbon.models.forward import is_wrapped, keep_logits, per_completion_token
 
 
 def completion_logits(model: nn.Module, batch: Sequences) -> Tensor:
-    """Logits that predict each completion token, (B, T, V), the model's dtype."""
-    input_ids, attention_mask = _joined(batch)
-    steps = batch.completion_ids.shape[1]
-    output = model(
-        input_ids=input_ids, use_cache=False, **model_inputs(model, attention_mask), **keep_logits(model, steps + 1)
-    )
-    return output.logits[:, -steps - 1 : -1]
+    """Logits that predict each completion token, (B, T, V), the model's dtype; arbitrary outside the mask."""
+
+    def forward(ids: Tensor, first: int) -> Tensor:
+        kept = ids.shape[1] - first
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **keep_logits(model, kept))
+        return output.logits[:, -kept:]
+
+    return per_completion_token(forward, batch, split=not is_wrapped(model))
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
@@ -41,11 +42,3 @@ def completion_logprobs(model: nn.Module, batch: Sequences, temperature: float, 
         logprobs = token_logprobs(completion_logits(model, part), part.completion_ids, temperature)
         result[rows, : logprobs.shape[1]] = (logprobs * part.completion_mask).cpu()
     return result
-
-
-def _joined(batch: Sequences) -> tuple[Tensor, Tensor]:
-    """The last token is an input too: models are called on whole rows, so that a value can be read at every state."""
-    return (
-        torch.cat([batch.prompt_ids, batch.completion_ids], 1),
-        torch.cat([batch.prompt_mask, batch.completion_mask], 1),
-    )

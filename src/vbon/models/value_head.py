@@ -2,12 +2,12 @@
 
 import copy
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vbon.models.batch import Sequences
-from vbon.models.forward import model_inputs
-from vbon.models.logprobs import _joined
+from vbon.models.forward import per_completion_token
 
 
 class Critic(nn.Module):
@@ -22,8 +22,10 @@ class Critic(nn.Module):
 
     def forward(self, batch: Sequences) -> Tensor:
         """Values before each completion token, float32 (B, T)."""
-        input_ids, attention_mask = _joined(batch)
-        inputs = model_inputs(self.trunk, attention_mask)
-        hidden = self.trunk(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
-        steps = batch.completion_ids.shape[1]
-        return self.head(hidden[:, -steps - 1 : -1].to(self.head.weight.dtype))[..., 0].float()
+        values: Tensor = self.head(per_completion_token(self._hidden, batch).to(self.head.weight.dtype))
+        return values[..., 0].float()
+
+    def _hidden(self, ids: Tensor, first: int) -> Tensor:
+        output = self.trunk(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        hidden: Tensor = output.last_hidden_state[:, first:]
+        return hidden
