@@ -1,0 +1,170 @@
+"""The EVAL folder and the printed table. Same seed, same bytes: only throughput.json holds wall-clock times."""
+
+import io
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from vbon.errors import VbonError
+from vbon.evaluation import metrics
+from vbon.pool.files import replace_file
+from vbon.pool.prompts import canonical_json
+
+if TYPE_CHECKING:
+    from vbon.evaluation.evaluate import Evaluation
+
+SHOWN_SAMPLES = 4
+"""Completions of each prompt and policy that samples.parquet keeps."""
+_COLUMNS = {
+    "reward": "reward",
+    "win_rate": "win rate",
+    "kl_policy_ref": "KL(·‖ref)",
+    "kl_policy_bon": "KL(·‖bon)",
+    "reward_gain_share": "share of gain",
+}
+_SAMPLE_SCHEMA = pa.schema(
+    [
+        ("policy", pa.string()),
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("sample_index", pa.int32()),
+        ("completion", pa.string()),
+        ("reward", pa.float64()),
+        ("win_rate", pa.float64()),
+        ("log_ratio", pa.float64()),
+        ("log_weight", pa.float64()),
+        ("finished", pa.bool_()),
+    ]
+)
+
+
+def make_folder(out: str) -> Path:
+    """The folder of the evaluation. Raises VbonError where it cannot be made, before the work."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VbonError(f"--out {out}: cannot be made ({error.strerror}); name another directory") from None
+    return folder
+
+
+def write_evaluation(folder: Path, evaluation: "Evaluation") -> None:
+    """per_prompt.parquet, samples.parquet, throughput.json (where timed) and, last, evaluation.json."""
+    replace_file(folder / "per_prompt.parquet", _parquet(per_prompt_table(evaluation)))
+    replace_file(folder / "samples.parquet", _parquet(samples_table(evaluation)))
+    if evaluation.rates:
+        replace_file(folder / "throughput.json", _json({"completions_per_second": evaluation.rates}))
+    else:
+        (folder / "throughput.json").unlink(missing_ok=True)
+    replace_file(folder / "evaluation.json", _json(evaluation.summary))
+
+
+def per_prompt_table(evaluation: "Evaluation") -> pa.Table:
+    """A row for each policy and prompt, a column for each metric; null where a policy lacks one."""
+    prompts = evaluation.setting.pool.prompts
+    names = sorted({name for values in evaluation.per_prompt.values() for name in values})
+    rows = [
+        {"policy": policy, "prompt_id": prompt.prompt_id}
+        | {name: float(values[name][index]) if name in values else None for name in names}
+        for policy, values in evaluation.per_prompt.items()
+        for index, prompt in enumerate(prompts)
+    ]
+    schema = pa.schema([("policy", pa.string()), ("prompt_id", pa.string()), *((n, pa.float64()) for n in names)])
+    return pa.Table.from_pylist(rows, schema)
+
+
+def samples_table(evaluation: "Evaluation") -> pa.Table:
+    """The first few completions of each policy and prompt, for reading side by side."""
+    return pa.Table.from_pylist(list(_sample_rows(evaluation)), _SAMPLE_SCHEMA)
+
+
+def print_evaluation(evaluation: "Evaluation", console: Console) -> None:
+    """Policies × main metrics with intervals, the target, the floor, warnings."""
+    summary = evaluation.summary
+    console.print(_table(summary))
+    if evaluation.rates:
+        console.print(_rates_line(evaluation.rates), highlight=False)
+    for line in summary["warnings"]:
+        console.print(f"[yellow]warning:[/] {line}", highlight=False)
+
+
+def _sample_rows(evaluation: "Evaluation") -> Iterator[dict[str, Any]]:
+    setting = evaluation.setting
+    size = setting.samples_per_prompt
+    for policy, samples in evaluation.samples.items():
+        wins = metrics.win_rate(samples.k_lt, samples.k_eq, setting.pool.num_samples)
+        for p, prompt in enumerate(setting.pool.prompts):
+            for k in range(min(size, SHOWN_SAMPLES)):
+                yield {
+                    "policy": policy,
+                    "prompt_id": prompt.prompt_id,
+                    "prompt": canonical_json(prompt.prompt) if prompt.is_chat else prompt.prompt,
+                    "sample_index": k,
+                    "completion": samples.completions[p * size + k],
+                    "reward": samples.rewards[p, k],
+                    "win_rate": wins[p, k],
+                    "log_ratio": samples.divergence.log_ratio[p, k],
+                    "log_weight": samples.log_weight[p, k],
+                    "finished": bool(samples.finished[p, k]),
+                }
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    n, prompts, size = summary["n"], summary["num_prompts"], summary["samples_per_prompt"]
+    floor = summary["floor"]["kl_policy_bon"]
+    table = Table(
+        title=f"N = {n:g}, {prompts} held-out prompts × {size} samples, pool of M = {summary['num_samples']}",
+        caption=f"(95 % intervals over prompts) · KL(·‖bon) reads {floor:.3f} at best-of-N itself (floor) · gain: in reward",
+        box=SIMPLE,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("", overflow="fold")
+    for header in _COLUMNS.values():
+        table.add_column(header, justify="right", no_wrap=True)
+    rows = {name: row["metrics"] for name, row in summary["policies"].items()}
+    target = {**summary["target"]["metrics"], "reward_gain_share": {"value": 1.0, "low": 1.0, "high": 1.0}}
+    for name, values in {"reference": summary["reference"]["metrics"], **rows, f"best-of-{n:g}": target}.items():
+        table.add_row(name, *(_cell(values.get(key)) for key in _COLUMNS))
+    return table
+
+
+def _cell(estimate: dict[str, float | None] | None) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    text = f"{estimate['value']:.3f}"
+    if estimate["low"] is None or estimate["high"] is None or estimate["low"] == estimate["high"]:
+        return text
+    return f"{text}\n({estimate['low']:.2f}, {estimate['high']:.2f})"
+
+
+def _rates_line(rates: dict[str, float]) -> str:
+    return "completions a second: " + ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """NaN and ±∞ as null, which JSON has."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

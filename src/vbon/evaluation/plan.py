@@ -1,0 +1,156 @@
+"""What `vbon evaluate` will do, checked before anything is sampled: runs, pool, reference, reward, N."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from vbon.config.evaluate import EvaluateConfig
+from vbon.errors import VbonError
+from vbon.evaluation.runs import Run, read_runs
+from vbon.evaluation.setting import Setting
+from vbon.models import load
+from vbon.pool.fingerprint import check_fingerprint
+from vbon.pool.prompts import read_prompts
+from vbon.pool.sampling import Sampler, encode_prompts, fingerprint_of
+from vbon.pool.store import ReferencePool
+from vbon.rewards import Reward, load_reward
+
+
+class Plan(NamedTuple):
+    """The runs to evaluate and where; `settings` is the merged config with every default filled in."""
+
+    runs: list[Run]
+    setting: Setting
+    device: torch.device
+    settings: dict[str, Any]
+    warnings: list[str]
+
+
+def make_plan(config: EvaluateConfig) -> Plan:
+    """Fill the defaults from runs and pool, load the reference and the rewards.
+
+    Raises VbonError for what is missing or does not belong together, naming the flag that would mend it.
+    """
+    runs = read_runs(config.runs)
+    pool = _select(ReferencePool.open(config.pool), config)
+    device = load.resolve_device(config.device)
+    ref_model = _ref_model(config, runs, pool)
+    sampler = _sampler(config, ref_model, pool, device)
+    reward = _load_reward(_reward_spec(config, runs, pool), config, device)
+    judges = tuple(_load_reward(spec, config, device) for spec in config.judges)
+    _check_judges(judges)
+    _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
+    n = _shared_n(config, runs)
+    setting = Setting(
+        pool=pool,
+        prompt_ids=encode_prompts(sampler, pool.prompts, str(pool.path)),
+        sampler=sampler,
+        reward=reward,
+        judges=judges,
+        n=n,
+        samples_per_prompt=config.samples_per_prompt,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
+    settings = json.loads(json.dumps(dataclasses.asdict(filled)))
+    return Plan(runs, setting, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
+
+
+def _select(pool: ReferencePool, config: EvaluateConfig) -> ReferencePool:
+    ids = [prompt.prompt_id for prompt in pool.prompts]
+    if config.prompts is not None:
+        ids = [prompt.prompt_id for prompt in read_prompts(config.prompts, column=config.prompt_column)]
+    return pool.select(ids[: config.limit])
+
+
+def _ref_model(config: EvaluateConfig, runs: Sequence[Run], pool: ReferencePool) -> str:
+    names = [config.model, pool.manifest.model, *(run.ref_model for run in runs)]
+    return _first(names, f"{pool.path}: does not say which model made it; name it with --model")
+
+
+def _reward_spec(config: EvaluateConfig, runs: Sequence[Run], pool: ReferencePool) -> str:
+    names = [config.reward, pool.manifest.reward, *(run.reward for run in runs)]
+    return _first(names, f"{pool.path}: does not say which reward scored it; name it with --reward")
+
+
+def _first(values: Sequence[Any], message: str) -> Any:
+    known = [value for value in values if value is not None]
+    if not known:
+        raise VbonError(message)
+    return known[0]
+
+
+def _shared_n(config: EvaluateConfig, runs: Sequence[Run]) -> float:
+    trained = {run.name: run.n for run in runs if run.n is not None}
+    if config.n is None and len(set(trained.values())) > 1:
+        each = ", ".join(f"{name} for N = {n:g}" for name, n in trained.items())
+        raise VbonError(f"the runs were not trained for one N ({each}); choose with --n")
+    return float(
+        _first([config.n, *trained.values()], "none of the runs says what N it was trained for; name it with --n")
+    )
+
+
+def _sampler(config: EvaluateConfig, ref_model: str, pool: ReferencePool, device: torch.device) -> Sampler:
+    """The reference, sampled as the pool was."""
+    made = pool.fingerprint
+    for key in ("temperature", "max_new_tokens"):
+        if getattr(made, key) is None:
+            raise VbonError(f"{pool.path}: its {key} is not known; import it with --declare {key}=…")
+    model = load.load_policy(ref_model, dtype=config.dtype, device=device, trust_remote_code=config.trust_remote_code)
+    tokenizer = load.load_tokenizer(ref_model, trust_remote_code=config.trust_remote_code)
+    stop = load.stop_token_ids(model, tokenizer) if made.stop is None else made.stop
+    assert made.temperature is not None and made.max_new_tokens is not None
+    return Sampler(model, tokenizer, made.temperature, made.max_new_tokens, stop)
+
+
+def _load_reward(spec: str, config: EvaluateConfig, device: torch.device) -> Reward:
+    return load_reward(
+        spec,
+        device=str(device),
+        batch_size=config.reward_batch_size,
+        timeout=config.reward_timeout,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _check_judges(judges: Sequence[Reward]) -> None:
+    names = [judge.name for judge in judges]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise VbonError(f"--judge {twice[0]} is given twice; name it once")
+
+
+def _check_fingerprints(
+    config: EvaluateConfig,
+    runs: Sequence[Run],
+    pool: ReferencePool,
+    ref_model: str,
+    sampler: Sampler,
+    reward: Reward,
+) -> None:
+    """The reference now, and what each run was trained against, must be what made the held-out pool."""
+    allowed = config.allow_mismatch
+    actual = fingerprint_of(ref_model, sampler, reward)
+    check_fingerprint(pool.fingerprint, actual, allow_mismatch=allowed, what=f"reference {ref_model}")
+    for run in runs:
+        if run.pool_fingerprint is not None:
+            check_fingerprint(pool.fingerprint, run.pool_fingerprint, allow_mismatch=allowed, what=f"run {run.path}")
+
+
+def _unknown_warnings(pool: ReferencePool) -> list[str]:
+    unknown = pool.fingerprint.unknown()
+    return [f"not known how the pool was made: {', '.join(unknown)}; the rank test decides"] if unknown else []
+
+
+def _held_out_warnings(runs: Sequence[Run], pool: ReferencePool) -> list[str]:
+    ids = {prompt.prompt_id for prompt in pool.prompts}
+    seen = [(run, len(ids.intersection(run.train_prompt_ids or ()))) for run in runs]
+    return [
+        f"{run.name} was trained on {count} of these {len(ids)} prompts: its figures are not held-out ones"
+        for run, count in seen
+        if count
+    ]

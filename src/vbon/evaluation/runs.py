@@ -1,0 +1,80 @@
+"""RUN folders: a model directory, and what `vbon/run.json` records of its training. Read as untrusted input."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vbon.errors import VbonError
+from vbon.pool.fingerprint import Fingerprint
+from vbon.pool.manifest import parse_fingerprint
+from vbon.pool.records import parse_json
+
+RECORD_NAME = "vbon/run.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A policy to evaluate. Everything but name and path is None where the directory is no run, only a model."""
+
+    name: str
+    path: str
+    n: float | None = None
+    objective: str | None = None
+    algorithm: str | None = None
+    pool: str | None = None
+    pool_fingerprint: Fingerprint | None = None
+    ref_model: str | None = None
+    reward: str | None = None
+    train_prompt_ids: tuple[str, ...] | None = None
+
+
+def read_runs(paths: Sequence[str]) -> list[Run]:
+    """One Run for each path, named by its last part, or in full where two of them would share that."""
+    last = [Path(path).name or path for path in paths]
+    twice = {path for path in paths if list(paths).count(path) > 1}
+    if twice:
+        raise VbonError(f"run {sorted(twice)[0]} is given twice; name it once")
+    names = [name if last.count(name) == 1 else path for name, path in zip(last, paths, strict=True)]
+    return [read_run(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def read_run(path: str, name: str) -> Run:
+    """Read a RUN, or a plain model directory. Raises VbonError naming the file and the field."""
+    record = Path(path) / RECORD_NAME
+    if not record.is_file():
+        return Run(name, path)
+    try:
+        content = parse_json(record.read_text(encoding="utf-8"), str(record))
+    except (OSError, UnicodeDecodeError) as error:
+        raise VbonError(f"{record}: cannot be read ({error})") from None
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        raise VbonError(f"{record}: not a run of this vbon (format_version must be {FORMAT_VERSION}); upgrade vbon")
+    return _parse(name, path, content, str(record))
+
+
+def _parse(name: str, path: str, content: dict[str, Any], where: str) -> Run:
+    texts = {
+        key: _typed(content, key, (str,), where) for key in ("objective", "algorithm", "pool", "ref_model", "reward")
+    }
+    n = _typed(content, "n", (int, float), where)
+    fingerprint = _typed(content, "pool_fingerprint", (dict,), where)
+    ids = _typed(content, "train_prompt_ids", (list,), where)
+    if n is not None and not 1 < n < float("inf"):
+        raise VbonError(f"{where}: 'n' is {n}, but must be a number greater than 1")
+    return Run(
+        name,
+        path,
+        n=None if n is None else float(n),
+        pool_fingerprint=None if fingerprint is None else parse_fingerprint(fingerprint, f"{where}: pool_fingerprint"),
+        train_prompt_ids=None if ids is None else tuple(map(str, ids)),
+        **texts,
+    )
+
+
+def _typed(content: dict[str, Any], key: str, kinds: tuple[type, ...], where: str) -> Any:
+    value = content.get(key)
+    if value is not None and type(value) not in kinds:
+        raise VbonError(f"{where}: {key!r} must be {kinds[-1].__name__}, not {value!r:.60}")
+    return value

@@ -1,0 +1,51 @@
+"""What every policy of an evaluation shares: prompts, pool, reference, how it is sampled, rewards, N."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vbon.core import best_of_n, seeds
+from vbon.core.reward_cdf import RewardCDF
+from vbon.pool.sampling import Sampler
+from vbon.pool.store import ReferencePool
+from vbon.rewards import Reward
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """P prompts of a held-out pool, and K completions of each policy for each of them."""
+
+    pool: ReferencePool
+    prompt_ids: list[list[int]]
+    """Token ids of each prompt, by the reference's tokenizer."""
+    sampler: Sampler
+    """The reference model and how it, and every policy, is sampled."""
+    reward: Reward
+    judges: tuple[Reward, ...]
+    n: float
+    samples_per_prompt: int
+    batch_size: int
+    seed: int
+
+    @cached_property
+    def cdf(self) -> RewardCDF:
+        return self.pool.cdf()
+
+    @cached_property
+    def pool_log_weight(self) -> Float:
+        """log Ŵ of the pool's own samples, leave-one-out, (ΣM,)."""
+        interval = self.cdf.pool_interval()
+        return best_of_n.log_weight(interval.cdf_lt, interval.cdf_le, self.n)
+
+    @cached_property
+    def draw_seed(self) -> int:
+        """One for all policies, so that they share their random numbers, and never the pool's own."""
+        return int(seeds.generator(self.seed, seeds.EVALUATION).integers(2**62))
+
+    def per_prompt(self, values: Float) -> list[Float]:
+        """Flat values of the pool (ΣM,), split by prompt."""
+        return np.split(values, self.pool.offsets[1:-1])
