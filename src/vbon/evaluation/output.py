@@ -28,7 +28,7 @@ _COLUMNS = {
     "win_rate": "win rate",
     "kl_policy_ref": "KL(·‖ref)",
     "kl_policy_bon": "KL(·‖bon)",
-    "reward_gain_share": "share of gain",
+    "reward_gain_share": "gain",
 }
 _SAMPLE_SCHEMA = pa.schema(
     [
@@ -122,12 +122,14 @@ def _table(summary: dict[str, Any]) -> Table:
     floor = summary["floor"]["kl_policy_bon"]
     table = Table(
         title=f"N = {n:g}, {prompts} held-out prompts × {size} samples, pool of M = {summary['num_samples']}",
-        caption=f"(95 % intervals over prompts) · KL(·‖bon) reads {floor:.3f} at best-of-N itself (floor) · gain: in reward",
+        caption=f"gain: share of best-of-N's, in reward · KL(·‖bon) reads {floor:.3f} at best-of-N itself (floor)",
         box=SIMPLE,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("", overflow="fold")
+    table.add_column("", min_width=9, overflow="fold")
     for header in _COLUMNS.values():
         table.add_column(header, justify="right", no_wrap=True)
     rows = {name: row["metrics"] for name, row in summary["policies"].items()}
@@ -143,7 +145,7 @@ def _cell(estimate: dict[str, float | None] | None) -> str:
     text = f"{estimate['value']:.3f}"
     if estimate["low"] is None or estimate["high"] is None or estimate["low"] == estimate["high"]:
         return text
-    return f"{text}\n({estimate['low']:.2f}, {estimate['high']:.2f})"
+    return f"{text}\n{estimate['low']:.3f}…{estimate['high']:.3f}"
 
 
 def _rates_line(rates: dict[str, float]) -> str:
