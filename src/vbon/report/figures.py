@@ -1,0 +1,187 @@
+"""Figures as inline SVG, drawn by matplotlib with the page's CSS colours: one drawing serves light, dark and print.
+
+The bytes depend on the data alone: ids are salted with the figure's name, and no date is written.
+"""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vbon.core import best_of_n
+from vbon.core.stats import Estimate
+
+# Stand-ins that matplotlib can draw with; `_as_page_colours` turns each into the page's own.
+INK, MUTED, GRID, TARGET = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
+SERIES = tuple(f"#0a0c{index:02d}" for index in range(8))
+_CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", TARGET: "var(--target)"} | {
+    colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
+}
+_MARKERS = "os^Dv<>P"
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: selectable, read aloud, in the page's own font
+    "font.size": 10.0,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+class Drawing(NamedTuple):
+    """One figure of the page: what it shows in words, its SVG, and the caption under it."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+class Point(NamedTuple):
+    """One policy in a plane: both coordinates with their intervals."""
+
+    name: str
+    x: Estimate
+    y: Estimate
+    series: int
+
+
+class Curve(NamedTuple):
+    """One line of a training figure: `name` is None where the figure's one line needs no legend."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    series: int
+    dashed: bool = False
+
+
+def against_kl(
+    key: str,
+    points: Sequence[Point],
+    *,
+    y_label: str,
+    alt: str,
+    curve: tuple[Sequence[float], Sequence[float]] | None = None,
+    targets: Sequence[tuple[str, float, float]] = (),
+) -> str:
+    """Policies in the plane of KL(π_θ‖π_ref) and `y_label`, with best-of-n as a curve (x, y) and points (label, x, y)."""
+
+    def draw(axes: Axes) -> None:
+        if curve is not None:
+            axes.plot(*curve, color=TARGET, linestyle="--", label="best-of-n, any n", zorder=2)
+        for label, x, y in targets:
+            axes.plot(x, y, "*", color=TARGET, markersize=13, label=label, zorder=3)
+        for point in points:
+            _error_bars(axes, point)
+        axes.set_xlabel("KL(π_θ‖π_ref), nats a completion")
+        axes.set_ylabel(y_label)
+        axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
+        axes.legend(loc="lower right", labelcolor=INK)
+
+    return _svg(key, draw, alt=alt, size=(5.4, 3.7))
+
+
+def best_of_n_curve(max_kl: float) -> tuple[list[float], list[float]]:
+    """The theoretical curve of best-of-n, n real, up to `max_kl`: (log n − (n−1)/n, n/(n+1)); continuous rewards."""
+    ns = np.geomspace(1.0, best_of_n.n_from_kl(max_kl), 80)
+    return [best_of_n.kl_from_reference(float(n)) for n in ns], [best_of_n.win_rate(float(n)) for n in ns]
+
+
+def bars(key: str, rows: Sequence[tuple[str, Estimate, int]], *, floor: float | None, x_label: str, alt: str) -> str:
+    """One horizontal bar a policy with its interval; the dashed line is where a perfect policy would read."""
+
+    def draw(axes: Axes) -> None:
+        for place, (_, value, series) in enumerate(rows):
+            axes.barh(place, value.value, height=0.55, color=SERIES[series % len(SERIES)], alpha=0.85)
+            axes.errorbar(value.value, place, xerr=_reach(value), color=INK, capsize=3, linewidth=1.2)
+        axes.set_yticks(range(len(rows)), [_shortened(name) for name, _, _ in rows])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(x_label)
+        if floor is not None:
+            axes.axvline(floor, color=TARGET, linestyle="--", label=f"best-of-N itself reads {floor:.3f}")
+            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), labelcolor=INK)
+
+    return _svg(key, draw, alt=alt, size=(5.4, 1.5 + 0.42 * len(rows)))
+
+
+def curves(key: str, lines: Sequence[Curve], *, y_label: str, alt: str, level: tuple[str, float] | None = None) -> str:
+    """Training curves over iterations; `level` is a horizontal line (label, height) to compare with."""
+
+    def draw(axes: Axes) -> None:
+        for line in lines:
+            marker = "o" if len(line.x) < 2 or line.dashed else ""
+            style = "--" if line.dashed else "-"
+            colour = SERIES[line.series % len(SERIES)]
+            axes.plot(line.x, line.y, style, marker=marker, markersize=3.5, color=colour, label=_shortened(line.name))
+        if level is not None:
+            axes.axhline(level[1], color=TARGET, linestyle=":", label=level[0])
+        axes.set_xlabel("iteration")
+        axes.set_ylabel(y_label)
+        if len(lines) > 1 or level is not None:
+            axes.legend(loc="best", labelcolor=INK, fontsize=9)
+
+    return _svg(key, draw, alt=alt, size=(4.4, 2.8))
+
+
+def _error_bars(axes: Axes, point: Point) -> None:
+    axes.errorbar(
+        point.x.value, point.y.value, xerr=_reach(point.x), yerr=_reach(point.y),
+        color=SERIES[point.series % len(SERIES)], marker=_MARKERS[point.series % len(_MARKERS)], linestyle="none",
+        markersize=6.5, capsize=2.5, linewidth=1.3, label=_shortened(point.name), zorder=4,
+    )  # fmt: skip
+
+
+def _reach(estimate: Estimate) -> list[list[float]]:
+    return [[max(estimate.value - estimate.low, 0.0)], [max(estimate.high - estimate.value, 0.0)]]
+
+
+def _shortened(name: str, limit: int = 28) -> str:
+    # matplotlib reads $…$ as mathematics and hides a label that begins with an underscore.
+    name = name if len(name) <= limit else name[: limit - 1] + "…"
+    return name.replace("$", r"\$").replace("_", "\u200b_", 1) if name.startswith("_") else name.replace("$", r"\$")
+
+
+def _svg(key: str, draw: Callable[[Axes], None], *, alt: str, size: tuple[float, float]) -> str:
+    with rc_context({**_STYLE, "svg.hashsalt": key}):  # type: ignore[arg-type]
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+    return _inline(buffer.getvalue(), key, alt)
+
+
+_NO_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+def _inline(document: str, key: str, alt: str) -> str:
+    """A whole SVG document as an element: no prologue, ids of its own, the page's colours and font, a name."""
+    svg = document[document.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="', f' id="{key}-', svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{key}-", svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", svg)
+    for stand_in, colour in _CSS.items():
+        svg = svg.replace(stand_in, colour)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(alt)}" ', 1).strip()
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")

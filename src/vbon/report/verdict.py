@@ -1,0 +1,102 @@
+"""What an evaluation says, in plain words: how close one sample is to best-of-N, and where it falls short."""
+
+from typing import NamedTuple
+
+from vbon.core.stats import Estimate
+from vbon.report.read import Evaluation, Metrics
+from vbon.report.words import estimate_text, n_text, percent_estimate, percent_text
+
+# Share of best-of-N's gain in win rate over the reference → what to call it.
+GRADES = ((0.95, "is as good as"), (0.85, "comes close to"), (0.4, "goes part of the way to"))
+LOWEST_GRADE = "stays far from"
+KL_ALLOWANCE = 1.25
+"""A policy may spend this many times best-of-N's KL(π_θ‖π_ref) before the page says that it overspends."""
+CLOSE_NATS = 0.5
+"""Above its floor by more than this, KL(π_θ‖π_bon) is named as a shortfall."""
+
+
+class Verdict(NamedTuple):
+    """One policy: a headline, one paragraph of figures, and the shortfalls, one sentence each."""
+
+    headline: str
+    figures: str
+    shortfalls: list[str]
+
+
+def verdict(name: str, evaluation: Evaluation) -> Verdict:
+    """The verdict on policy `name` of an evaluation."""
+    metrics = evaluation.policies[name]
+    best = f"best-of-{n_text(evaluation.n)}"
+    grade = grade_of(win_gain_share(metrics, evaluation.target))
+    return Verdict(
+        f"One sample of {name} {grade} {best}",
+        " ".join(_figures(metrics, evaluation, best)),
+        list(_shortfalls(metrics, evaluation, best)),
+    )
+
+
+def win_gain_share(metrics: Metrics, target: Metrics) -> float | None:
+    """(win rate − 1/2)/(best-of-N's − 1/2): 0 is the reference, 1 best-of-N. None where it cannot be said."""
+    if "win_rate" not in metrics or "win_rate" not in target or target["win_rate"].value <= 0.5:
+        return None
+    return (metrics["win_rate"].value - 0.5) / (target["win_rate"].value - 0.5)
+
+
+def grade_of(share: float | None) -> str:
+    """The words for a share of the gain."""
+    if share is None:
+        return "has not been measured against"
+    return next((words for least, words in GRADES if share >= least), LOWEST_GRADE)
+
+
+def _figures(metrics: Metrics, evaluation: Evaluation, best: str):
+    target = evaluation.target
+    if {"win_rate"} <= metrics.keys() & target.keys():
+        yield (
+            f"It beats a sample of the reference {percent_estimate(metrics['win_rate'])} of the time; "
+            f"{best} would {percent_text(target['win_rate'].value)}."
+        )
+    if "reward_gain_share" in metrics:
+        yield f"It keeps {percent_estimate(metrics['reward_gain_share'])} of the reward that {best} gains."
+    if {"kl_policy_ref"} <= metrics.keys() & target.keys():
+        yield (
+            f"For that it moves {estimate_text(metrics['kl_policy_ref'])} nats from the reference, "
+            f"where {best} moves {target['kl_policy_ref'].value:.2f}."
+        )
+    if "kl_policy_bon" in metrics:
+        yield f"Its distance to {best} itself, KL(π_θ‖π_bon), is {estimate_text(metrics['kl_policy_bon'])} nats" + (
+            "." if evaluation.kl_policy_bon_floor is None
+            else f"; a perfect match would read {evaluation.kl_policy_bon_floor:.2f}."
+        )  # fmt: skip
+
+
+def _shortfalls(metrics: Metrics, evaluation: Evaluation, best: str):
+    target = evaluation.target
+    if _below(metrics.get("win_rate"), target.get("win_rate")):
+        gap = target["win_rate"].value - metrics["win_rate"].value
+        yield f"It wins less often than {best}, by {100 * gap:.1f} percentage points; chance does not explain the gap."
+    yield from _overspending(metrics, target, best)
+    floor = evaluation.kl_policy_bon_floor or 0.0
+    if "kl_policy_bon" in metrics and metrics["kl_policy_bon"].low - floor > CLOSE_NATS:
+        yield f"It is not the same distribution as {best}: KL(π_θ‖π_bon) stays above {metrics['kl_policy_bon'].low:.2f}."
+    yield from _judges(metrics, evaluation.reference)
+    yield from evaluation.warnings
+
+
+def _overspending(metrics: Metrics, target: Metrics, best: str):
+    if not {"kl_policy_ref"} <= metrics.keys() & target.keys():
+        return
+    spent, allowed = metrics["kl_policy_ref"].value, target["kl_policy_ref"].value
+    if spent > KL_ALLOWANCE * allowed:
+        yield f"It moves further from the reference than it needs to: {spent / allowed:.2f} times the KL of {best}."
+
+
+def _judges(metrics: Metrics, reference: Metrics):
+    for key, value in metrics.items():
+        if key.startswith("judge_reward/") and key in reference and value.high < reference[key].low:
+            judge = key.removeprefix("judge_reward/")
+            yield f"The judge {judge}, never trained on, likes it less than the reference: the reward may be exploited."
+
+
+def _below(value: Estimate | None, target: Estimate | None) -> bool:
+    return value is not None and target is not None and value.high < target.value
