@@ -71,6 +71,12 @@ VERBS = {
         "ReportConfig",
         "vbon.report.report:report_command",
     ),
+    "integrate": Verb(
+        "Write what TRL, verl or OpenRLHF needs to run vBoN on a pool.",
+        "vbon integrate trl --pool pools/train --n 8 --out trl-n8",
+        "IntegrateConfig",
+        "vbon.integrations.integrate:integrate_command",
+    ),
 }
 
 # Optional packages, and the extra that brings each.

@@ -1,6 +1,7 @@
 """One config per verb, and their YAML form. Imports no torch: the command line answers before models load."""
 
 from vbon.config.evaluate import DemoConfig, EvaluateConfig, GenerateConfig, ReportConfig
+from vbon.config.integrate import IntegrateConfig
 from vbon.config.pool import CollectConfig, ImportConfig, InspectConfig
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import load_yaml, merged_text, read_values, save_yaml
@@ -12,6 +13,7 @@ __all__ = [
     "GenerateConfig",
     "ImportConfig",
     "InspectConfig",
+    "IntegrateConfig",
     "ReportConfig",
     "TrainConfig",
     "load_yaml",

@@ -1,0 +1,159 @@
+"""`vbon integrate HOST`: a directory that another trainer can run: data with references, reward, settings, README."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from vbon.config.integrate import IntegrateConfig
+from vbon.core.best_of_n import kl_coef_from_n
+from vbon.errors import VbonError
+from vbon.integrations import handover, openrlhf, trl, verl
+from vbon.integrations.lookup import encode_reference, load_sequence_reward
+from vbon.integrations.render import Rendered, render_prompts
+from vbon.models.load import load_tokenizer
+from vbon.pool.files import replace_file
+from vbon.pool.records import first_line
+from vbon.pool.store import ReferencePool
+
+Files = dict[str, bytes]
+
+RIDES_ALONG = ("prompt", "prompt_id", "ref_rewards", "completion", *trl.HOST_ARGUMENTS)
+
+
+class Handover(NamedTuple):
+    """What every host is told: where training starts, what scores, and the pool's prompts as the policy reads them."""
+
+    pool: ReferencePool
+    n: float
+    model: str
+    reward: str
+    special_tokens: list[str]
+    rendered: Callable[[], Rendered]
+
+
+def integrate_command(config: IntegrateConfig) -> dict[str, Any]:
+    """Write the directory and say how to run it.
+
+    Raises VbonError where the pool does not say which model or reward made it, was scored by another reward than the
+    one given, or holds prompts that the host cannot be handed unchanged; and for an `out` that is not empty.
+    """
+    out = Path(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise VbonError(f"{out}: not empty; choose another --out")
+    files = _HOSTS[config.host](_handover(config))
+    _write(out, files)
+    command = _COMMANDS[config.host].format(out=out)
+    Console(stderr=True).print(f"wrote {out}; read {out}/README.md, then run: {command}", markup=False, soft_wrap=True)
+    return {"out": str(out), "host": config.host, "files": sorted(files), "n": config.n,
+            "kl_coef": kl_coef_from_n(config.n), "command": command}  # fmt: skip
+
+
+def _handover(config: IntegrateConfig) -> Handover:
+    pool = ReferencePool.open(config.pool)
+    model = absolute(_known(config.model or pool.manifest.model, "model", pool))
+    reward = absolute(_known(config.reward or pool.manifest.reward, "reward", pool))
+    load_sequence_reward(reward, config.n, pool, trust_remote_code=config.trust_remote_code)  # refuses another reward
+    tokenizer = load_tokenizer(model, trust_remote_code=config.trust_remote_code)
+    special = [str(token) for token in tokenizer.all_special_tokens]
+    return Handover(pool, config.n, model, reward, special, lambda: render_prompts(tokenizer, pool.prompts))
+
+
+def absolute(spec: str) -> str:
+    """A model or reward whose local part is an existing path, with that path made absolute: hosts run elsewhere."""
+    for mark in (":", "#"):
+        path, found, rest = spec.rpartition(mark)
+        if found and Path(path).exists():
+            return f"{Path(path).resolve()}{mark}{rest}"
+    return str(Path(spec).resolve()) if Path(spec).exists() else spec
+
+
+def _known(value: str | None, name: str, pool: ReferencePool) -> str:
+    if value is None:
+        raise VbonError(f"{pool.path}: does not say which {name} made it; give --{name}")
+    return value
+
+
+def _trl_files(given: Handover) -> Files:
+    settings = trl.rloo_config_kwargs(given.n, given.pool.fingerprint)
+    return {
+        "dataset.parquet": _parquet([_trl_row(given.pool, index) for index in range(len(given.pool))], given.pool),
+        "rloo.yaml": handover.trl_settings(settings).encode(),
+        "train.py": handover.trl_script(given.model, given.reward, given.n).encode(),
+        "README.md": handover.readme("trl", given.n, given.pool).encode(),
+    }
+
+
+def _trl_row(pool: ReferencePool, index: int) -> dict[str, Any]:
+    prompt = pool.prompts[index]
+    taken = sorted(set(prompt.columns) & set(RIDES_ALONG))
+    if taken:
+        raise VbonError(f"{pool.path}: column {taken[0]!r} has a name that TRL's rewards reserve; rename it")
+    rewards = pool.rewards[pool.offsets[index] : pool.offsets[index + 1]].tolist()
+    return {"prompt": prompt.prompt, "prompt_id": prompt.prompt_id, "ref_rewards": rewards, **prompt.columns}
+
+
+def _verl_files(given: Handover) -> Files:
+    rendered = given.rendered()
+    rows = [
+        verl.dataset_row(index, text, encode_reference(given.pool, index)) for index, text in enumerate(rendered.texts)
+    ]
+    lines = [
+        "data.train_files=$HERE/train.parquet",
+        "data.val_files=$HERE/train.parquet",
+        f"data.max_prompt_length={rendered.longest}",
+        f"actor_rollout_ref.model.path={given.model}",
+        f'actor_rollout_ref.model.custom_chat_template="{verl.PLAIN_TEMPLATE}"',
+        f"critic.model.path={given.model}",
+        *verl.config_lines(given.n, "$HERE/vbon_reward.py", given.pool.fingerprint),
+    ]
+    return {
+        "train.parquet": _parquet(rows, given.pool),
+        "vbon_reward.py": handover.verl_reward(given.reward, given.n).encode(),
+        "run.sh": handover.shell_script("python3 -m verl.trainer.main_ppo", lines).encode(),
+        "README.md": handover.readme("verl", given.n, given.pool).encode(),
+    }
+
+
+def _openrlhf_files(given: Handover) -> Files:
+    rendered, fingerprint = given.rendered(), given.pool.fingerprint
+    rows = [openrlhf.dataset_row(text, encode_reference(given.pool, i)) for i, text in enumerate(rendered.texts)]
+    lines = [
+        "--data.prompt_dataset $HERE/prompts.jsonl",
+        "--data.input_key input",
+        "--data.label_key label",
+        f"--actor.model_name_or_path {given.model}",
+        f"--critic.model_name_or_path {given.model}",
+        *openrlhf.config_lines(given.n, "$HERE/vbon_reward.py", fingerprint),
+    ]
+    if fingerprint.max_new_tokens is not None:
+        lines.append(f"--data.max_len {rendered.longest + fingerprint.max_new_tokens}")
+    return {
+        "prompts.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(),
+        "vbon_reward.py": handover.openrlhf_reward(given.reward, given.n, given.special_tokens).encode(),
+        "run.sh": handover.shell_script("python3 -m openrlhf.cli.train_ppo_ray", lines).encode(),
+        "README.md": handover.readme("openrlhf", given.n, given.pool).encode(),
+    }
+
+
+def _parquet(rows: list[dict[str, Any]], pool: ReferencePool) -> bytes:
+    sink = pa.BufferOutputStream()
+    try:
+        pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise VbonError(f"{pool.path}: columns of mixed types do not fit a table ({first_line(error)})") from None
+    return sink.getvalue().to_pybytes()
+
+
+def _write(out: Path, files: Files) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        replace_file(out / name, content)
+
+
+_HOSTS: dict[str, Callable[[Handover], Files]] = {"trl": _trl_files, "verl": _verl_files, "openrlhf": _openrlhf_files}
+_COMMANDS = {"trl": "python {out}/train.py", "verl": "bash {out}/run.sh", "openrlhf": "bash {out}/run.sh"}

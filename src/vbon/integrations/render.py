@@ -1,0 +1,46 @@
+"""Prompts as text that a host's tokenizer call turns into exactly the token ids the pool was sampled from."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from vbon.errors import VbonError
+from vbon.models.prompts import encode
+from vbon.pool.prompts import Prompt, shorten
+
+
+class Rendered(NamedTuple):
+    """Text of each prompt, special tokens written out, and the most tokens of any."""
+
+    texts: list[str]
+    longest: int
+
+
+def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Rendered:
+    """Texts that `tokenizer(text, add_special_tokens=False)` maps to the policy's own prompt ids.
+
+    Hosts tokenize without special tokens; a BOS or chat template must therefore be in the text.
+    Raises VbonError naming a prompt for which no such text is found.
+    """
+    encoded = encode(tokenizer, [prompt.prompt for prompt in prompts])
+    texts = [_render_one(tokenizer, prompt, ids) for prompt, ids in zip(prompts, encoded, strict=True)]
+    return Rendered(texts, max(map(len, encoded)))
+
+
+def _render_one(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int]) -> str:
+    for text in _candidates(tokenizer, prompt, ids):
+        if list(tokenizer(text, add_special_tokens=False)["input_ids"]) == ids:
+            return text
+    raise VbonError(
+        f"prompt {shorten(prompt.prompt)}: no text gives its token ids back without special tokens, so the host would "
+        "train on another prompt than the pool's; drop it, or train with TRL or vbon"
+    )
+
+
+def _candidates(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int]) -> Iterator[str]:
+    if isinstance(prompt.prompt, str):
+        yield prompt.prompt
+    else:
+        yield str(tokenizer.apply_chat_template(prompt.prompt, add_generation_prompt=True, tokenize=False))
+    yield str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
