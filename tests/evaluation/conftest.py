@@ -101,6 +101,12 @@ def texts() -> list[str]:
 
 
 @pytest.fixture
+def completion_ids() -> list[list[int]]:
+    """The 40 completions, in the order of `exact`."""
+    return COMPLETIONS
+
+
+@pytest.fixture
 def exact(world: Path) -> Callable[[str], dict[str, NDArray[np.float64]]]:
     """exact("pool" | "tied") → arrays (prompts, 40): log π_ref, log π_θ, rewards."""
     namespace: dict = {}
