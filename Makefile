@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-fast check format clean
+.PHONY: help demo test test-fast test-verl check format clean
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -26,6 +26,12 @@ test: $(STAMP)  ## unit, learning and recipe tests
 
 test-fast: $(STAMP)  ## unit tests only
 	$(BIN)/python -m pytest -m "not learning and not recipes and not gpu"
+
+test-verl:      ## contracts with verl and OpenRLHF, in .venv-verl: verl pins another transformers
+	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 verl==0.9.1 pytest pytest-timeout hypothesis -e .
+	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check --no-deps openrlhf==0.11.2
+	.venv-verl/bin/python -m pytest tests/integrations/test_verl.py tests/integrations/test_openrlhf.py
 
 check: $(STAMP) ## lint, format, types, and the direction of imports
 	$(BIN)/ruff check .
