@@ -2,13 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vbon.models.batch import Sequences, position_ids
+from vbon.models.batch import Sequences
 
 # Rows of like length go through the model together, at least so many tokens at a time: fewer would be paid for in
 # overhead (kernel launches on a GPU), more in padding.
@@ -39,18 +39,14 @@ def per_completion_token(forward: Callable[[Tensor, int], Tensor], batch: Sequen
     return flat.index_select(0, place.flatten()).unflatten(0, place.shape)
 
 
-def model_inputs(model: nn.Module, attention_mask: Tensor, new_tokens: int | None = None) -> dict[str, Any]:
-    """attention_mask and, where the architecture takes them, the position ids of the last `new_tokens` columns."""
-    inputs: dict[str, Any] = {"attention_mask": attention_mask.long()}
-    if "position_ids" in _parameters(_unwrapped_class(model)):
-        positions = position_ids(attention_mask)
-        inputs["position_ids"] = positions if new_tokens is None else positions[:, -new_tokens:]
-    return inputs
+def takes(model: nn.Module, argument: str) -> bool:
+    """Whether the architecture's forward has this argument."""
+    return argument in _parameters(_unwrapped_class(model))
 
 
 def keep_logits(model: nn.Module, count: int) -> dict[str, int]:
     """Ask for the last `count` logits only, where the architecture can leave the others out."""
-    return {"logits_to_keep": count} if "logits_to_keep" in _parameters(_unwrapped_class(model)) else {}
+    return {"logits_to_keep": count} if takes(model, "logits_to_keep") else {}
 
 
 def is_wrapped(model: nn.Module) -> bool:
@@ -80,8 +76,8 @@ def _places(firsts: Tensor, steps: int, width: int) -> Tensor:
 
 
 @functools.cache
-def _parameters(model_class: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(model_class.forward).parameters)
+def _parameters(model_class: Hashable) -> frozenset[str]:
+    return frozenset(inspect.signature(model_class.forward).parameters)  # type: ignore[attr-defined]
 
 
 def _unwrapped_class(model: Any) -> type[nn.Module]:

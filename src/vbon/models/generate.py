@@ -4,13 +4,14 @@ Departs from `transformers.generate`: draws are by inverse CDF from given unifor
 its own row of uniforms and not of the rows beside it; log-probabilities are kept, so training needs no second pass.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from vbon.models.batch import Completions, pad_left
-from vbon.models.forward import keep_logits, model_inputs
+from vbon.models.batch import Completions
+from vbon.models.decode import CachedDecoder, Decoder, PlainDecoder, has_cache
 
 MIN_FINISHED_SHARE = 0.25  # dropping finished rows copies the cache: worth it from a quarter of the rows on
 
@@ -31,41 +32,19 @@ def generate(
         prompt_ids: P token id lists, each at least one long.
         uniforms: float64 (P, K, T) in [0, 1): T is the largest number of new tokens.
     """
-    num_prompts, num_samples, steps = uniforms.shape
+    num_samples, steps = uniforms.shape[1:]
     device = next(model.parameters()).device
-    uniforms = uniforms.view(num_prompts * num_samples, steps).to(device)
-    stop = torch.tensor(list(stop_token_ids), device=device)
-    out = _empty(len(uniforms), steps, pad_token_id, device)
-
-    ids, mask = (t.to(device) for t in pad_left(prompt_ids, pad_token_id))
-    output = model(input_ids=ids, use_cache=True, **model_inputs(model, mask), **keep_logits(model, 1))
-    logits = output.logits[:, -1].repeat_interleave(num_samples, 0)
-    mask = mask.repeat_interleave(num_samples, 0)
-    cache = output.past_key_values
-    if num_samples > 1:
-        cache.batch_repeat_interleave(num_samples)
-
-    rows = torch.arange(len(uniforms), device=device)  # rows still in the batch
-    active = torch.ones(len(rows), dtype=torch.bool, device=device)
-    for t in range(steps):
-        tokens, logprobs = draw(logits, uniforms[rows, t], temperature)
-        out.ids[rows, t] = torch.where(active, tokens, pad_token_id)
-        out.mask[rows, t] = active
-        out.logprobs[rows, t] = logprobs * active
-        stopped = active & torch.isin(tokens, stop)
-        out.finished[rows[stopped]] = True
-        active = active & ~stopped
-        if t + 1 == steps or not active.any():
-            break
-        if (~active).float().mean() >= MIN_FINISHED_SHARE:
-            kept = active.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            rows, tokens, mask, active = rows[kept], tokens[kept], mask[kept], active[kept]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        output = model(
-            input_ids=tokens[:, None], past_key_values=cache, use_cache=True, **model_inputs(model, mask, new_tokens=1)
-        )
-        logits, cache = output.logits[:, -1], output.past_key_values
+    uniforms = uniforms.to(device)
+    stop = torch.tensor(list(stop_token_ids), dtype=torch.int64, device=device)
+    out = _empty(len(prompt_ids) * num_samples, steps, pad_token_id, device)
+    rows = torch.arange(len(out.ids), device=device).view(-1, num_samples)
+    for prompts in _together(model, prompt_ids):
+        some = [prompt_ids[index] for index in prompts]
+        if has_cache(model):
+            decoder: Decoder = CachedDecoder(model, some, num_samples, room=steps - 1)
+        else:
+            decoder = PlainDecoder(model, some, num_samples)
+        _fill(out, decoder, rows[prompts].flatten(), uniforms[prompts].flatten(0, 1), temperature, stop)
     return out
 
 
@@ -73,10 +52,44 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     """Inverse-CDF draw from softmax(logits/τ) and its log-probability. (B, V), (B,) → int64 (B,), float32 (B,)."""
     logits = logits.float()
     logprobs = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, -1)
-    cdf = logprobs.double().exp().cumsum(-1)
-    tokens = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True)[:, 0]
-    tokens = tokens.clamp_max(logits.shape[-1] - 1)
-    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+    cdf = logprobs.double().exp_().cumsum(-1)
+    total = cdf[:, -1]
+    # Below the total even where u·total rounds up to it: a token of probability 0 is never drawn.
+    target = torch.minimum(uniforms * total, total.nextafter(total.new_zeros(())))
+    tokens = torch.searchsorted(cdf, target[:, None], right=True)
+    return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
+
+
+def _fill(out: Completions, decoder: Decoder, rows: Tensor, uniforms: Tensor, temperature: float, stop: Tensor) -> None:
+    """Sample the given rows of `out`, whose empty places hold padding."""
+    steps = uniforms.shape[1]
+    logits, active = decoder.logits, torch.ones_like(rows, dtype=torch.bool)
+    for t in range(steps):
+        tokens, logprobs = draw(logits, uniforms[:, t], temperature)
+        out.ids[rows, t] = torch.where(active, tokens, out.ids[rows, t])
+        out.mask[rows, t] = active
+        out.logprobs[rows, t] = logprobs * active
+        stopped = active & torch.isin(tokens, stop)
+        out.finished[rows[stopped]] = True
+        active = active & ~stopped
+        num_active = int(active.sum())
+        if t + 1 == steps or num_active == 0:
+            return
+        if num_active <= (1 - MIN_FINISHED_SHARE) * len(rows):
+            kept = active.nonzero()[:, 0]
+            decoder.keep(kept)
+            rows, tokens, active, uniforms = rows[kept], tokens[kept], active[kept], uniforms[kept]
+        logits = decoder.step(tokens)
+
+
+def _together(model: nn.Module, prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Which prompts share a batch: all, or those of one length where nothing tells the model of left padding."""
+    if has_cache(model):
+        return [list(range(len(prompt_ids)))]
+    by_length = defaultdict(list)
+    for index, ids in enumerate(prompt_ids):
+        by_length[len(ids)].append(index)
+    return list(by_length.values())
 
 
 def _empty(rows: int, steps: int, pad_token_id: int, device: torch.device) -> Completions:

@@ -1,0 +1,131 @@
+"""Next-token logits, a token at a time: one prefill per prompt, its cache widened once and then written in place.
+
+Departs from transformers' own cache, which copies everything it holds at every token; rows that are done can leave.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from vbon.models.batch import pad_left, position_ids
+from vbon.models.forward import keep_logits, takes
+
+
+class ReservedLayer(DynamicLayer):
+    """Keys and values of a full-attention layer with room for `room` more tokens: a new one is written, none moved.
+
+    A subclass because that is how transformers is told of a cache.
+    """
+
+    def __init__(self, filled: DynamicLayer, repeats: int, room: int):
+        super().__init__()
+        assert filled.keys is not None and filled.values is not None
+        self.dtype, self.device, self.is_initialized = filled.keys.dtype, filled.keys.device, True
+        self._all_keys = _reserve(filled.keys, repeats, room)
+        self._all_values = _reserve(filled.values, repeats, room)
+        self._show(filled.keys.shape[-2])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        start, stop = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        self._all_keys[..., start:stop, :] = key_states
+        self._all_values[..., start:stop, :] = value_states
+        return self._show(stop)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        length = self.get_seq_length()
+        self._all_keys, self._all_values = self._all_keys[indices], self._all_values[indices]
+        self._show(length)
+
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = self._all_keys[..., :length, :], self._all_values[..., :length, :]
+        return self.keys, self.values
+
+
+class CachedDecoder:
+    """P prompts, each repeated K times, left-padded; `step` appends one token to every row still in the batch."""
+
+    def __init__(self, model: nn.Module, prompt_ids: Sequence[Sequence[int]], repeats: int, room: int):
+        self._model = model
+        device = next(model.parameters()).device
+        ids, mask = (tensor.to(device) for tensor in pad_left(prompt_ids, 0))
+        output = model(
+            input_ids=ids, use_cache=True, **self._inputs(mask.long(), position_ids(mask)), **keep_logits(model, 1)
+        )
+        self.logits = output.logits[:, -1].repeat_interleave(repeats, 0)
+        self._cache = _widened(output.past_key_values, repeats, room)
+        self._length = ids.shape[1]
+        self._mask = torch.cat([mask.long(), mask.new_ones(len(ids), room, dtype=torch.long)], 1)
+        self._mask = self._mask.repeat_interleave(repeats, 0)
+        self._position = mask.sum(1, keepdim=True).repeat_interleave(repeats, 0)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append int64 (B,) tokens; the logits of the next ones, (B, V)."""
+        self._length += 1
+        output = self._model(
+            input_ids=tokens[:, None], past_key_values=self._cache, use_cache=True,
+            **self._inputs(self._mask[:, : self._length], self._position),
+        )  # fmt: skip
+        self._position = self._position + 1
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """Let the other rows go."""
+        self._cache.batch_select_indices(rows)
+        self._mask, self._position = self._mask[rows], self._position[rows]
+
+    def _inputs(self, mask: Tensor, positions: Tensor) -> dict[str, Tensor]:
+        inputs = {"attention_mask": mask}
+        return inputs | {"position_ids": positions} if takes(self._model, "position_ids") else inputs
+
+
+class PlainDecoder:
+    """The same for a model without a key-value cache: whole rows again at every token. Prompts of one length only."""
+
+    def __init__(self, model: nn.Module, prompt_ids: Sequence[Sequence[int]], repeats: int):
+        self._model = model
+        self._ids = torch.tensor(prompt_ids, device=next(model.parameters()).device).repeat_interleave(repeats, 0)
+        self.logits = self._next()
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self._ids = torch.cat([self._ids, tokens[:, None]], 1)
+        return self._next()
+
+    def keep(self, rows: Tensor) -> None:
+        self._ids = self._ids[rows]
+
+    def _next(self) -> Tensor:
+        output = self._model(
+            input_ids=self._ids, attention_mask=torch.ones_like(self._ids), **keep_logits(self._model, 1)
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+
+Decoder = CachedDecoder | PlainDecoder
+
+
+def has_cache(model: nn.Module) -> bool:
+    """Whether the architecture keeps keys and values between calls (recurrent models keep other things)."""
+    return takes(model, "past_key_values")
+
+
+def _widened(cache: Cache, repeats: int, room: int) -> Cache:
+    """Every full-attention layer gets its room; other layers (sliding windows, recurrences) grow as they do."""
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer and layer.get_seq_length() > 0:
+            cache.layers[index] = ReservedLayer(layer, repeats, room)
+        elif repeats > 1:
+            layer.batch_repeat_interleave(repeats)
+    return cache
+
+
+def _reserve(states: Tensor, repeats: int, room: int) -> Tensor:
+    rows, length = states.shape[0], states.shape[-2]
+    reserved = states.new_empty(rows, repeats, *states.shape[1:-2], length + room, states.shape[-1])
+    reserved[..., :length, :] = states[:, None]
+    return reserved.flatten(0, 1)
