@@ -175,6 +175,7 @@ def _inline(document: str, key: str, alt: str) -> str:
     """A whole SVG document as an element: no prologue, ids of its own, the page's colours and font, a name."""
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style .*?</style>", "", svg, flags=re.DOTALL)  # would reach the whole page
     svg = re.sub(r' id="', f' id="{key}-', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{key}-", svg)
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", svg)

@@ -42,8 +42,8 @@ COLUMNS: dict[str, tuple[str, str, int, float]] = {
     "kl_bon_policy": ("KL(π_bon‖π_θ)", "The same distance from the other side, nats a completion", 3, 1.0),
     "entropy": ("entropy", "Nats a completion: what diversity is left", 2, 1.0),
     "distinct_2": ("distinct-2", "Share of token pairs that differ, among the samples of a prompt", 3, 1.0),
-    "mean_length": ("length", "Tokens a completion", 1, 1.0),
-    "finished_rate": ("finished, %", "Completions that end by themselves", 1, 100.0),
+    "completion_length": ("length", "Tokens a completion", 1, 1.0),
+    "eos_rate": ("finished, %", "Completions that end by themselves", 1, 100.0),
 }
 JUDGE = "judge_reward/"
 
@@ -111,7 +111,3 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[st
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-
-def metrics_or_none(metrics: Metrics, *keys: str) -> list[Estimate] | None:
-    """The estimates under `keys`, or None unless all are there."""
-    return [metrics[key] for key in keys] if all(key in metrics for key in keys) else None

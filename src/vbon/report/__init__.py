@@ -1,0 +1,1 @@
+"""The HTML report: reads run and evaluation folders, measures nothing."""

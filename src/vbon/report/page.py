@@ -1,0 +1,114 @@
+"""The page: everything that was read, drawn and worded, put into one HTML text that needs nothing else.
+
+Texts from data enter through jinja2's autoescape only. Two things are marked safe: the SVG that figures.py makes (whose
+text matplotlib escapes) and this package's own style and script; a content policy in the page forbids all others.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+import vbon
+from vbon.report import plots, samples, tables
+from vbon.report.read import Evaluation, Run
+from vbon.report.verdict import KL_ALLOWANCE, verdict
+from vbon.report.words import n_text, number, percent_text
+
+TEMPLATES = files("vbon.report") / "templates"
+
+
+def render(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> str:
+    """The HTML page, a function of its arguments alone."""
+    environment = Environment(
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = _template("report.css"), _template("report.js")
+    return environment.from_string(_template("report.html.j2")).render(
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=script_hash(script),
+        version=vbon.__version__,
+        title=_title(runs, evaluations),
+        evaluations=[_evaluation_section(evaluation, f"e{i}") for i, evaluation in enumerate(evaluations)],
+        training=[_drawing(drawing) for drawing in plots.training_plots(runs, "t")],
+        settings=_settings(runs, evaluations),
+        kl_allowance=KL_ALLOWANCE,
+    )
+
+
+def script_hash(script: str) -> str:
+    """The hash by which the page's content policy knows its one script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _title(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> str:
+    names = dict.fromkeys([*(name for e in evaluations for name in e.policies), *(run.name for run in runs)])
+    return ", ".join(list(names)[:3]) + (" …" if len(names) > 3 else "")
+
+
+def _evaluation_section(evaluation: Evaluation, key: str) -> dict[str, Any]:
+    return {
+        "key": key,
+        "name": evaluation.name,
+        "n": n_text(evaluation.n),
+        "verdicts": [verdict(name, evaluation) for name in evaluation.policies],
+        "tiles": _tiles(evaluation),
+        "table": tables.policy_table(evaluation),
+        "differences": tables.differences_table(evaluation),
+        "first": next(iter(evaluation.policies), ""),
+        "plots": [_drawing(drawing) for drawing in plots.evaluation_plots(evaluation, key)],
+        "cards": samples.cards(evaluation),
+        "num_prompts": evaluation.settings.get("num_prompts"),
+        "samples_per_prompt": evaluation.settings.get("samples_per_prompt"),
+        "num_samples": evaluation.settings.get("num_samples"),
+    }
+
+
+def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
+    """The first policy's four figures that matter most, each beside what best-of-N has."""
+    if len(evaluation.policies) != 1:
+        return []
+    name, metrics = next(iter(evaluation.policies.items()))
+    best, target = f"best-of-{n_text(evaluation.n)}", evaluation.target
+    tiles = []
+    if {"win_rate"} <= metrics.keys() & target.keys():
+        against = f"{best}: {percent_text(target['win_rate'].value)}"
+        tiles.append(_tile("win rate", percent_text(metrics["win_rate"].value), against))
+    if "reward_gain_share" in metrics:
+        tiles.append(_tile("of the reward gain", percent_text(metrics["reward_gain_share"].value), f"{best}: 100 %"))
+    if {"kl_policy_ref"} <= metrics.keys() & target.keys():
+        against = f"{best}: {number(target['kl_policy_ref'].value, 2)}"
+        tiles.append(_tile("nats from the reference", number(metrics["kl_policy_ref"].value, 2), against))
+    if "kl_policy_bon" in metrics and evaluation.kl_policy_bon_floor is not None:
+        against = f"a perfect match reads {number(evaluation.kl_policy_bon_floor, 2)}"
+        tiles.append(_tile(f"nats from {best}", number(metrics["kl_policy_bon"].value, 2), against))
+    rates = evaluation.throughput
+    if {name, "best-of-n"} <= rates.keys():
+        tiles.append(_tile(f"as fast as {best}", f"{number(rates[name] / rates['best-of-n'], 1)} ×", "same machine, same run"))
+    return tiles
+
+
+def _tile(label: str, value: str, against: str) -> dict[str, str]:
+    return {"label": label, "value": value, "against": against}
+
+
+def _drawing(drawing: plots.Drawing) -> dict[str, Any]:
+    return {"title": drawing.title, "svg": Markup(drawing.svg), "caption": drawing.caption}
+
+
+def _settings(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[tuple[str, list[tuple[str, str]]]]:
+    return [(f"run {run.name}", tables.settings_rows(run)) for run in runs] + [
+        (f"evaluation {evaluation.name}", tables.evaluation_settings_rows(evaluation)) for evaluation in evaluations
+    ]
+
+
+def _template(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")

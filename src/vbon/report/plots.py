@@ -1,0 +1,158 @@
+"""Which figures a page has: from runs and evaluations to drawings with captions."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vbon.report import figures
+from vbon.report.figures import Curve, Drawing, Point
+from vbon.report.read import Evaluation, Run
+from vbon.report.words import n_text, number
+
+# metric → (title, axis label, whether validation lines are drawn as well)
+TRAINING = {
+    "sequence_reward": ("Sequence reward ρ", "ρ = log W/(N−1)"),
+    "kl_policy_ref": ("KL to the reference", "KL(π_θ‖π_ref), nats"),
+    "kl_policy_bon": ("KL to best-of-N", "KL(π_θ‖π_bon), nats"),
+    "win_rate": ("Win rate", "win rate"),
+    "entropy": ("Entropy", "nats a completion"),
+}
+VALIDATION = "validation/"
+
+
+def evaluation_plots(evaluation: Evaluation, key: str) -> list[Drawing]:
+    """Reward and win rate against KL, and the distance to best-of-N, as far as they were measured."""
+    plots = [
+        _win_rate_plot(evaluation, f"{key}-win"),
+        _reward_plot(evaluation, f"{key}-reward"),
+        _distance_plot(evaluation, f"{key}-distance"),
+        _speed_plot(evaluation, f"{key}-speed"),
+    ]
+    return [plot for plot in plots if plot is not None]
+
+
+def training_plots(runs: Sequence[Run], key: str) -> list[Drawing]:
+    """One figure a metric, all runs in it: rollouts as lines, validation prompts dashed."""
+    drawings = []
+    for metric, (title, label) in TRAINING.items():
+        lines = list(_lines(runs, metric))
+        if lines:
+            alt = f"{title} over training iterations: {'; '.join(map(_ends, lines))}"
+            svg = figures.curves(f"{key}-{metric}", lines, y_label=label, alt=alt, level=_level(runs, metric))
+            drawings.append(Drawing(title, svg, alt))
+    return drawings
+
+
+def _win_rate_plot(evaluation: Evaluation, key: str) -> Drawing | None:
+    points = list(_points(evaluation, "win_rate"))
+    if not points:
+        return None
+    most = max(point.x.high for point in points)
+    curve = figures.best_of_n_curve(1.08 * max(most, _target_kl(evaluation), 0.1))
+    svg = figures.against_kl(
+        key, points, y_label="win rate against the reference", alt=_alt("Win rate", points, evaluation, "win_rate"),
+        curve=curve, targets=_targets(evaluation, "win_rate"),
+    )  # fmt: skip
+    caption = (
+        "Dashed: best-of-n for every n, (log n − (n−1)/n, n/(n+1)), where rewards do not tie; no policy can lie above "
+        "the best win rate for its KL by more than chance, and one below the curve pays more KL than best-of-n does. "
+        "Bars: 95 % intervals over prompts."
+    )
+    return Drawing("Win rate against KL", svg, caption)
+
+
+def _reward_plot(evaluation: Evaluation, key: str) -> Drawing | None:
+    points = list(_points(evaluation, "reward"))
+    if not points:
+        return None
+    alt = _alt("Reward", points, evaluation, "reward")
+    targets = _targets(evaluation, "reward")
+    svg = figures.against_kl(key, points, y_label="mean reward", alt=alt, targets=targets)
+    caption = "The star is best-of-N of the reference, predicted from the pool without bias."
+    return Drawing("Reward against KL", svg, caption)
+
+
+def _distance_plot(evaluation: Evaluation, key: str) -> Drawing | None:
+    policies = [*evaluation.policies.items(), ("reference", evaluation.reference)]
+    rows = [
+        (name, metrics["kl_policy_bon"], series)
+        for series, (name, metrics) in enumerate(policies)
+        if "kl_policy_bon" in metrics
+    ]
+    if not rows:
+        return None
+    said = "; ".join(f"{name} {number(value.value, 2)} nats" for name, value, _ in rows)
+    floor = evaluation.kl_policy_bon_floor
+    svg = figures.bars(
+        key, rows, floor=floor, x_label="KL(π_θ‖π_bon), nats a completion", alt=f"Distance to best-of-N: {said}"
+    )
+    caption = "Shorter is better. The dashed line is what the estimate reads at best-of-N itself, for this pool's M."
+    return Drawing("Distance to best-of-N", svg, caption)
+
+
+def _speed_plot(evaluation: Evaluation, key: str) -> Drawing | None:
+    rates = evaluation.throughput
+    if not rates:
+        return None
+    order = [*evaluation.policies, "reference"]
+    rows = [
+        (name, figures.Estimate(rate, rate, rate), order.index(name) if name in order else len(order))
+        for name, rate in rates.items()
+    ]
+    said = "; ".join(f"{name} {number(rate, 0)} completions a second" for name, rate in rates.items())
+    svg = figures.bars(key, rows, floor=None, x_label="completions a second", alt=f"Speed: {said}")
+    caption = "Measured in the evaluation's own run, at saturated batch; best-of-n draws N and scores them for each one."
+    return Drawing("Speed", svg, caption)
+
+
+def _points(evaluation: Evaluation, metric: str) -> Iterable[Point]:
+    for series, (name, metrics) in enumerate([*evaluation.policies.items(), ("reference", evaluation.reference)]):
+        if metric in metrics and "kl_policy_ref" in metrics:
+            yield Point(name, metrics["kl_policy_ref"], metrics[metric], series)
+
+
+def _targets(evaluation: Evaluation, metric: str) -> list[tuple[str, float, float]]:
+    target = evaluation.target
+    if not {"kl_policy_ref", metric} <= target.keys():
+        return []
+    return [(f"best-of-{n_text(evaluation.n)}", target["kl_policy_ref"].value, target[metric].value)]
+
+
+def _target_kl(evaluation: Evaluation) -> float:
+    return evaluation.target["kl_policy_ref"].value if "kl_policy_ref" in evaluation.target else 0.0
+
+
+def _alt(what: str, points: Sequence[Point], evaluation: Evaluation, metric: str) -> str:
+    said = [f"{point.name} {number(point.y.value)} at KL {number(point.x.value, 2)}" for point in points]
+    said += [f"{name} {number(y)} at KL {number(x, 2)}" for name, x, y in _targets(evaluation, metric)]
+    return f"{what} against KL to the reference: {'; '.join(said)}"
+
+
+def _lines(runs: Sequence[Run], metric: str) -> Iterable[Curve]:
+    for series, run in enumerate(runs):
+        for prefix, name in (("", run.name), (VALIDATION, f"{run.name}, validation")):
+            rows = [row for row in run.history if _is_value(row.get(prefix + metric))]
+            if rows:
+                x, y = [row["iteration"] for row in rows], [row[prefix + metric] for row in rows]
+                yield Curve(name, x, y, series, dashed=bool(prefix))
+
+
+def _level(runs: Sequence[Run], metric: str) -> tuple[str, float] | None:
+    """Where best-of-N stands, where all runs aim at one N."""
+    ns = {run.record.get("n") for run in runs}
+    n = ns.pop() if len(ns) == 1 else None
+    if not _is_value(n) or n <= 1:
+        return None
+    heights = {
+        "kl_policy_ref": figures.best_of_n.kl_from_reference(n),
+        "win_rate": figures.best_of_n.win_rate(n),
+        "kl_policy_bon": 0.0,
+    }
+    return (f"best-of-{n_text(n)}", heights[metric]) if metric in heights else None
+
+
+def _ends(line: Curve) -> str:
+    return f"{line.name} from {number(line.y[0])} to {number(line.y[-1])}"
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
