@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vbon import config, flags
 from vbon.config import CollectConfig, InspectConfig, TrainConfig, load_yaml, merged_text, save_yaml
+from vbon.config.yaml_file import read_sections
 from vbon.errors import VbonError
 
 CONFIGS = [value for name, value in vars(config).items() if name.endswith("Config")]
@@ -122,6 +123,28 @@ def test_yaml_that_multiplies_itself_makes_a_short_error(tmp_path):
     layers += [f"&a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     path = written(tmp_path, f"model: [{', '.join(layers)}]")
     assert len(refusal(load_yaml, CollectConfig, path)) < len(str(path)) + 200
+
+
+SECTIONS = {"train": TrainConfig, "collect": CollectConfig}
+
+
+def test_each_section_of_a_file_is_read_as_a_file_of_its_own_would_be(tmp_path):
+    whole = config.read_values(TrainConfig, written(tmp_path, "n: 8\nlearning_rate: 1e-4\n"))
+    path = written(tmp_path, "train:\n  n: 8\n  learning_rate: 1e-4\ncollect:\n")
+    assert read_sections(SECTIONS, path) == {"train": whole, "collect": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("trian:\n  n: 8\n", "unknown key 'trian' (did you mean train?)"),
+        ("train:\n  m: 8\n", "train: unknown key 'm'"),
+        ("train:\n  n: many\n", "train: n is 'many', but must be a number"),
+        ("train: 8\n", "train must hold lines of `key: value`, not a int"),
+    ],
+)
+def test_a_mistake_in_a_section_is_named_with_it(tmp_path, text, named):
+    assert named in refusal(read_sections, SECTIONS, written(tmp_path, text))
 
 
 def test_unreadable_files_are_named(tmp_path):

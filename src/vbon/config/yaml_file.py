@@ -5,6 +5,7 @@ import os
 import reprlib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -35,12 +36,19 @@ def load_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
 
 def read_values(cls: type[Any], path: str | Path) -> dict[str, Any]:
     """The fields that a YAML file sets, each of its field's type; an empty file sets none."""
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in fields(cls)]
-    return {
-        _known_key(key, names, path): _converted(value, hints[str(key)], str(key), path)
-        for key, value in _read_mapping(path).items()
-    }
+    return _typed_values(cls, _read_mapping(path), str(path))
+
+
+def read_sections(sections: Mapping[str, type[Any]], path: str | Path) -> dict[str, dict[str, Any]]:
+    """`read_values` of each section of a YAML file that holds several configs; one that is not there sets nothing.
+
+    Raises VbonError naming the file, the section and the key.
+    """
+    content = {_known_key(key, list(sections), path): value for key, value in _read_mapping(path).items()}
+    for name, values in content.items():
+        if not isinstance(values, dict | None):
+            raise VbonError(f"{path}: {name} must hold lines of `key: value`, not a {type(values).__name__}")
+    return {name: _typed_values(cls, content.get(name) or {}, f"{path}: {name}") for name, cls in sections.items()}
 
 
 def save_yaml(config: Any, path: str | Path) -> None:
@@ -91,6 +99,15 @@ def _key_given_twice(root: yaml.Node | None) -> yaml.Node | None:
     keys = [key for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
     names = [str(key.value) for key in keys]
     return next((key for i, key in enumerate(keys) if names[i] in names[:i]), None)
+
+
+def _typed_values(cls: type[Any], values: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in fields(cls)]
+    return {
+        _known_key(key, names, where): _converted(value, hints[str(key)], str(key), where)
+        for key, value in values.items()
+    }
 
 
 def _known_key(key: Any, names: list[str], path: str | Path) -> str:

@@ -1,0 +1,183 @@
+"""The small preset's own models: a byte-level tokenizer, a GPT-2 reference and a classifier, trained from nothing."""
+
+import math
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from reviews import Review
+from rich.console import Console
+from rich.progress import track
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+END, PAD = "<|endoftext|>", "<|pad|>"
+LABELS = {0: "NEGATIVE", 1: "POSITIVE"}
+IGNORED = -100  # the label of padding
+WARMUP_STEPS = 50
+MEASURED_ROWS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes and training of a small GPT-2. With `model`, a hub id or directory, nothing is trained: that is used."""
+
+    model: str | None = None
+    vocabulary: int = 2048
+    width: int = 192
+    layers: int = 4
+    heads: int = 4
+    dropout: float = 0.0
+    window: int = 64
+    batch_size: int = 64
+    steps: int = 700
+    learning_rate: float = 2e-3
+
+
+class Windows:
+    """Token windows of reviews: half of them begin where the review does, as prompts do, half anywhere in it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, reviews: Sequence[Review], window: int):
+        rows = [[*ids, tokenizer.eos_token_id] for ids in tokenizer([r.text for r in reviews], verbose=False).input_ids]
+        self.ids = torch.tensor([token for row in rows for token in row])
+        self.ends = torch.tensor([len(row) for row in rows]).cumsum(0)
+        self.starts = torch.cat([torch.zeros(1, dtype=torch.long), self.ends[:-1]])
+        self.labels = torch.tensor([review.label for review in reviews])
+        self.window = window
+        self.pad = tokenizer.pad_token_id
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids (count, window), right-padded; which are real; and the reviews' labels (count,)."""
+        review = torch.randint(0, len(self.ends), (count,), generator=generator)
+        room = (self.ends - self.starts)[review] - self.window
+        share = torch.rand(count, 2, generator=generator)
+        shift = torch.where(share[:, 0] < 0.5, 0.0, share[:, 1]) * (room + 1).clamp_min(1)
+        positions = (self.starts[review] + shift.long())[:, None] + torch.arange(self.window)
+        real = positions < self.ends[review, None]
+        ids = torch.where(real, self.ids[positions.clamp_max(len(self.ids) - 1)], self.pad)
+        return ids, real, self.labels[review]
+
+
+def train_reference(
+    train: Sequence[Review], held_out: Sequence[Review], config: ModelConfig, out: Path
+) -> dict[str, float]:
+    """Tokenizer and language model at `out`, whole or not at all. Returns held-out cross-entropy, nats a token."""
+    tokenizer = train_tokenizer((review.text for review in train), config)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(gpt2_config(tokenizer, config))
+    fit(model, Windows(tokenizer, train, config.window), config, next_token_loss)
+    nats = measure(model, Windows(tokenizer, held_out, config.window), next_token_loss)
+    save(model, tokenizer, out)
+    return {"parameters": model.num_parameters(), "held_out_nats_per_token": nats}
+
+
+def train_classifier(
+    train: Sequence[Review],
+    held_out: Sequence[Review],
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+) -> dict[str, float]:
+    """A classifier of short spans at `out`, whole or not at all. Returns its held-out accuracy on whole windows."""
+    torch.manual_seed(0)
+    labels = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
+    model = GPT2ForSequenceClassification(gpt2_config(tokenizer, config, **labels))
+    fit(model, Windows(tokenizer, train, config.window), config, prefix_label_loss)
+    accuracy = measure(model, Windows(tokenizer, held_out, config.window), last_token_accuracy)
+    save(model, tokenizer, out)
+    return {"parameters": model.num_parameters(), "held_out_accuracy": accuracy, "tokens": config.window}
+
+
+def train_tokenizer(texts: Iterable[str], config: ModelConfig) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: any text encodes, whatever it was trained on."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocabulary, special_tokens=[END, PAD], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=PAD, model_max_length=config.window
+    )
+
+
+def gpt2_config(tokenizer: PreTrainedTokenizerFast, config: ModelConfig, **extra: object) -> GPT2Config:
+    """GPT-2 of the preset's sizes; its tanh-GELU as one kernel."""
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return GPT2Config(
+        vocab_size=len(tokenizer), n_positions=config.window, n_embd=config.width, n_layer=config.layers,
+        n_head=config.heads, activation_function="gelu_pytorch_tanh", bos_token_id=end, eos_token_id=end,
+        pad_token_id=pad, resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout, **extra,
+    )  # fmt: skip
+
+
+Loss = Callable[[PreTrainedModel, Tensor, Tensor, Tensor], Tensor]
+
+
+def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the next token, nats; padding on the right is never seen, attention being causal."""
+    targets = ids.masked_fill(~real, IGNORED)[:, 1:]
+    return cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def prefix_label_loss(model: GPT2ForSequenceClassification, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the label at every token: each prefix of a window is a short span of its own."""
+    logits = model.score(model.transformer(ids).last_hidden_state)
+    targets = labels[:, None].expand_as(ids).masked_fill(~real, IGNORED)
+    return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def last_token_accuracy(model: GPT2ForSequenceClassification, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
+    """Share of windows whose label the model names."""
+    return (model(ids, attention_mask=real.long()).logits.argmax(-1) == labels).double().mean()
+
+
+def fit(model: PreTrainedModel, windows: Windows, config: ModelConfig, loss_of: Loss) -> None:
+    """AdamW; linear warm-up, then a half cosine to a twentieth of the rate."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config.steps))
+    generator = torch.Generator().manual_seed(0)
+    torch.set_flush_denormal(True)  # Adam's averages of rare tokens fade into denormals, which cost twice the time
+    model.train()
+    for _ in track(range(config.steps), type(model).__name__, console=Console(stderr=True)):
+        loss = loss_of(model, *windows.draw(config.batch_size, generator))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+@torch.no_grad()
+def measure(model: PreTrainedModel, windows: Windows, value_of: Loss) -> float:
+    """The mean of a loss or an accuracy over MEASURED_ROWS windows."""
+    return float(value_of(model, *windows.draw(MEASURED_ROWS, torch.Generator().manual_seed(1))))
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Share of the learning rate at a step."""
+    cosine = 0.05 + 0.475 * (1 + math.cos(math.pi * step / steps))
+    return min(1.0, (step + 1) / WARMUP_STEPS) * cosine
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Weights and tokenizer, aside first: the folder appears whole or not at all."""
+    aside = out.with_name(out.name + ".partial")
+    for folder in (aside, out):
+        shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    aside.rename(out)
