@@ -179,6 +179,24 @@ def test_judges_are_reported_for_policies_and_target(world: Path, tmp_path: Path
     assert summary["judges"] == [judge] and key in summary["target"]["metrics"]
 
 
+def test_the_target_of_a_judge_against_all_pairs(world: Path, tmp_path: Path):
+    """Best of 2 of the pool, every pair of its samples: the judge's score of the better one, of both where they tie."""
+    judge = f"{world}/reward.py:length"
+    folder = tmp_path / "eval"
+    evaluate_command(
+        config_of(world, pool=str(world / "tied"), n=2.0, judges=(judge,), samples_per_prompt=2, out=str(folder))
+    )
+    pool = ReferencePool.open(world / "tied")
+    rewards = pool.rewards.reshape(-1, 400)
+    lengths = np.array([len(text.split()) for text in pool.completions], float).reshape(-1, 400)
+    for index, (r, values) in enumerate(zip(rewards, lengths, strict=True)):
+        above, level = r[:, None] > r[None], r[:, None] == r[None]
+        winner = np.where(above, values[:, None], np.where(level, (values[:, None] + values[None]) / 2, values[None]))
+        expected = winner[~np.eye(400, dtype=bool)].mean()
+        assert per_prompt(folder, "best-of-n", f"judge_reward/{judge}")[index] == pytest.approx(expected)
+        assert abs(expected - values.mean()) > 0.01  # best-of-N is longer or shorter than the pool
+
+
 def test_few_samples_are_warned_of(world: Path, tmp_path: Path):
     summary = evaluate_command(config_of(world, n=32.0, samples_per_prompt=2, out=str(tmp_path / "eval")))
     assert any("M = 400 is below 25·N = 800" in line for line in summary["warnings"])
