@@ -72,8 +72,6 @@ class TrainConfig:
     """Advantages, in nats (divided by the KL coefficient), are bounded by ± this."""
     whiten_advantages: bool = False
     """Scale advantages to unit variance in every minibatch, as common PPO does, instead of keeping them in nats."""
-    critic: Literal["separate", "shared"] = "separate"
-    """ppo: the critic is a model of its own, or a head on the policy."""
 
     offline_loss: Literal["weighted-sft", "regression", "listwise"] = "weighted-sft"
     """Loss on the pool's samples, for `algorithm offline` and `warm-start offline`."""

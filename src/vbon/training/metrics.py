@@ -1,35 +1,61 @@
-"""The run's diary: one JSON object a line in `vbon/metrics.jsonl`, and curves through accelerate's trackers."""
+"""The run's diary: JSON lines in `vbon/metrics.jsonl` and `samples.jsonl`, curves through accelerate's trackers."""
 
 import json
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
+from vbon.config.train import TrainConfig
 from vbon.pool.files import replace_file
+from vbon.training.run_folder import RunFolder
+from vbon.training.state import RunState
+
+Row = dict[str, Any]
+CURVES = "curves"
 
 
-class MetricsLog:
-    """Appends lines; a resumed run first drops the lines of iterations it will do again."""
+class Diary:
+    """What the main process writes down as the run goes; the other processes write nothing."""
 
-    def __init__(self, path: Path, *, keep_before: int | None = None):
-        self.path = path
-        kept = [] if keep_before is None else [m for m in read_metrics(path) if m["iteration"] <= keep_before]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, "".join(_line(metrics) for metrics in kept).encode())
+    def __init__(self, folder: RunFolder, accelerator: Accelerator, config: TrainConfig, state: RunState):
+        """Start the files, or cut them back to what `state` covers: a resumed run writes the rest again."""
+        self._folder, self._accelerator, self._writes = folder, accelerator, accelerator.is_main_process
+        if self._writes:
+            keep_rows(folder.metrics, state.covers)
+            keep_rows(folder.samples, state.covers)
+        if wants_curves(config):
+            accelerator.init_trackers(CURVES)
 
-    @classmethod
-    def appending(cls, path: Path) -> "MetricsLog":
-        """A log that keeps every line there is."""
-        log = cls.__new__(cls)
-        log.path = path
-        return log
+    def write(self, row: Row) -> None:
+        """One line of metrics; its numbers are points of the curves, by `offline_step` or else `iteration`."""
+        if not self._writes:
+            return
+        append_row(self._folder.metrics, row)
+        curves = {key: value for key, value in row.items() if key not in ("iteration", "offline_step")}
+        self._accelerator.log(curves, step=row.get("offline_step", row["iteration"]))
 
-    def write(self, metrics: dict[str, Any]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(_line(metrics))
+    def write_sample(self, row: Row) -> None:
+        """One completion of the policy, with its prompt and reward."""
+        if self._writes:
+            append_row(self._folder.samples, row)
+
+    def close(self) -> None:
+        """Flush the curves. (`Accelerator.end_training` would end the process group, which is not ours.)"""
+        for tracker in getattr(self._accelerator, "trackers", []):
+            tracker.finish()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a torn last line (the process was killed while writing) is left out."""
+def wants_curves(config: TrainConfig) -> bool:
+    """Whether curves are asked for and tensorboard is installed."""
+    return config.tracker == "tensorboard" and find_spec("tensorboard") is not None
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a JSON-lines file; a torn last line (the process was killed while writing) is left out."""
     if not path.exists():
         return []
     rows = []
@@ -41,8 +67,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _line(metrics: dict[str, Any]) -> str:
-    return json.dumps({key: _finite(value) for key, value in metrics.items()}) + "\n"
+def append_row(path: Path, row: Row) -> None:
+    """Add one line, in one write."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(_line(row))
+
+
+def keep_rows(path: Path, keep: Callable[[Row], bool]) -> None:
+    """Leave the rows that are to be kept; the file is there afterwards in any case."""
+    os.makedirs(path.parent, exist_ok=True)
+    replace_file(path, "".join(_line(row) for row in read_rows(path) if keep(row)).encode())
+
+
+def _line(row: Row) -> str:
+    return json.dumps({key: _finite(value) for key, value in row.items()}, ensure_ascii=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

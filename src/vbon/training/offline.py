@@ -1,4 +1,4 @@
-"""Offline vBoN: the pool's own samples as training data, no rollouts, no critic. Also the warm start of online training.
+"""Offline vBoN: the pool's own samples as training data, no rollouts, no critic. Also a warm start.
 
 Completions are drawn from the pool by weight instead of carrying it: a minibatch drawn ∝ Ŵ has the expectation of the
 all-sample loss Σ_i Ŵ_i·ℓ(y_i)/M at the cost of its useful rows alone.
@@ -17,7 +17,7 @@ from vbon.core.best_of_n import log_weight
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences, sequences
 from vbon.models.logprobs import completion_logits, completion_logprobs, token_logprobs
-from vbon.training.online import Learner, set_learning_rates
+from vbon.training.online import Learner, descend, set_learning_rates
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.task import Task
 
@@ -66,10 +66,7 @@ def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: in
     warmup = min(1.0, (step + 1) / WARMUP_STEPS)
     factor = warmup * learning_rate_factor(config.lr_schedule, step, config.offline_steps)
     set_learning_rates(learner, factor * config.offline_learning_rate / config.learning_rate)
-    learner.optimizer.zero_grad(set_to_none=True)
-    learner.accelerator.backward(loss.float())
-    grad_norm = nn.utils.clip_grad_norm_(learner.policy.parameters(), config.max_grad_norm)
-    learner.optimizer.step()
+    grad_norm = descend(learner, loss.float(), config.max_grad_norm)
     return {"offline_loss": float(loss), "grad_norm": float(grad_norm)}
 
 

@@ -2,21 +2,22 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedModel
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.objectives import OBJECTIVES
 from vbon.errors import VbonError
 from vbon.models.value_head import Critic
+from vbon.training.adapters import with_adapters
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.task import Task, prompt_slots
-from vbon.training.update import UpdateSettings, make_baseline, minibatches, policy_loss, value_loss
+from vbon.training.update import Minibatch, UpdateSettings, make_baseline, minibatches, policy_loss, value_loss
 from vbon.training.validation import rollout_metrics
 
 MAX_LOGPROB_GAP = 1e-4  # nats a token, float32: sampling and training forward passes differ by shapes only
@@ -32,57 +33,84 @@ class Learner:
     accelerator: Accelerator
     base_learning_rates: list[float] = field(default_factory=list)
 
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows of all processes, (B, …) → (ΣB, …)."""
+        if self.accelerator.num_processes == 1:
+            return rows
+        gathered: torch.Tensor = self.accelerator.gather(rows.to(self.accelerator.device))
+        return gathered
+
     def modules(self) -> dict[str, nn.Module]:
         """Name → network, for checkpoints."""
         named = {"policy": self.policy, "critic": self.critic}
         return {name: self.accelerator.unwrap_model(m) for name, m in named.items() if m is not None}
 
 
-def make_learner(policy: nn.Module, config: TrainConfig, accelerator: Accelerator) -> Learner:
+def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Accelerator) -> Learner:
     """AdamW over policy and, for PPO, critic; no weight decay, which would pull towards 0 and not towards π_ref."""
-    critic = Critic(accelerator.unwrap_model(policy)).to(accelerator.device) if config.algorithm == "ppo" else None
+    networks: list[nn.Module] = [policy.to(accelerator.device)]
+    if config.algorithm == "ppo":  # copied before adapters go into the policy, in place
+        critic = Critic(policy).to(accelerator.device)
+        critic.trunk = with_adapters(critic.trunk, config)
+        networks.append(critic)
+    networks[0] = with_adapters(policy, config)
     rates = [config.learning_rate, config.critic_learning_rate or config.learning_rate]
     groups = [
         {"params": [p for p in network.parameters() if p.requires_grad], "lr": rate}
-        for network, rate in zip((policy, critic), rates, strict=True)
-        if network is not None
+        for network, rate in zip(networks, rates, strict=False)
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, eps=1e-5, fused=True)
-    policy, optimizer = accelerator.prepare(policy, optimizer)
-    critic = None if critic is None else accelerator.prepare(critic)
-    return Learner(policy, critic, optimizer, accelerator, [group["lr"] for group in groups])
+    prepared = [accelerator.prepare(network) for network in networks]
+    return Learner(
+        policy=prepared[0],
+        critic=prepared[1] if len(prepared) > 1 else None,
+        optimizer=accelerator.prepare(optimizer),
+        accelerator=accelerator,
+        base_learning_rates=rates[: len(networks)],
+    )
 
 
 def run_iteration(
     learner: Learner, ref_policy: nn.Module, task: Task, config: TrainConfig, iteration: int
 ) -> tuple[dict[str, float], Rollouts]:
-    """One iteration, counted from 0: returns its metrics and its rollouts."""
+    """One iteration, counted from 0: returns its metrics over all processes, and this process's rollouts.
+
+    Raises:
+        FloatingPointError: a gradient is not finite; the weights are those before it.
+    """
     started = time.perf_counter()
-    settings = update_settings(config, task.sampling.temperature)
     # 1. Roll out: this process's share of the iteration's completions, scored, ranked and set against the reference.
     rollouts = sample_rollouts(learner, ref_policy, task, config, iteration)
     rolled_out = time.perf_counter()
-    # 2. Baseline: the critic's values, or the other samples of the same prompt.
-    baseline = make_baseline(rollouts, learner.critic, settings)
-    # 3. Learning rate of this iteration.
+    # 2. Learning rate of this iteration.
     set_learning_rates(learner, learning_rate_factor(config.lr_schedule, iteration, config.num_iterations))
-    # 4. Update: clipped steps over minibatches of the rollouts.
-    tokens_per_row = learner.accelerator.reduce(rollouts.mask.sum(1).float().mean(), "mean").item()
-    steps = [
-        _step(learner, batch, settings, config, tokens_per_row)
-        for batch in minibatches(rollouts, baseline, settings, config.seed, seeds.ROLLOUT, iteration)
-    ]
-    # 5. Measure.
+    # 3. Update: a baseline, then clipped steps over minibatches of the rollouts.
+    settings = update_settings(config, task.sampling.temperature, learner.accelerator.num_processes)
+    steps = update(learner, rollouts, settings, config.max_grad_norm, config.seed, seeds.ROLLOUT, iteration)
+    # 4. Measure.
     metrics = {
-        **rollout_metrics(rollouts, config.n),
-        **{key: float(torch.stack([step[key] for step in steps]).mean()) for key in steps[0]},
+        **rollout_metrics(rollouts, config.n, learner.gather_rows),
+        **_mean_over_processes(steps, learner),
         "learning_rate": learner.optimizer.param_groups[0]["lr"],
         "seconds_rollout": rolled_out - started,
         "seconds_update": time.perf_counter() - rolled_out,
     }
+    # 5. Check, once: the first minibatch must have seen the policy that sampled.
     if iteration == 0:
         check_first_ratio(float(steps[0]["ratio_gap"]), config.dtype)
     return metrics, rollouts
+
+
+def update(
+    learner: Learner, rollouts: Rollouts, settings: UpdateSettings, max_grad_norm: float, *key: int
+) -> list[dict[str, torch.Tensor]]:
+    """Clipped steps over minibatches of the rollouts, in an order that is a function of the key; what each logs."""
+    baseline = make_baseline(rollouts, learner.critic, settings)
+    tokens_per_row = learner.accelerator.reduce(rollouts.mask.sum(1).float().mean(), "mean").item()
+    return [
+        _step(learner, batch, settings, max_grad_norm, tokens_per_row)
+        for batch in minibatches(rollouts, baseline, settings, *key)
+    ]
 
 
 def sample_rollouts(
@@ -102,10 +130,21 @@ def sample_rollouts(
     )  # fmt: skip
 
 
-def update_settings(config: TrainConfig, temperature: float) -> UpdateSettings:
-    """The update's share of the config."""
+def update_settings(config: TrainConfig, temperature: float, num_processes: int = 1) -> UpdateSettings:
+    """The update's share of the config; each process takes its share of a minibatch."""
     shared = {name: getattr(config, name) for name in UpdateSettings.__dataclass_fields__ if name != "temperature"}
+    shared["minibatch_size"] = max(1, config.minibatch_size // num_processes)
     return UpdateSettings(temperature=temperature, **shared)
+
+
+def check_shares(config: TrainConfig, num_processes: int) -> None:
+    """Every process takes whole prompts, equally many. Raises VbonError where they cannot be shared out so."""
+    slots = config.rollouts_per_iteration // config.samples_per_prompt
+    if config.algorithm != "offline" and slots % num_processes:
+        raise VbonError(
+            f"--rollouts-per-iteration {config.rollouts_per_iteration} holds {slots} prompts of "
+            f"{config.samples_per_prompt} samples, which {num_processes} processes cannot share equally"
+        )
 
 
 def set_learning_rates(learner: Learner, factor: float) -> None:
@@ -127,20 +166,33 @@ def check_first_ratio(gap: float, dtype: str) -> None:
 
 
 def _step(
-    learner: Learner, batch: Any, settings: UpdateSettings, config: TrainConfig, tokens_per_row: float
+    learner: Learner, batch: Minibatch, settings: UpdateSettings, max_grad_norm: float, tokens_per_row: float
 ) -> dict[str, torch.Tensor]:
     loss, diagnostics = policy_loss(learner.policy, batch, settings, tokens_per_row)
     diagnostics["policy_loss"] = loss.detach()
     if learner.critic is not None:
-        diagnostics["value_loss"] = value_loss(learner.critic, batch, settings)
-        loss = loss + diagnostics["value_loss"]
-        diagnostics["value_loss"] = diagnostics["value_loss"].detach()
-    if not torch.isfinite(loss):
-        raise FloatingPointError("the loss is not finite")
+        critic_loss = value_loss(learner.critic, batch, settings)
+        diagnostics["value_loss"] = critic_loss.detach()
+        loss = loss + critic_loss
+    diagnostics["grad_norm"] = descend(learner, loss, max_grad_norm)
+    return diagnostics
+
+
+def descend(learner: Learner, loss: torch.Tensor, max_grad_norm: float) -> torch.Tensor:
+    """One optimiser step down the loss, each network's gradient clipped on its own; returns the policy's norm.
+
+    Raises FloatingPointError, before the weights change, where a gradient is not finite.
+    """
     learner.optimizer.zero_grad(set_to_none=True)
     learner.accelerator.backward(loss)
-    diagnostics["grad_norm"] = nn.utils.clip_grad_norm_(learner.policy.parameters(), config.max_grad_norm)
-    if learner.critic is not None:
-        nn.utils.clip_grad_norm_(learner.critic.parameters(), config.max_grad_norm)
+    networks = [network for network in (learner.policy, learner.critic) if network is not None]
+    norms = [nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm) for network in networks]
+    if not torch.isfinite(torch.stack(norms)).all():
+        raise FloatingPointError("the gradient is not finite")
     learner.optimizer.step()
-    return diagnostics
+    return norms[0]
+
+
+def _mean_over_processes(steps: list[dict[str, torch.Tensor]], learner: Learner) -> dict[str, float]:
+    means = torch.stack([torch.stack([step[key] for step in steps]).mean() for key in steps[0]])
+    return dict(zip(steps[0], learner.accelerator.reduce(means, "mean").tolist(), strict=True))

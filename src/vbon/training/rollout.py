@@ -1,4 +1,4 @@
-"""One iteration's rollouts: completions of the policy, their rewards, ranks in the pool, and reference log-probabilities."""
+"""One iteration's rollouts: completions of the policy, their rewards, their ranks in the pool, log π_ref."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,6 +63,7 @@ def roll_out(
     objective: Objective,
     n: float,
     kl_coef: float | None,
+    *,
     keep_ref_log_softmax: bool = False,
 ) -> Rollouts:
     """Sample K completions for each of P prompts and score them.
@@ -85,7 +86,9 @@ def roll_out(
     index = prompt_index.repeat_interleave(num_samples)
     rewards, interval = score(index.numpy(), completions.rows())
     signal = objective(rewards, interval, n, kl_coef)
-    ref_logprobs, ref_log_softmax = _reference(ref_policy, sequences, sampling.temperature, keep_ref_log_softmax)
+    ref_logprobs, ref_log_softmax = _reference(
+        ref_policy, sequences, sampling.temperature, keep_log_softmax=keep_ref_log_softmax
+    )
     return Rollouts(
         prompt_index=index,
         sequences=sequences,
@@ -102,7 +105,12 @@ def roll_out(
 
 @torch.no_grad()
 def _reference(
-    ref_policy: nn.Module, sequences: Sequences, temperature: float, keep_log_softmax: bool, rows_per_batch: int = 256
+    ref_policy: nn.Module,
+    sequences: Sequences,
+    temperature: float,
+    *,
+    keep_log_softmax: bool,
+    rows_per_batch: int = 256,
 ) -> tuple[Tensor, Tensor | None]:
     parts, kept = [], []
     for start in range(0, len(sequences.prompt_ids), rows_per_batch):

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from vbon.config.checks import flag
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import merged_text
 from vbon.errors import VbonError
@@ -26,8 +28,8 @@ class RunFolder:
         self.checkpoints = self.own / "checkpoints"
         self.description = self.own / "run.json"
 
-    def open(self, config: TrainConfig) -> None:
-        """Make the folder, or with `resume` find it started with these settings; write the merged config.
+    def check(self, config: TrainConfig) -> None:
+        """Refuse a folder in which this run cannot go; write nothing.
 
         Raises:
             VbonError: there is a run already, or none to resume, or it was started with other settings.
@@ -39,11 +41,22 @@ class RunFolder:
             )
         if config.resume and not started:
             raise VbonError(f"--resume: {self.path} holds no run to resume; leave --resume out to start one")
-        settings = settings_text(config)
+        if self.path.exists() and not self.path.is_dir():
+            raise VbonError(f"--out {self.path} is a file; choose another --out")
         if started:
-            _check_same(self.own / "config.yaml", settings)
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        replace_file(self.own / "config.yaml", settings.encode())
+            _check_same(self.own / "config.yaml", config)
+
+    def open(self, config: TrainConfig) -> None:
+        """Make the folder and write the merged config there. Raises VbonError where that cannot be done."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise VbonError(f"--out {self.path}: cannot be created ({error.strerror}); choose another") from None
+        replace_file(self.own / "config.yaml", settings_text(config).encode())
+
+    def write_card(self, text: str) -> None:
+        """README.md, the model's card."""
+        replace_file(self.path / "README.md", text.encode())
 
 
 # What may change between a run's start and its resumption: where and when, not what.
@@ -52,8 +65,8 @@ _FREE = ("resume", "out", "device", "num_threads", "tracker", "checkpoint_every"
 
 def settings_text(config: TrainConfig) -> str:
     """The merged config as YAML, without the flags that only say how this process is run."""
-    lines = merged_text(config).splitlines(keepends=True)
-    return "".join(line for line in lines if line.partition(":")[0] not in _FREE)
+    settings = yaml.safe_load(merged_text(config))
+    return yaml.safe_dump({k: v for k, v in settings.items() if k not in _FREE}, sort_keys=False, allow_unicode=True)
 
 
 def save_model(path: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
@@ -91,13 +104,15 @@ def describe(folder: RunFolder, config: TrainConfig, task: Task, allowed: list[s
     replace_file(folder.description, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _check_same(path: Path, settings: str) -> None:
-    old = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-    new = dict(line.split(":", 1) for line in settings.splitlines() if ":" in line)
-    changed = [key for key in new if old.get(key) != new[key]]
-    if changed:
-        flag = "--" + changed[0].replace("_", "-")
-        raise VbonError(
-            f"--resume: the run was started with {flag}{old.get(changed[0], ' unset')}, now it is{new[changed[0]]}; "
-            "use the same settings or start another run"
-        )
+def _check_same(path: Path, config: TrainConfig) -> None:
+    try:
+        then = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise VbonError(f"--resume: {path} cannot be read; choose another --out and start again") from error
+    then = then if isinstance(then, dict) else {}
+    for name, value in yaml.safe_load(settings_text(config)).items():
+        if then.get(name) != value:
+            raise VbonError(
+                f"--resume: the run was started with {flag(name)} {then.get(name)}, now it is {value}; "
+                "use the same settings or start another run"
+            )

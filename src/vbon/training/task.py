@@ -1,4 +1,4 @@
-"""What is trained on: the pool's prompts, how completions are drawn, scored and ranked; and the checks before a start."""
+"""What is trained on: the pool's prompts, how completions are drawn, scored and ranked; checks before a start."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vbon.config.train import TrainConfig
 from vbon.core import seeds, stats
 from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
+from vbon.models import load
 from vbon.models.generate import generate
-from vbon.models.prompts import decode
+from vbon.models.prompts import decode, encode
 from vbon.pool.prompts import Prompt, reward_columns
 from vbon.pool.store import ReferencePool, tie_keys
 from vbon.rewards import Reward
@@ -58,6 +60,47 @@ class Task:
     def keys(self, completion_ids: Sequence[Sequence[int]]) -> NDArray[np.int64] | None:
         """Tie keys of completions under tie rule `order`, else None."""
         return tie_keys(completion_ids) if self.tie_rule == "order" else None
+
+
+def split_pool(pool: ReferencePool, config: TrainConfig) -> tuple[ReferencePool, ReferencePool]:
+    """(training, validation) prompts by id hash; a pool too small to split is both, with fresh samples to tell."""
+    validation, training = pool.split(config.validation_fraction, config.seed)
+    return (pool, pool) if not len(validation) or not len(training) else (training, validation)
+
+
+def sampling_of(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pool: ReferencePool, config: TrainConfig
+) -> Sampling:
+    """How completions are drawn: flags first, else what the pool knows. Raises VbonError where neither says."""
+    known = pool.fingerprint
+    temperature = config.temperature or known.temperature
+    length = config.max_new_tokens or known.max_new_tokens
+    for flag, value in (("--temperature", temperature), ("--max-new-tokens", length)):
+        if value is None:
+            raise VbonError(f"{flag} is needed: the pool {pool.path} does not say how it was sampled")
+    assert temperature is not None and length is not None
+    stop = config.stop_token_ids or known.stop or load.stop_token_ids(policy, tokenizer)
+    return Sampling(temperature, length, tuple(stop), load.pad_token_id(tokenizer))
+
+
+def make_task(
+    pool: ReferencePool,
+    tokenizer: PreTrainedTokenizerBase,
+    reward: Reward,
+    sampling: Sampling,
+    tie_rule: str,
+    policy: PreTrainedModel,
+) -> Task:
+    """Prompts encoded and measured against the model's context. Raises VbonError for one that leaves no room."""
+    prompt_ids = encode(tokenizer, [prompt.prompt for prompt in pool.prompts])
+    context = load.context_length(policy)
+    for prompt, ids in zip(pool.prompts, prompt_ids, strict=True):
+        if context is not None and len(ids) + sampling.max_new_tokens > context:
+            raise VbonError(
+                f"{pool.path}: prompt {prompt.prompt_id} has {len(ids)} tokens; with {sampling.max_new_tokens} new "
+                f"ones it exceeds the model's context of {context}"
+            )
+    return Task(pool, pool.cdf(tie_rule), tie_rule, prompt_ids, tokenizer, reward, sampling)
 
 
 def prompt_slots(num_prompts: int, first: int, count: int, seed: int) -> Tensor:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from vbon.config.train import TrainConfig
 from vbon.models import load
@@ -14,7 +13,8 @@ from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
 from vbon.rewards import load_reward
-from vbon.training.trainer import VBoNTrainer, sampling_of
+from vbon.training.task import sampling_of
+from vbon.training.trainer import VBoNTrainer, make_accelerator
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     pool = open_pool(config)
-    accelerator = Accelerator(cpu=config.device == "cpu")
+    accelerator = make_accelerator(config)
     ref_policy = load.load_policy(
         config.model, dtype=config.dtype, device=accelerator.device, trust_remote_code=config.trust_remote_code
     )

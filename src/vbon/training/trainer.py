@@ -1,8 +1,10 @@
 """VBoNTrainer: a policy, its reference, a reward and a pool in; the run's result and a model folder out."""
 
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -11,18 +13,22 @@ from vbon.core.best_of_n import kl_floor, kl_from_reference
 from vbon.core.objectives import OBJECTIVES
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.models.prompts import decode, encode
+from vbon.models.prompts import decode
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
-from vbon.training import checkpoint, watch
-from vbon.training.metrics import MetricsLog
+from vbon.training import checkpoint
+from vbon.training.adapters import merged
+from vbon.training.metrics import Diary, wants_curves
+from vbon.training.model_card import model_card
 from vbon.training.offline import PoolData, offline_step
-from vbon.training.online import Learner, make_learner, run_iteration
+from vbon.training.online import check_shares, make_learner, run_iteration
 from vbon.training.progress import Progress
-from vbon.training.rollout import Rollouts, Sampling
+from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import RunFolder, describe, save_model
-from vbon.training.task import Task, check_rank_test, pool_rank_test
+from vbon.training.state import RunState
+from vbon.training.task import check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
 from vbon.training.validation import validate
+from vbon.training.watch import Watcher
 
 SAMPLES_SHOWN = 4
 
@@ -40,7 +46,7 @@ class VBoNTrainer:
         accelerator: default: a new one, on `config.device`.
 
     Raises:
-        VbonError: a prompt longer than the context, a run in the way, a pool that fresh samples do not fit.
+        VbonError: a prompt longer than the context, or rollouts that the processes cannot share equally.
     """
 
     def __init__(
@@ -56,7 +62,8 @@ class VBoNTrainer:
     ):
         config.validate()
         self.config = config
-        self.accelerator = accelerator or Accelerator(cpu=config.device == "cpu")
+        self.accelerator = accelerator or make_accelerator(config)
+        check_shares(config, self.accelerator.num_processes)
         tokenizer = tokenizer or load.load_tokenizer(config.model)
         training, validation = split_pool(pool, config)
         sampling = sampling_of(policy, tokenizer, pool, config)
@@ -65,213 +72,195 @@ class VBoNTrainer:
         self.policy, self.ref_policy = policy, ref_policy.eval().requires_grad_(False)
         self.folder = RunFolder(config.out)
         self.allowed_mismatches: list[str] = []
+        """Fields of the pool's fingerprint that differ and were accepted; recorded in the run."""
         self._console = Console(stderr=True, quiet=not self.accelerator.is_main_process)
 
     def train(self) -> dict[str, Any]:
         """Run to the end (or resume), save the best policy as a model folder, return the result.
 
         On Ctrl-C the last checkpoint stays, and KeyboardInterrupt says how to continue.
+
+        Raises:
+            VbonError: a run in the way, other settings than the run to resume, a pool that fresh samples do not fit,
+                weights that are no longer finite. What was saved before stays.
         """
-        config = self.config
-        self.folder.open(config)
-        learner = make_learner(self.policy, config, self.accelerator)
-        state = self._restore(learner)
-        log = MetricsLog(self.folder.metrics, keep_before=state["iteration"] if config.resume else None)
-        if state["iteration"] == 0:
-            self._check_start(state)
+        self._start()
         try:
             with Progress(self._console, "iterations", self._num_steps()) as progress:
-                self._run(learner, state, log, progress)
+                self._run(progress)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"{self.folder.path}: stopped at iteration {state['iteration']}; the same command with --resume continues"
+            where = f"{self.folder.path}: stopped at iteration {self._state.iteration}"
+            raise KeyboardInterrupt(f"{where}; the same command with --resume continues") from None
+        except FloatingPointError as error:
+            raise VbonError(
+                f"{error} after iteration {self._state.iteration}; the last good checkpoint is in "
+                f"{self.folder.checkpoints}. A smaller --learning-rate helps"
             ) from None
-        return self._finish(learner, state)
+        finally:
+            self._diary.close()
+        return self._finish()
 
     # The run -----------------------------------------------------------------------------------------------------
 
-    def _run(self, learner: Learner, state: dict[str, Any], log: MetricsLog, progress: Progress) -> None:
-        config = self.config
-        progress.advance(state["iteration"])
-        if state["iteration"] == 0:
-            if "offline" in (config.algorithm, config.warm_start):
-                self._train_offline(learner, state, log, progress)
-            self._validate(learner, state, log)
-        while config.algorithm != "offline" and state["iteration"] < config.num_iterations:
-            iteration = state["iteration"]
-            try:
-                metrics, rollouts = run_iteration(learner, self.ref_policy, self.task, config, iteration)
-            except FloatingPointError as error:
-                raise VbonError(
-                    f"{error} in iteration {iteration + 1}; the last good checkpoint is in {self.folder.checkpoints}. "
-                    "A smaller --learning-rate helps"
-                ) from None
-            state["iteration"] = iteration + 1
-            log.write({"iteration": iteration + 1, **metrics})
-            self._watch(state, metrics)
+    def _start(self) -> None:
+        """Refuse what cannot be started before anything is written; then open the run's folder."""
+        self.folder.check(self.config)
+        self._learner = make_learner(self.policy, self.config, self.accelerator)
+        self._state = self._restore()
+        vbon_objective = self.config.objective.startswith("vbon")
+        self._watcher = Watcher(self._console, self._state, self.config.n, vbon_objective=vbon_objective)
+        if not self._state.validations:
+            self._check_pool()
+        self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes there
+        if self.accelerator.is_main_process:
+            self.folder.open(self.config)
+        self._diary = Diary(self.folder, self.accelerator, self.config, self._state)
+
+    def _run(self, progress: Progress) -> None:
+        config, state = self.config, self._state
+        progress.advance(state.offline_step + state.iteration)
+        if not state.validations:
+            if self._trains_offline:
+                self._train_offline(progress)
+            self._validate()
+            self._checkpoint(checkpoint.ONLINE, 0)
+        while config.algorithm != "offline" and state.iteration < config.num_iterations:
+            metrics, rollouts = run_iteration(self._learner, self.ref_policy, self.task, config, state.iteration)
+            state.iteration += 1
+            self._diary.write({"iteration": state.iteration, **metrics})
+            self._watcher.see_iteration(metrics)
             progress.advance(1, rho=metrics["sequence_reward"], kl=metrics["kl_policy_ref"])
-            self._at_milestones(learner, state, log, rollouts)
+            self._at_milestones(rollouts)
 
-    def _train_offline(self, learner: Learner, state: dict[str, Any], log: MetricsLog, progress: Progress) -> None:
-        data = PoolData(self.task, self.config.n)
-        if self.config.offline_loss != "weighted-sft":
+    def _train_offline(self, progress: Progress) -> None:
+        config, state = self.config, self._state
+        data = PoolData(self.task, config.n)
+        if config.offline_loss != "weighted-sft":
             data.fill_ref_logprobs(self.ref_policy)
-        for step in range(self.config.offline_steps):
-            metrics = offline_step(learner, data, self.config, step)
-            log.write({"iteration": 0, "offline_step": step + 1, **metrics})
+        while state.offline_step < config.offline_steps:
+            metrics = offline_step(self._learner, data, config, state.offline_step)
+            state.offline_step += 1
+            self._diary.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
             progress.advance(1)
-        if self.config.algorithm != "offline":  # the online phase has its own moments and step sizes
-            learner.optimizer.state.clear()
+            if state.offline_step % config.checkpoint_every == 0:
+                self._checkpoint(checkpoint.OFFLINE, state.offline_step)
+        if config.algorithm != "offline":  # the online phase has its own moments and step sizes
+            self._learner.optimizer.state.clear()
 
-    def _at_milestones(self, learner: Learner, state: dict[str, Any], log: MetricsLog, rollouts: Rollouts) -> None:
-        iteration, last = state["iteration"], state["iteration"] == self.config.num_iterations
+    def _at_milestones(self, rollouts: Rollouts) -> None:
+        iteration, last = self._state.iteration, self._state.iteration == self.config.num_iterations
         if iteration % self.config.validation_every == 0 or last:
-            self._validate(learner, state, log)
-            self._keep_samples(iteration, rollouts)
+            self._keep_samples(rollouts)
+            self._validate()
         if iteration % self.config.checkpoint_every == 0 or last:
-            self._checkpoint(learner, state)
+            self._checkpoint(checkpoint.ONLINE, iteration)
 
-    def _validate(self, learner: Learner, state: dict[str, Any], log: MetricsLog) -> None:
+    def _validate(self) -> None:
         """Measure on validation prompts; keep the latest policy within one standard error of the best objective.
 
         The objective is the method's own, E[ρ] − β·KL: the reward itself decides nothing.
         """
-        config = self.config
-        policy = self.accelerator.unwrap_model(learner.policy)
-        measured = validate(
-            policy,
-            self.ref_policy,
-            self.validation,
-            OBJECTIVES[config.objective],
-            config.n,
-            config.kl_coef,
-            config.seed,
-        )
-        row = {"iteration": state["iteration"], **{f"validation/{key}": value for key, value in measured.items()}}
-        log.write(row)
-        state["validations"].append(row)
-        top = max(state["validations"], key=lambda one: one["validation/objective"])
+        state, measured = self._state, self._measure()
+        row = {"iteration": state.iteration, **{f"validation/{key}": value for key, value in measured.items()}}
+        self._diary.write(row)
+        state.validations.append(row)
+        top = max(state.validations, key=lambda one: one["validation/objective"])
         if measured["objective"] >= top["validation/objective"] - top["validation/objective_se"]:
-            state["best"] = row
+            state.best = row
             if self.accelerator.is_main_process:
-                checkpoint.save(self.folder.checkpoints / checkpoint.BEST, {"policy": policy}, None, row)
+                policy = self._learner.modules()["policy"]
+                checkpoint.save(self._best_folder(), {"policy": policy}, None, row)
         self._console.print(_validation_line(row))
-        self._say(state, "plateau", watch.plateau(state["validations"]))
+        self._watcher.see_validation()
 
-    def _checkpoint(self, learner: Learner, state: dict[str, Any]) -> None:
+    def _measure(self) -> dict[str, float]:
+        """Validation metrics, the main process's everywhere: all must decide alike."""
+        config = self.config
+        measured = validate(
+            self._learner.modules()["policy"], self.ref_policy, self.validation,
+            OBJECTIVES[config.objective], config.n, config.kl_coef, config.seed,
+        )  # fmt: skip
+        if not abs(measured["objective"]) < float("inf"):
+            raise FloatingPointError("the policy's log-probabilities are not finite")
+        [agreed] = broadcast_object_list([measured])
+        return dict(agreed)
+
+    def _checkpoint(self, prefix: str, count: int) -> None:
         if self.accelerator.is_main_process:
-            where = checkpoint.step_folder(self.folder.checkpoints, state["iteration"])
-            checkpoint.save(where, learner.modules(), learner.optimizer, state)
+            where = checkpoint.numbered(self.folder.checkpoints, prefix, count)
+            checkpoint.save(where, self._learner.modules(), self._learner.optimizer, self._state.to_json())
             checkpoint.keep_last(self.folder.checkpoints, self.config.keep_checkpoints)
+            if self._state.best is not None:
+                checkpoint.keep_best(self.folder.checkpoints, self._best_folder())
         self.accelerator.wait_for_everyone()
 
-    def _restore(self, learner: Learner) -> dict[str, Any]:
+    def _restore(self) -> RunState:
         found = checkpoint.latest(self.folder.checkpoints) if self.config.resume else None
-        if found is not None:
-            return checkpoint.load(found, learner.modules(), learner.optimizer)
-        return {"iteration": 0, "best": None, "validations": [], "recent": [], "said": []}
+        if found is None:
+            return RunState()
+        return RunState(**checkpoint.load(found, self._learner.modules(), self._learner.optimizer))
 
-    def _finish(self, learner: Learner, state: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self) -> dict[str, Any]:
         """Save the best policy as the run's model; the last one is the last checkpoint."""
-        policy = self.accelerator.unwrap_model(learner.policy)
-        best = self.folder.checkpoints / checkpoint.BEST
-        checkpoint.load(best, {"policy": policy}, None)
+        state, policy = self._state, self._learner.modules()["policy"]
+        assert state.best is not None
+        checkpoint.load(self._best_folder(), {"policy": policy}, None)
         result = {
-            "iterations": state["iteration"],
-            "best_iteration": state["best"]["iteration"],
-            **{key: value for key, value in state["best"].items() if key.startswith("validation/")},
+            "iterations": state.iteration,
+            "best_iteration": state.best["iteration"],
+            **{key: value for key, value in state.best.items() if key.startswith("validation/")},
             "kl_policy_bon_floor": kl_floor(int(self.validation.cdf.num_samples.min()), self.config.n),
             "kl_bon_ref": kl_from_reference(self.config.n),
         }
+        self.policy = merged(policy)
         if self.accelerator.is_main_process:
-            save_model(self.folder.path, policy, self.task.tokenizer, self.task)
+            save_model(self.folder.path, self.policy, self.task.tokenizer, self.task)
+            self.folder.write_card(model_card(self.config, self.task, self.allowed_mismatches, result))
             describe(self.folder, self.config, self.task, self.allowed_mismatches, result)
+        self.accelerator.wait_for_everyone()
         return {"out": str(self.folder.path), **result}
 
-    # What is said on the way -------------------------------------------------------------------------------------
+    # What is looked at on the way --------------------------------------------------------------------------------
 
-    def _check_start(self, state: dict[str, Any]) -> None:
+    def _check_pool(self) -> None:
         """The step-0 rank test, and what is known to go wrong with this M and N."""
-        result = pool_rank_test(self.policy, self.task, self.config.seed)
+        result = pool_rank_test(self.ref_policy, self.task, self.config.seed)
         self._console.print(f"rank test of the pool: χ² p = {result.p_value:.3g}")
         check_rank_test(result, self.task.pool, allowed="rank_test" in self.config.allow_mismatch)
-        smallest = int(self.task.cdf.num_samples.min())
-        for line in watch.before_start(self.config.n, smallest, self._is_vbon):
-            self._say(state, "noisy_cdf", line)
+        self._watcher.before_start(int(self.task.cdf.num_samples.min()))
 
-    def _watch(self, state: dict[str, Any], metrics: dict[str, float]) -> None:
-        keys = ("kl_policy_ref", "entropy", "eos_rate")
-        recent: list[dict[str, float]] = state["recent"]
-        recent.append({key: metrics[key] for key in keys})
-        del recent[watch.WINDOW : -watch.WINDOW]
-        for name, line in watch.signs(recent, self.config.n, self._is_vbon).items():
-            self._say(state, name, line)
-
-    def _say(self, state: dict[str, Any], name: str, line: str | None) -> None:
-        """Each warning once a run."""
-        if line is not None and name not in state["said"]:
-            state["said"].append(name)
-            self._console.print(f"[yellow]warning:[/yellow] {line}")
-
-    def _keep_samples(self, iteration: int, rollouts: Rollouts) -> None:
+    def _keep_samples(self, rollouts: Rollouts) -> None:
         rows = rollouts.sequences.completion_ids[:SAMPLES_SHOWN]
         mask = rollouts.mask[:SAMPLES_SHOWN]
         texts = decode(self.task.tokenizer, [r[m].tolist() for r, m in zip(rows, mask, strict=True)])
-        log = MetricsLog.appending(self.folder.samples)
         for i, text in enumerate(texts):
-            prompt = self.task.prompts[int(rollouts.prompt_index[i])].prompt
-            log.write(
-                {"iteration": iteration, "prompt": prompt, "completion": text, "reward": float(rollouts.rewards[i])}
+            self._diary.write_sample(
+                {
+                    "iteration": self._state.iteration,
+                    "prompt": self.task.prompts[int(rollouts.prompt_index[i])].prompt,
+                    "completion": text,
+                    "reward": float(rollouts.rewards[i]),
+                }
             )
+
+    def _best_folder(self) -> Path:
+        assert self._state.best is not None
+        return checkpoint.numbered(self.folder.checkpoints, checkpoint.BEST, self._state.best["iteration"])
 
     @property
-    def _is_vbon(self) -> bool:
-        return self.config.objective.startswith("vbon")
+    def _trains_offline(self) -> bool:
+        return "offline" in (self.config.algorithm, self.config.warm_start)
 
     def _num_steps(self) -> int:
-        offline = self.config.offline_steps if "offline" in (self.config.algorithm, self.config.warm_start) else 0
-        return offline + (0 if self.config.algorithm == "offline" else self.config.num_iterations)
+        online = 0 if self.config.algorithm == "offline" else self.config.num_iterations
+        return online + (self.config.offline_steps if self._trains_offline else 0)
 
 
-def split_pool(pool: ReferencePool, config: TrainConfig) -> tuple[ReferencePool, ReferencePool]:
-    """(training, validation) prompts by id hash; a pool too small to split is both, with fresh samples to tell."""
-    validation, training = pool.split(config.validation_fraction, config.seed)
-    return (pool, pool) if not len(validation) or not len(training) else (training, validation)
-
-
-def sampling_of(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pool: ReferencePool, config: TrainConfig
-) -> Sampling:
-    """How completions are drawn: flags first, else what the pool knows. Raises VbonError where neither says."""
-    known = pool.fingerprint
-    temperature = config.temperature or known.temperature
-    length = config.max_new_tokens or known.max_new_tokens
-    for flag, value in (("--temperature", temperature), ("--max-new-tokens", length)):
-        if value is None:
-            raise VbonError(f"{flag} is needed: the pool {pool.path} does not say how it was sampled")
-    assert temperature is not None and length is not None
-    stop = config.stop_token_ids or known.stop or load.stop_token_ids(policy, tokenizer)
-    return Sampling(temperature, length, tuple(stop), load.pad_token_id(tokenizer))
-
-
-def make_task(
-    pool: ReferencePool,
-    tokenizer: PreTrainedTokenizerBase,
-    reward: Reward,
-    sampling: Sampling,
-    tie_rule: str,
-    policy: PreTrainedModel,
-) -> Task:
-    """Prompts encoded and measured against the model's context. Raises VbonError for one that leaves no room."""
-    prompt_ids = encode(tokenizer, [prompt.prompt for prompt in pool.prompts])
-    context = load.context_length(policy)
-    for prompt, ids in zip(pool.prompts, prompt_ids, strict=True):
-        if context is not None and len(ids) + sampling.max_new_tokens > context:
-            raise VbonError(
-                f"{pool.path}: prompt {prompt.prompt_id} has {len(ids)} tokens; with {sampling.max_new_tokens} new "
-                f"ones it exceeds the model's context of {context}"
-            )
-    return Task(pool, pool.cdf(tie_rule), tie_rule, prompt_ids, tokenizer, reward, sampling)
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Where it runs, as `accelerate launch` and `config.device` say, and where curves go."""
+    if not wants_curves(config):
+        return Accelerator(cpu=config.device == "cpu")
+    return Accelerator(cpu=config.device == "cpu", log_with="tensorboard", project_dir=RunFolder(config.out).own)
 
 
 def _validation_line(row: dict[str, Any]) -> str:

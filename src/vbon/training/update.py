@@ -127,10 +127,8 @@ def value_loss(critic: Critic, batch: Minibatch, settings: UpdateSettings) -> Te
 
 def _advantages(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, settings: UpdateSettings) -> Tensor:
     current = logprobs if settings.refresh_kl else batch.old_logprobs
-    if exact_kl is None:
-        cost = _sampled_kl(current, batch.ref_logprobs)
-    else:
-        cost = kl.future_kl(exact_kl.detach(), batch.mask)
+    sampled = _sampled_kl(current, batch.ref_logprobs)
+    cost = sampled if exact_kl is None else kl.future_kl(exact_kl.detach(), batch.mask)
     rewards = token_rewards(batch.sequence_reward, cost, batch.mask, batch.kl_coef)
     if batch.values is not None:
         advantages = gae(rewards.float(), batch.values, batch.mask, settings.gae_lambda)

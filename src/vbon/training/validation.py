@@ -1,8 +1,10 @@
 """How far the policy is from best-of-N on prompts it does not train on, from fresh samples with fixed uniforms."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vbon.core import seeds
 from vbon.core.best_of_n import log_weight
@@ -35,22 +37,36 @@ def validate(
     return rollout_metrics(rollouts, n)
 
 
-def rollout_metrics(rollouts: Rollouts, n: float) -> dict[str, float]:
-    """Means over completions; docs/metrics.md names each estimator and direction."""
-    log_ratio = rollouts.log_ratio().cpu().numpy()
-    log_w = log_weight(rollouts.interval.cdf_lt, rollouts.interval.cdf_le, n)
-    sequence_reward = rollouts.sequence_reward.cpu().numpy()
-    objective = sequence_reward - rollouts.kl_coef * log_ratio
-    mask = rollouts.mask
+def rollout_metrics(rollouts: Rollouts, n: float, gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+    """Means over completions; docs/metrics.md names each estimator and direction.
+
+    `gather` brings together the rows of all processes, (B, K) → (ΣB, K).
+    """
+    measures = completion_measures(rollouts, n)
+    rows = torch.stack(list(measures.values()), 1)
+    rows = rows if gather is None else gather(rows).cpu()
+    values = dict(zip(measures, rows.numpy().T, strict=True))
     return {
-        "reward": float(rollouts.rewards.mean()),
-        "sequence_reward": float(sequence_reward.mean()),
-        "win_rate": float(np.mean(rollouts.interval.cdf_lt + rollouts.interval.cdf_le) / 2),
-        "kl_policy_ref": float(log_ratio.mean()),
-        "kl_policy_bon": float((log_ratio - log_w).mean()),
-        "objective": float(objective.mean()),
-        "objective_se": float(objective.std() / np.sqrt(len(objective))),
-        "entropy": float(-(rollouts.old_logprobs.double() * mask).sum(1).mean()),
-        "eos_rate": float(rollouts.finished.float().mean()),
-        "completion_length": float(mask.sum(1).float().mean()),
+        **{name: float(np.mean(column)) for name, column in values.items()},
+        "objective_se": float(values["objective"].std() / np.sqrt(len(rows))),
     }
+
+
+def completion_measures(rollouts: Rollouts, n: float) -> dict[str, Tensor]:
+    """What `rollout_metrics` takes the means of, for each completion; float64 (B,), on the CPU."""
+    log_ratio = rollouts.log_ratio().cpu()
+    interval, mask = rollouts.interval, rollouts.mask
+    log_w = torch.from_numpy(log_weight(interval.cdf_lt, interval.cdf_le, n))
+    sequence_reward = rollouts.sequence_reward.cpu()
+    measures = {
+        "reward": torch.from_numpy(rollouts.rewards),
+        "sequence_reward": sequence_reward,
+        "win_rate": torch.from_numpy(interval.cdf_lt + interval.cdf_le) / 2,
+        "kl_policy_ref": log_ratio,
+        "kl_policy_bon": log_ratio - log_w,
+        "objective": sequence_reward - rollouts.kl_coef * log_ratio,
+        "entropy": -(rollouts.old_logprobs.double() * mask).sum(1),
+        "eos_rate": rollouts.finished,
+        "completion_length": mask.sum(1),
+    }
+    return {name: values.double().cpu() for name, values in measures.items()}

@@ -1,26 +1,56 @@
-"""Reads the diary for the ways such runs fail, and says in one line what it sees and what helps."""
+"""Reads the metrics for the ways such runs fail, and says in one line what it sees and what helps."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from vbon.core.best_of_n import kl_floor, kl_from_reference
+from rich.console import Console
 
+from vbon.core.best_of_n import kl_floor, kl_from_reference
+from vbon.training.state import RunState
+
+WATCHED = ("kl_policy_ref", "entropy", "eos_rate")
 WINDOW = 10
 KL_OVERRUN = 1.5
 NOISY_FLOOR = 0.1  # nats: the reading of KL(π_θ‖π_bon) at π_θ = π_bon
 
 
-def before_start(n: float, num_samples: int, vbon_objective: bool) -> list[str]:
+class Watcher:
+    """Says on the console what the functions below find; each warning once a run, resumed or not."""
+
+    def __init__(self, console: Console, state: RunState, n: float, *, vbon_objective: bool):
+        self._console, self._state = console, state
+        self._n, self._vbon_objective = n, vbon_objective
+
+    def before_start(self, num_samples: int) -> None:
+        self._say("noisy_cdf", before_start(num_samples=num_samples, n=self._n, vbon_objective=self._vbon_objective))
+
+    def see_iteration(self, metrics: dict[str, float]) -> None:
+        recent = self._state.recent
+        recent.append({key: metrics[key] for key in WATCHED})
+        del recent[WINDOW:-WINDOW]
+        for name, line in signs(recent, self._n, vbon_objective=self._vbon_objective).items():
+            self._say(name, line)
+
+    def see_validation(self) -> None:
+        self._say("plateau", plateau(self._state.validations))
+
+    def _say(self, name: str, line: str | None) -> None:
+        if line is not None and name not in self._state.said:
+            self._state.said.append(name)
+            self._console.print(f"[yellow]warning:[/yellow] {line}")
+
+
+def before_start(n: float, num_samples: int, *, vbon_objective: bool) -> str | None:
     """What can be said before the first iteration. `num_samples`: the smallest M of the pool."""
     if not vbon_objective or kl_floor(num_samples, n) <= NOISY_FLOOR:
-        return []
-    return [
+        return None
+    return (
         f"F̂ is noisy for this N: with M = {num_samples} samples a prompt, KL(π_θ‖π_bon) reads "
         f"{kl_floor(num_samples, n):.2f} nats at best; M ≥ {round(25 * n)} or a smaller --n helps"
-    ]
+    )
 
 
-def signs(history: Sequence[dict[str, Any]], n: float, vbon_objective: bool) -> dict[str, str]:
+def signs(history: Sequence[dict[str, Any]], n: float, *, vbon_objective: bool) -> dict[str, str]:
     """Failure signatures in the training metrics so far, by name; each is worth one line to the user, once."""
     if len(history) < 2 * WINDOW:
         return {}
@@ -58,4 +88,4 @@ def plateau(validations: Sequence[dict[str, Any]], patience: int = 4) -> str | N
 
 
 def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    return {key: sum(row[key] for row in rows) / len(rows) for key in ("kl_policy_ref", "entropy", "eos_rate")}
+    return {key: sum(row[key] for row in rows) / len(rows) for key in WATCHED}
