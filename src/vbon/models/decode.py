@@ -3,7 +3,9 @@
 Departs from transformers' own cache, which copies everything it holds at every token; rows that are done can leave.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,17 +50,12 @@ class ReservedLayer(DynamicLayer):
 class CachedDecoder:
     """P prompts, each repeated K times, left-padded; `step` appends one token to every row still in the batch."""
 
-    def __init__(self, model: nn.Module, prompt_ids: Sequence[Sequence[int]], repeats: int, room: int):
+    def __init__(self, model: nn.Module, mask: Tensor, output: Any, repeats: int, room: int):
         self._model = model
-        device = next(model.parameters()).device
-        ids, mask = (tensor.to(device) for tensor in pad_left(prompt_ids, 0))
-        output = model(
-            input_ids=ids, use_cache=True, **self._inputs(mask.long(), position_ids(mask)), **keep_logits(model, 1)
-        )
-        self.logits = output.logits[:, -1].repeat_interleave(repeats, 0)
+        self.logits: Tensor = output.logits[:, -1].repeat_interleave(repeats, 0)
         self._cache = _widened(output.past_key_values, repeats, room)
-        self._length = ids.shape[1]
-        self._mask = torch.cat([mask.long(), mask.new_ones(len(ids), room, dtype=torch.long)], 1)
+        self._length = mask.shape[1]
+        self._mask = torch.cat([mask.long(), mask.new_ones(len(mask), room, dtype=torch.int64)], 1)
         self._mask = self._mask.repeat_interleave(repeats, 0)
         self._position = mask.sum(1, keepdim=True).repeat_interleave(repeats, 0)
 
@@ -67,7 +64,7 @@ class CachedDecoder:
         self._length += 1
         output = self._model(
             input_ids=tokens[:, None], past_key_values=self._cache, use_cache=True,
-            **self._inputs(self._mask[:, : self._length], self._position),
+            **_inputs(self._model, self._mask[:, : self._length], self._position),
         )  # fmt: skip
         self._position = self._position + 1
         logits: Tensor = output.logits[:, -1]
@@ -78,13 +75,9 @@ class CachedDecoder:
         self._cache.batch_select_indices(rows)
         self._mask, self._position = self._mask[rows], self._position[rows]
 
-    def _inputs(self, mask: Tensor, positions: Tensor) -> dict[str, Tensor]:
-        inputs = {"attention_mask": mask}
-        return inputs | {"position_ids": positions} if takes(self._model, "position_ids") else inputs
-
 
 class PlainDecoder:
-    """The same for a model without a key-value cache: whole rows again at every token. Prompts of one length only."""
+    """The same for a model without such a cache: whole rows again at every token. Prompts of one length only."""
 
     def __init__(self, model: nn.Module, prompt_ids: Sequence[Sequence[int]], repeats: int):
         self._model = model
@@ -109,9 +102,38 @@ class PlainDecoder:
 Decoder = CachedDecoder | PlainDecoder
 
 
-def has_cache(model: nn.Module) -> bool:
-    """Whether the architecture keeps keys and values between calls (recurrent models keep other things)."""
-    return takes(model, "past_key_values")
+def decoders(
+    model: nn.Module, prompt_ids: Sequence[Sequence[int]], repeats: int, room: int
+) -> Iterator[tuple[list[int], Decoder]]:
+    """Yield (which prompts, their decoder): all at once, or length by length where the cache cannot be repeated.
+
+    Recurrent and hybrid models are of the second kind: their state tells no padding from text.
+    """
+    device = next(model.parameters()).device
+    ids, mask = (tensor.to(device) for tensor in pad_left(prompt_ids, 0))
+    inputs = _inputs(model, mask.long(), position_ids(mask))
+    output = model(input_ids=ids, use_cache=True, **inputs, **keep_logits(model, 1))
+    if _can_repeat(getattr(output, "past_key_values", None)):
+        yield list(range(len(prompt_ids))), CachedDecoder(model, mask, output, repeats, room)
+        return
+    for prompts in _by_length(prompt_ids):
+        yield prompts, PlainDecoder(model, [prompt_ids[index] for index in prompts], repeats)
+
+
+def _inputs(model: nn.Module, mask: Tensor, positions: Tensor) -> dict[str, Tensor]:
+    inputs = {"attention_mask": mask}
+    return inputs | {"position_ids": positions} if takes(model, "position_ids") else inputs
+
+
+def _can_repeat(cache: object) -> bool:
+    return isinstance(cache, Cache) and all(hasattr(layer, "batch_repeat_interleave") for layer in cache.layers)
+
+
+def _by_length(prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    by_length = defaultdict(list)
+    for index, ids in enumerate(prompt_ids):
+        by_length[len(ids)].append(index)
+    return list(by_length.values())
 
 
 def _widened(cache: Cache, repeats: int, room: int) -> Cache:
@@ -120,7 +142,7 @@ def _widened(cache: Cache, repeats: int, room: int) -> Cache:
         if type(layer) is DynamicLayer and layer.get_seq_length() > 0:
             cache.layers[index] = ReservedLayer(layer, repeats, room)
         elif repeats > 1:
-            layer.batch_repeat_interleave(repeats)
+            layer.batch_repeat_interleave(repeats)  # type: ignore[union-attr]  # as _can_repeat has made sure
     return cache
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,11 +76,11 @@ def _places(firsts: Tensor, steps: int, width: int) -> Tensor:
 
 
 @functools.cache
-def _parameters(model_class: Hashable) -> frozenset[str]:
-    return frozenset(inspect.signature(model_class.forward).parameters)  # type: ignore[attr-defined]
+def _parameters(model_class: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(model_class.forward).parameters)
 
 
-def _unwrapped_class(model: Any) -> type[nn.Module]:
+def _unwrapped_class(model: Any) -> Any:
     while hasattr(model, "module"):  # DistributedDataParallel and its kin
         model = model.module
     base = getattr(model, "get_base_model", None)  # peft

@@ -4,14 +4,13 @@ Departs from `transformers.generate`: draws are by inverse CDF from given unifor
 its own row of uniforms and not of the rows beside it; log-probabilities are kept, so training needs no second pass.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vbon.models.batch import Completions
-from vbon.models.decode import CachedDecoder, Decoder, PlainDecoder, has_cache
+from vbon.models.decode import Decoder, decoders
 
 MIN_FINISHED_SHARE = 0.25  # dropping finished rows copies the cache: worth it from a quarter of the rows on
 
@@ -38,12 +37,7 @@ def generate(
     stop = torch.tensor(list(stop_token_ids), dtype=torch.int64, device=device)
     out = _empty(len(prompt_ids) * num_samples, steps, pad_token_id, device)
     rows = torch.arange(len(out.ids), device=device).view(-1, num_samples)
-    for prompts in _together(model, prompt_ids):
-        some = [prompt_ids[index] for index in prompts]
-        if has_cache(model):
-            decoder: Decoder = CachedDecoder(model, some, num_samples, room=steps - 1)
-        else:
-            decoder = PlainDecoder(model, some, num_samples)
+    for prompts, decoder in decoders(model, prompt_ids, num_samples, room=steps - 1):
         _fill(out, decoder, rows[prompts].flatten(), uniforms[prompts].flatten(0, 1), temperature, stop)
     return out
 
@@ -80,16 +74,6 @@ def _fill(out: Completions, decoder: Decoder, rows: Tensor, uniforms: Tensor, te
             decoder.keep(kept)
             rows, tokens, active, uniforms = rows[kept], tokens[kept], active[kept], uniforms[kept]
         logits = decoder.step(tokens)
-
-
-def _together(model: nn.Module, prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Which prompts share a batch: all, or those of one length where nothing tells the model of left padding."""
-    if has_cache(model):
-        return [list(range(len(prompt_ids)))]
-    by_length = defaultdict(list)
-    for index, ids in enumerate(prompt_ids):
-        by_length[len(ids)].append(index)
-    return list(by_length.values())
 
 
 def _empty(rows: int, steps: int, pad_token_id: int, device: torch.device) -> Completions:

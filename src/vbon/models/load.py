@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from vbon.errors import VbonError
@@ -44,7 +45,7 @@ def load_policy(
     except (OSError, ValueError) as error:
         raise VbonError(f"cannot load a causal language model from {name!r}: {_first_line(error)}") from error
     fuse_activations(model)
-    return model.to(device).eval()
+    return nn.Module.to(model, device).eval()
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -63,6 +64,18 @@ def stop_token_ids(
     configured = getattr(model.generation_config, "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
     return tuple(sorted({t for t in (*configured, tokenizer.eos_token_id, *extra) if t is not None}))
+
+
+def configured_stop_token_ids(
+    name: str, tokenizer: PreTrainedTokenizerBase, extra: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """`stop_token_ids` of a model whose weights are elsewhere: from its generation config on disk or hub."""
+    try:
+        configured = GenerationConfig.from_pretrained(name).eos_token_id
+    except OSError:
+        configured = None
+    several = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({t for t in (*several, tokenizer.eos_token_id, *extra) if t is not None}))
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
