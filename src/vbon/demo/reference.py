@@ -57,7 +57,7 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Token ids and labels, int64 (rows, CONTEXT); a text ends with its end token, or where the context does."""
     encoded = tokenizer(list(texts), truncation=True)["input_ids"]
-    rows = torch.full((len(encoded), CONTEXT), tokenizer.pad_token_id)
+    rows = torch.full((len(encoded), CONTEXT), tokenizer.eos_token_id)  # on the right: causal attention never sees it
     labels = torch.full_like(rows, IGNORED)
     for index, ids in enumerate(encoded):
         kept = torch.tensor([*ids, tokenizer.eos_token_id][:CONTEXT])
@@ -69,7 +69,8 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
     """About 0.4 million parameters: enough for the grammar, small enough for two cores."""
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     return GPT2Config(
-        vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=96, n_layer=3, n_head=4, activation_function="gelu_pytorch_tanh",
+        vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=96, n_layer=3, n_head=4,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's, in one kernel
         bos_token_id=end, eos_token_id=end, pad_token_id=pad,
     )  # fmt: skip
 
@@ -83,7 +84,7 @@ def fit(model: GPT2LMHeadModel, rows: Tensor, labels: Tensor, steps: int) -> flo
     model.train()
     for _ in track(range(steps), "reference", transient=True):
         batch = torch.randint(0, len(rows), (BATCH,))
-        logits = model(rows[batch]).logits  # padding is on the right: causal attention never sees it
+        logits = model(rows[batch]).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[batch, 1:].flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()

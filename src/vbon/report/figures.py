@@ -18,11 +18,13 @@ from vbon.core.stats import Estimate
 
 # Stand-ins that matplotlib can draw with; `_as_page_colours` turns each into the page's own.
 INK, MUTED, GRID, TARGET = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
+REFERENCE_SERIES, TARGET_SERIES = -1, -2
+"""In place of a policy's number, which chooses its colour and marker."""
 SERIES = tuple(f"#0a0c{index:02d}" for index in range(8))
 _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", TARGET: "var(--target)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
 }
-_MARKERS = "os^Dv<>P"
+_MARKERS = "o^Dv<>Ps"
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: selectable, read aloud, in the page's own font
     "font.size": 10.0,
@@ -81,7 +83,7 @@ def against_kl(
     curve: tuple[Sequence[float], Sequence[float]] | None = None,
     targets: Sequence[tuple[str, float, float]] = (),
 ) -> str:
-    """Policies in the plane of KL(π_θ‖π_ref) and `y_label`, with best-of-n as a curve (x, y) and points (label, x, y)."""
+    """Policies in the plane of KL(π_θ‖π_ref) and `y_label`, best-of-n as `curve` (x, y) and `targets` (label, x, y)."""
 
     def draw(axes: Axes) -> None:
         if curve is not None:
@@ -109,8 +111,9 @@ def bars(key: str, rows: Sequence[tuple[str, Estimate, int]], *, floor: float | 
 
     def draw(axes: Axes) -> None:
         for place, (_, value, series) in enumerate(rows):
-            axes.barh(place, value.value, height=0.55, color=SERIES[series % len(SERIES)], alpha=0.85)
-            axes.errorbar(value.value, place, xerr=_reach(value), color=INK, capsize=3, linewidth=1.2)
+            axes.barh(place, value.value, height=0.55, color=_colour(series), alpha=0.85)
+            if value.low < value.high:
+                axes.errorbar(value.value, place, xerr=_reach(value), color=INK, capsize=3, linewidth=1.2)
         axes.set_yticks(range(len(rows)), [_shortened(name) for name, _, _ in rows])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
@@ -129,8 +132,8 @@ def curves(key: str, lines: Sequence[Curve], *, y_label: str, alt: str, level: t
         for line in lines:
             marker = "o" if len(line.x) < 2 or line.dashed else ""
             style = "--" if line.dashed else "-"
-            colour = SERIES[line.series % len(SERIES)]
-            axes.plot(line.x, line.y, style, marker=marker, markersize=3.5, color=colour, label=_shortened(line.name))
+            label = _shortened(line.name)
+            axes.plot(line.x, line.y, style, marker=marker, markersize=3.5, color=_colour(line.series), label=label)
         if level is not None:
             axes.axhline(level[1], color=TARGET, linestyle=":", label=level[0])
         axes.set_xlabel("iteration")
@@ -144,9 +147,14 @@ def curves(key: str, lines: Sequence[Curve], *, y_label: str, alt: str, level: t
 def _error_bars(axes: Axes, point: Point) -> None:
     axes.errorbar(
         point.x.value, point.y.value, xerr=_reach(point.x), yerr=_reach(point.y),
-        color=SERIES[point.series % len(SERIES)], marker=_MARKERS[point.series % len(_MARKERS)], linestyle="none",
+        color=_colour(point.series), marker=_MARKERS[point.series % len(_MARKERS)], linestyle="none",
         markersize=6.5, capsize=2.5, linewidth=1.3, label=_shortened(point.name), zorder=4,
     )  # fmt: skip
+
+
+def _colour(series: int) -> str:
+    special = {REFERENCE_SERIES: MUTED, TARGET_SERIES: TARGET}
+    return special.get(series, SERIES[series % len(SERIES)])
 
 
 def _reach(estimate: Estimate) -> list[list[float]]:

@@ -92,7 +92,9 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
         tiles.append(_tile(f"nats from {best}", number(metrics["kl_policy_bon"].value, 2), against))
     rates = evaluation.throughput
     if {name, "best-of-n"} <= rates.keys():
-        tiles.append(_tile(f"as fast as {best}", f"{number(rates[name] / rates['best-of-n'], 1)} ×", "same machine, same run"))
+        tiles.append(
+            _tile(f"as fast as {best}", f"{number(rates[name] / rates['best-of-n'], 1)} ×", "same machine, same run")
+        )
     return tiles
 
 

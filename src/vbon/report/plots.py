@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from vbon.core.stats import Estimate
 from vbon.report import figures
 from vbon.report.figures import Curve, Drawing, Point
-from vbon.report.read import Evaluation, Run
+from vbon.report.read import Evaluation, Metrics, Run
 from vbon.report.words import n_text, number
 
 # metric → (title, axis label, whether validation lines are drawn as well)
@@ -53,9 +54,8 @@ def _win_rate_plot(evaluation: Evaluation, key: str) -> Drawing | None:
         curve=curve, targets=_targets(evaluation, "win_rate"),
     )  # fmt: skip
     caption = (
-        "Dashed: best-of-n for every n, (log n − (n−1)/n, n/(n+1)), where rewards do not tie; no policy can lie above "
-        "the best win rate for its KL by more than chance, and one below the curve pays more KL than best-of-n does. "
-        "Bars: 95 % intervals over prompts."
+        "Dashed: best-of-n for every n, (log n − (n−1)/n, n/(n+1)), where rewards do not tie. A policy below the curve pays "
+        "more KL than best-of-n does for the same win rate. Bars: 95 % intervals over prompts."
     )
     return Drawing("Win rate against KL", svg, caption)
 
@@ -72,10 +72,9 @@ def _reward_plot(evaluation: Evaluation, key: str) -> Drawing | None:
 
 
 def _distance_plot(evaluation: Evaluation, key: str) -> Drawing | None:
-    policies = [*evaluation.policies.items(), ("reference", evaluation.reference)]
     rows = [
         (name, metrics["kl_policy_bon"], series)
-        for series, (name, metrics) in enumerate(policies)
+        for series, name, metrics in _numbered(evaluation)
         if "kl_policy_bon" in metrics
     ]
     if not rows:
@@ -93,19 +92,27 @@ def _speed_plot(evaluation: Evaluation, key: str) -> Drawing | None:
     rates = evaluation.throughput
     if not rates:
         return None
-    order = [*evaluation.policies, "reference"]
-    rows = [
-        (name, figures.Estimate(rate, rate, rate), order.index(name) if name in order else len(order))
-        for name, rate in rates.items()
-    ]
-    said = "; ".join(f"{name} {number(rate, 0)} completions a second" for name, rate in rates.items())
+    best = f"best-of-{n_text(evaluation.n)}"
+    order = [(name, name, series) for series, name, _ in _numbered(evaluation)]
+    order.append(("best-of-n", best, figures.TARGET_SERIES))
+    rows = [(label, Estimate(*[rates[name]] * 3), series) for name, label, series in order if name in rates]
+    said = "; ".join(f"{label} {number(rate.value, 0)} completions a second" for label, rate, _ in rows)
     svg = figures.bars(key, rows, floor=None, x_label="completions a second", alt=f"Speed: {said}")
-    caption = "Measured in the evaluation's own run, at saturated batch; best-of-n draws N and scores them for each one."
+    caption = (
+        "Measured in the evaluation's own run, at saturated batch; best-of-N draws N and scores them for each one."
+    )
     return Drawing("Speed", svg, caption)
 
 
+def _numbered(evaluation: Evaluation) -> Iterable[tuple[int, str, Metrics]]:
+    """(series, name, metrics) of every policy, the reference last."""
+    for series, (name, metrics) in enumerate(evaluation.policies.items()):
+        yield series, name, metrics
+    yield figures.REFERENCE_SERIES, "reference", evaluation.reference
+
+
 def _points(evaluation: Evaluation, metric: str) -> Iterable[Point]:
-    for series, (name, metrics) in enumerate([*evaluation.policies.items(), ("reference", evaluation.reference)]):
+    for series, name, metrics in _numbered(evaluation):
         if metric in metrics and "kl_policy_ref" in metrics:
             yield Point(name, metrics["kl_policy_ref"], metrics[metric], series)
 

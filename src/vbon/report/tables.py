@@ -110,4 +110,3 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[st
             yield from _flattened(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-

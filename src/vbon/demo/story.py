@@ -1,0 +1,188 @@
+"""`vbon demo`: the whole story offline. A stage is the function that its verb calls; one that is done is skipped."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vbon.config import CollectConfig, DemoConfig, EvaluateConfig, InspectConfig, ReportConfig, TrainConfig
+from vbon.demo.closing import closing, print_closing
+from vbon.demo.corpus import distinct_prompts, opinions
+from vbon.errors import VbonError
+from vbon.pool.files import replace_file
+
+N = 8
+REWARD = "builtin:lexicon"
+MAX_NEW_TOKENS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much of everything; the defaults are the demo, which two cores do in five minutes."""
+
+    texts: int = 6000
+    reference_steps: int = 250
+    train_prompts: int = 200
+    heldout_prompts: int = 60
+    num_samples: int = 200
+    offline_steps: int = 150
+    num_iterations: int = 60
+    rollouts_per_iteration: int = 256
+    samples_per_prompt: int = 20
+
+
+def demo(config: DemoConfig) -> dict[str, Any]:
+    """Tell the story in `config.out`, print the closing table, return what it holds.
+
+    Stopped at any moment, the same command goes on. Raises VbonError where the folder holds a story told otherwise.
+    """
+    return tell(config, Scale())
+
+
+def tell(config: DemoConfig, scale: Scale) -> dict[str, Any]:
+    """`demo` at any scale."""
+    config.validate()
+    start = time.monotonic()
+    folder = _open_folder(config, scale)
+    console = Console(stderr=True)
+    for number, (title, is_done, work) in enumerate(_stages(folder, config.seed, scale), 1):
+        if is_done():
+            console.print(f"[bold]{number}. {title}[/]: done before", highlight=False)
+            continue
+        console.print(f"[bold]{number}. {title}[/]", highlight=False)
+        began = time.monotonic()
+        work()
+        console.print(f"   {time.monotonic() - began:.0f} s", highlight=False)
+    result = closing(folder / "evaluation", N)
+    print_closing(result, folder / "report.html", time.monotonic() - start)
+    return {**result, "report": str(folder / "report.html")}
+
+
+def _stages(folder: Path, seed: int, scale: Scale) -> list[tuple[str, Callable[[], bool], Callable[[], object]]]:
+    def exists(name: str) -> Callable[[], bool]:
+        return (folder / name).is_file
+
+    def never() -> bool:
+        return False  # cheap, and where the pool is whole it only reads
+
+    return [
+        ("write a corpus and prompts", exists("prompts-heldout.jsonl"), lambda: _write_texts(folder, seed, scale)),
+        ("train the reference model", exists("reference/config.json"), lambda: _train_reference(folder, seed, scale)),
+        ("collect the training pool", never, lambda: _collect(folder, "train", seed, scale)),
+        ("collect the held-out pool", never, lambda: _collect(folder, "heldout", seed + 1, scale)),
+        ("inspect: what would best-of-N buy?", never, lambda: _inspect(folder, seed)),
+        (f"train towards best-of-{N}", exists("run/vbon/run.json"), lambda: _train(folder, seed, scale)),
+        ("evaluate on the held-out prompts", exists("evaluation/evaluation.json"), lambda: _evaluate(folder, seed, scale)),
+        ("report", never, lambda: _report(folder)),
+    ]  # fmt: skip
+
+
+def _open_folder(config: DemoConfig, scale: Scale) -> Path:
+    folder, settings = Path(config.out), {"seed": config.seed, **asdict(scale)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VbonError(f"--out {folder}: cannot be made ({error.strerror}); name another directory") from None
+    record = folder / "demo.json"
+    text = json.dumps(settings, indent=2) + "\n"
+    if record.is_file() and record.read_text(encoding="utf-8") != text:
+        raise VbonError(f"{record}: this folder holds a demo with other settings; give another --out, or remove it")
+    if not record.is_file() and any(folder.iterdir()):
+        raise VbonError(f"--out {folder}: holds files that are not the demo's; give another --out")
+    replace_file(record, text.encode())
+    return folder
+
+
+def _write_texts(folder: Path, seed: int, scale: Scale) -> None:
+    texts = "".join(text + "\n" for text in islice(opinions(seed), scale.texts))
+    prompts = distinct_prompts(seed + 1, scale.train_prompts + scale.heldout_prompts)
+    replace_file(folder / "corpus.txt", texts.encode())
+    _write_prompts(folder / "prompts-train.jsonl", prompts[: scale.train_prompts])
+    _write_prompts(folder / "prompts-heldout.jsonl", prompts[scale.train_prompts :])
+
+
+def _write_prompts(path: Path, prompts: list[str]) -> None:
+    replace_file(path, "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts).encode())
+
+
+def _train_reference(folder: Path, seed: int, scale: Scale) -> None:
+    from vbon.demo.reference import train_reference
+
+    texts = (folder / "corpus.txt").read_text(encoding="utf-8").splitlines()
+    train_reference(texts, folder / "reference", steps=scale.reference_steps, seed=seed)
+
+
+def _collect(folder: Path, split: str, seed: int, scale: Scale) -> None:
+    from vbon.pool.collect import collect
+
+    collect(
+        CollectConfig(
+            model=str(folder / "reference"),
+            reward=REWARD,
+            prompts=str(folder / f"prompts-{split}.jsonl"),
+            out=str(folder / f"pool-{split}"),
+            num_samples=scale.num_samples,
+            max_new_tokens=MAX_NEW_TOKENS,
+            seed=seed,
+        )
+    )
+
+
+def _inspect(folder: Path, seed: int) -> None:
+    from vbon.pool.inspect import inspect_command
+
+    inspect_command(InspectConfig(pool=str(folder / "pool-train"), n=(2, 4, N), seed=seed))
+
+
+def _train(folder: Path, seed: int, scale: Scale) -> None:
+    from vbon.training.train import train
+
+    train(train_config(folder, seed, scale))
+
+
+def train_config(folder: Path, seed: int, scale: Scale) -> TrainConfig:
+    """The demo's training: close to best-of-N from the pool alone, then RLOO, whose KL is taken over the vocabulary."""
+    return TrainConfig(
+        pool=str(folder / "pool-train"),
+        model=str(folder / "reference"),
+        reward=REWARD,
+        n=N,
+        out=str(folder / "run"),
+        algorithm="rloo",
+        warm_start="offline",
+        offline_steps=scale.offline_steps,
+        offline_learning_rate=1e-3,
+        num_iterations=scale.num_iterations,
+        rollouts_per_iteration=scale.rollouts_per_iteration,
+        learning_rate=5e-4,
+        kl_estimator="full",
+        validation_every=max(1, scale.num_iterations // 4),
+        seed=seed,
+        resume=(folder / "run/vbon/config.yaml").is_file(),
+    )
+
+
+def _evaluate(folder: Path, seed: int, scale: Scale) -> None:
+    from vbon.evaluation.evaluate import evaluate_command
+
+    evaluate_command(
+        EvaluateConfig(
+            runs=(str(folder / "run"),),
+            pool=str(folder / "pool-heldout"),
+            out=str(folder / "evaluation"),
+            samples_per_prompt=scale.samples_per_prompt,
+            seed=seed,
+        )
+    )
+
+
+def _report(folder: Path) -> None:
+    from vbon.report.report import report_command
+
+    dirs = (str(folder / "run"), str(folder / "evaluation"))
+    report_command(ReportConfig(dirs=dirs, out=str(folder / "report.html")))
