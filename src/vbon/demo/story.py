@@ -77,7 +77,7 @@ def _stages(folder: Path, seed: int, scale: Scale) -> list[tuple[str, Callable[[
         ("collect the held-out pool", never, lambda: _collect(folder, "heldout", seed + 1, scale)),
         ("inspect: what would best-of-N buy?", never, lambda: _inspect(folder, seed)),
         (f"train towards best-of-{N}", exists("run/vbon/run.json"), lambda: _train(folder, seed, scale)),
-        ("evaluate on the held-out prompts", exists("evaluation/evaluation.json"), lambda: _evaluate(folder, seed, scale)),
+        ("evaluate on held-out prompts", exists("evaluation/evaluation.json"), lambda: _evaluate(folder, seed, scale)),
         ("report", never, lambda: _report(folder)),
     ]  # fmt: skip
 

@@ -25,7 +25,7 @@ _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", TARGET: "
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
 }
 _MARKERS = "o^Dv<>Ps"
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: selectable, read aloud, in the page's own font
     "font.size": 10.0,
     "text.color": INK,
@@ -168,7 +168,7 @@ def _shortened(name: str, limit: int = 28) -> str:
 
 
 def _svg(key: str, draw: Callable[[Axes], None], *, alt: str, size: tuple[float, float]) -> str:
-    with rc_context({**_STYLE, "svg.hashsalt": key}):  # type: ignore[arg-type]
+    with rc_context({**_STYLE, "svg.hashsalt": key}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         buffer = io.StringIO()

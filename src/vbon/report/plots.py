@@ -54,8 +54,8 @@ def _win_rate_plot(evaluation: Evaluation, key: str) -> Drawing | None:
         curve=curve, targets=_targets(evaluation, "win_rate"),
     )  # fmt: skip
     caption = (
-        "Dashed: best-of-n for every n, (log n − (n−1)/n, n/(n+1)), where rewards do not tie. A policy below the curve pays "
-        "more KL than best-of-n does for the same win rate. Bars: 95 % intervals over prompts."
+        "Dashed: best-of-n for every n, (log n − (n−1)/n, n/(n+1)), where rewards do not tie. A policy below the curve "
+        "pays more KL than best-of-n does for the same win rate. Bars: 95 % intervals over prompts."
     )
     return Drawing("Win rate against KL", svg, caption)
 
@@ -98,9 +98,7 @@ def _speed_plot(evaluation: Evaluation, key: str) -> Drawing | None:
     rows = [(label, Estimate(*[rates[name]] * 3), series) for name, label, series in order if name in rates]
     said = "; ".join(f"{label} {number(rate.value, 0)} completions a second" for label, rate, _ in rows)
     svg = figures.bars(key, rows, floor=None, x_label="completions a second", alt=f"Speed: {said}")
-    caption = (
-        "Measured in the evaluation's own run, at saturated batch; best-of-N draws N and scores them for each one."
-    )
+    caption = "Measured within the evaluation, at saturated batch; best-of-N draws N and scores them for each one."
     return Drawing("Speed", svg, caption)
 
 
@@ -146,7 +144,7 @@ def _lines(runs: Sequence[Run], metric: str) -> Iterable[Curve]:
 def _level(runs: Sequence[Run], metric: str) -> tuple[str, float] | None:
     """Where best-of-N stands, where all runs aim at one N."""
     ns = {run.record.get("n") for run in runs}
-    n = ns.pop() if len(ns) == 1 else None
+    n: Any = ns.pop() if len(ns) == 1 else None
     if not _is_value(n) or n <= 1:
         return None
     heights = {

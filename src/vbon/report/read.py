@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,7 +101,7 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
 def _read_evaluation(path: Path, name: str) -> Evaluation:
     where = path / EVALUATION_RECORD
     record = _read_json(where)
-    n = record.get("n")
+    n: Any = record.get("n")
     if not _is_number(n) or n <= 1:
         raise VbonError(f"{where}: 'n' is {n!r}, but must be a number greater than 1")
     policies = _mapping(record, "policies", where)
@@ -132,7 +132,7 @@ def _metrics(row: Any, key: str, where: Path) -> Metrics:
 
 
 def _estimate(value: Any, key: str, where: Path) -> Estimate | None:
-    parts = [value.get(part) for part in Estimate._fields] if isinstance(value, dict) else [value] * 3
+    parts: list[Any] = [value.get(part) for part in Estimate._fields] if isinstance(value, dict) else [value] * 3
     if not all(part is None or _is_number(part) for part in parts):
         raise VbonError(f"{where}: {key!r} must hold value, low and high, not {value!r:.60}")
     # An interval that could not be computed is null; so is, then, the whole estimate.
@@ -177,5 +177,5 @@ def _mapping(record: Mapping[str, Any], key: str, where: Path) -> dict[str, Any]
     return value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -13,7 +13,7 @@ from vbon.report.read import read_folders
 def report_command(config: ReportConfig) -> dict[str, Any]:
     """Write the page of `config.dirs` to `config.out`; the same folders give the same bytes.
 
-    Raises VbonError for a folder that is neither a run nor an evaluation, a file that cannot be read, or a missing extra.
+    Raises VbonError for a folder that is neither run nor evaluation, a file that cannot be read, or a missing extra.
     """
     page = _page_module()
     runs, evaluations = read_folders(config.dirs)

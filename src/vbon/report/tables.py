@@ -58,8 +58,7 @@ def policy_table(evaluation: Evaluation) -> Table:
     return Table(
         [(label, explanation) for label, explanation, _, _ in columns.values()],
         [
-            Row(header, kind, [cell(metrics.get(key), digits, factor) for key, (_, _, digits, factor) in columns.items()],
-                index if kind == "policy" else None)
+            Row(header, kind, _cells(metrics, columns), index if kind == "policy" else None)
             for index, (header, kind, metrics) in enumerate(rows)
         ],
     )  # fmt: skip
@@ -71,11 +70,12 @@ def differences_table(evaluation: Evaluation) -> Table | None:
         return None
     present = {key for metrics in evaluation.differences.values() for key in metrics}
     columns = {key: column for key, column in _all_columns(present).items() if key in present}
-    rows = [
-        Row(name, "policy", [cell(metrics.get(key), digits, factor) for key, (_, _, digits, factor) in columns.items()])
-        for name, metrics in evaluation.differences.items()
-    ]
+    rows = [Row(name, "policy", _cells(metrics, columns)) for name, metrics in evaluation.differences.items()]
     return Table([(label, explanation) for label, explanation, _, _ in columns.values()], rows)
+
+
+def _cells(metrics: Metrics, columns: Mapping[str, tuple[str, str, int, float]]) -> list[Cell]:
+    return [cell(metrics.get(key), digits, factor) for key, (_, _, digits, factor) in columns.items()]
 
 
 def cell(estimate: Estimate | None, digits: int, factor: float = 1.0) -> Cell:

@@ -1,5 +1,6 @@
 """What an evaluation says, in plain words: how close one sample is to best-of-N, and where it falls short."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from vbon.core.stats import Estimate
@@ -49,7 +50,7 @@ def grade_of(share: float | None) -> str:
     return next((words for least, words in GRADES if share >= least), LOWEST_GRADE)
 
 
-def _figures(metrics: Metrics, evaluation: Evaluation, best: str):
+def _figures(metrics: Metrics, evaluation: Evaluation, best: str) -> Iterator[str]:
     target = evaluation.target
     if {"win_rate"} <= metrics.keys() & target.keys():
         yield (
@@ -70,7 +71,7 @@ def _figures(metrics: Metrics, evaluation: Evaluation, best: str):
         )  # fmt: skip
 
 
-def _shortfalls(metrics: Metrics, evaluation: Evaluation, best: str):
+def _shortfalls(metrics: Metrics, evaluation: Evaluation, best: str) -> Iterator[str]:
     target = evaluation.target
     if _below(metrics.get("win_rate"), target.get("win_rate")):
         gap = target["win_rate"].value - metrics["win_rate"].value
@@ -78,12 +79,12 @@ def _shortfalls(metrics: Metrics, evaluation: Evaluation, best: str):
     yield from _overspending(metrics, target, best)
     floor = evaluation.kl_policy_bon_floor or 0.0
     if "kl_policy_bon" in metrics and metrics["kl_policy_bon"].low - floor > CLOSE_NATS:
-        yield f"It is not the same distribution as {best}: KL(π_θ‖π_bon) stays above {metrics['kl_policy_bon'].low:.2f}."
+        yield f"It is not yet the distribution of {best}: KL(π_θ‖π_bon) is above {metrics['kl_policy_bon'].low:.2f}."
     yield from _judges(metrics, evaluation.reference)
     yield from evaluation.warnings
 
 
-def _overspending(metrics: Metrics, target: Metrics, best: str):
+def _overspending(metrics: Metrics, target: Metrics, best: str) -> Iterator[str]:
     if not {"kl_policy_ref"} <= metrics.keys() & target.keys():
         return
     spent, allowed = metrics["kl_policy_ref"].value, target["kl_policy_ref"].value
@@ -91,7 +92,7 @@ def _overspending(metrics: Metrics, target: Metrics, best: str):
         yield f"It moves further from the reference than it needs to: {spent / allowed:.2f} times the KL of {best}."
 
 
-def _judges(metrics: Metrics, reference: Metrics):
+def _judges(metrics: Metrics, reference: Metrics) -> Iterator[str]:
     for key, value in metrics.items():
         if key.startswith("judge_reward/") and key in reference and value.high < reference[key].low:
             judge = key.removeprefix("judge_reward/")

@@ -22,15 +22,20 @@ def percent_text(value: float) -> str:
 
 def percent_estimate(estimate: Estimate) -> str:
     """88.1 % (87.0–89.2)."""
-    low, high = number(100 * estimate.low, 1), number(100 * estimate.high, 1)
-    return f"{percent_text(estimate.value)} ({low}–{high})"
+    return f"{percent_text(estimate.value)} ({_interval(100 * estimate.low, 100 * estimate.high, 1)})"
 
 
 def estimate_text(estimate: Estimate, digits: int = 2) -> str:
     """1.31 (1.25–1.37)."""
-    return f"{number(estimate.value, digits)} ({number(estimate.low, digits)}–{number(estimate.high, digits)})"
+    return f"{number(estimate.value, digits)} ({_interval(estimate.low, estimate.high, digits)})"
 
 
 def n_text(n: float) -> str:
     """8.0 → 8, 2.5 → 2.5."""
     return f"{n:g}"
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    # A minus after a dash would be hard to read.
+    between = "–" if low >= 0 else " to "
+    return f"{number(low, digits)}{between}{number(high, digits)}"

@@ -1,0 +1,76 @@
+"""Folders in, values out; and one line for each way in which a folder can be wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+from folders import policy_metrics, write_evaluation, write_run
+
+from vbon.core.stats import Estimate
+from vbon.errors import VbonError
+from vbon.report.read import read_folders
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Path:
+    return write_evaluation(tmp_path / "eval", {"n8": policy_metrics(0.8, 1.4, 0.3, 1.9)}, prompts=["a", "b"])
+
+
+def rewrite(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_reads_what_was_written(tmp_path, evaluation):
+    run = write_run(tmp_path / "n8", iterations=40)
+    runs, evaluations = read_folders([str(run), str(evaluation)])
+    assert [row["iteration"] for row in runs[0].history if "win_rate" in row] == list(range(1, 41))
+    assert [row["iteration"] for row in runs[0].history if "validation/win_rate" in row] == [0, 20, 40]
+    one = evaluations[0]
+    assert one.policies["n8"]["win_rate"] == Estimate(0.8, pytest.approx(0.79), pytest.approx(0.81))
+    assert "kl_bon_policy" not in one.policies["n8"]  # null there
+    assert one.target["win_rate"].value == pytest.approx(8 / 9)
+    assert one.throughput["best-of-n"] == 120.0
+    assert len(one.samples) == 2 * 2 * 2
+
+
+def test_a_torn_last_line_is_left_out_and_a_torn_earlier_one_is_named(tmp_path):
+    run = write_run(tmp_path / "n8", iterations=3)
+    metrics = run / "vbon/metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text(whole + '{"iteration": 4, "rew')
+    assert max(row["iteration"] for row in read_folders([str(run)])[0][0].history) == 3
+    metrics.write_text('{"iteration": 0\n' + whole)
+    with pytest.raises(VbonError, match=r"metrics\.jsonl:1: malformed JSON"):
+        read_folders([str(run)])
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    first, second = write_run(tmp_path / "a/run"), write_run(tmp_path / "b/run")
+    runs, _ = read_folders([str(first), str(second)])
+    assert [run.name for run in runs] == [str(first), str(second)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format_version must be 1"),
+        ({"n": 1}, "'n' is 1"),
+        ({"n": None}, "'n' is None"),
+        ({"policies": []}, "'policies' must be a mapping"),
+        ({"policies": {"n8": {"metrics": {"reward": "high"}}}}, "'reward' must hold value, low and high"),
+        ({"target": None}, "'metrics' must be a mapping"),
+    ],
+)
+def test_a_malformed_evaluation_is_one_line_with_its_file(evaluation, changes, message):
+    rewrite(evaluation / "evaluation.json", **changes)
+    with pytest.raises(VbonError, match=message) as error:
+        read_folders([str(evaluation)])
+    assert "evaluation.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_other_faults_are_one_line_too(tmp_path, evaluation):
+    (evaluation / "samples.parquet").write_bytes(b"PAR1 no")
+    for path in (evaluation, tmp_path, tmp_path / "missing"):
+        with pytest.raises(VbonError) as error:
+            read_folders([str(path)])
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
