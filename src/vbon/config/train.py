@@ -29,8 +29,8 @@ class TrainConfig:
     """vbon: −KL(π_θ‖π_bon). vbon-bound: the paper's (N−1)·log F. reward: the reward itself. quantile: its rank."""
     algorithm: Algorithm = "rloo"
     """ppo: with a critic. rloo: leave-one-out baseline, no critic. offline: on the pool's samples, no rollouts."""
-    warm_start: Literal["none", "offline"] = "none"
-    """offline: train on the pool's samples before the online iterations."""
+    warm_start: Literal["auto", "none", "offline"] = "auto"
+    """offline: train on the pool's samples before the online iterations. auto: where the pool has enough of them."""
     tie_rule: Literal["random", "order"] = "random"
     """How equal rewards are ranked: broken at random, or by a fixed order of the completions."""
     kl_coef: float | None = None
@@ -44,12 +44,12 @@ class TrainConfig:
     """Completions sampled in each iteration."""
     samples_per_prompt: int = 8
     """Completions of one prompt among them; rloo compares these with each other."""
-    num_epochs: int = 2
+    num_epochs: int = 4
     """Passes over the rollouts of an iteration."""
     minibatch_size: int = 64
     """Completions per optimiser step."""
-    learning_rate: float = 2e-4
-    """Learning rate of the policy."""
+    learning_rate: float | None = None
+    """Learning rate of the policy; default: 0.0128 / hidden size, which is 1e-4 at 128 and 1.7e-5 at 768."""
     critic_learning_rate: float | None = None
     """Learning rate of the critic (ppo); default: the policy's."""
     lr_schedule: Literal["linear", "constant", "cosine"] = "linear"
@@ -75,11 +75,11 @@ class TrainConfig:
 
     offline_loss: Literal["weighted-sft", "regression", "listwise"] = "weighted-sft"
     """Loss on the pool's samples, for `algorithm offline` and `warm-start offline`."""
-    offline_steps: int = 200
-    """Optimiser steps on the pool's samples."""
-    offline_learning_rate: float = 3e-4
-    """Learning rate of these steps."""
-    offline_batch_size: int = 64
+    offline_steps: int | None = None
+    """Optimiser steps on the pool's samples; default: 200, or 8 passes over the samples that weigh where fewer."""
+    offline_learning_rate: float | None = None
+    """Learning rate of these steps; default: 0.128 / hidden size."""
+    offline_batch_size: int = 256
     """Completions in each of these steps."""
 
     validation_fraction: float = 0.1

@@ -50,7 +50,7 @@ class PoolData:
     def fill_ref_logprobs(self, ref_policy: nn.Module) -> None:
         """Compute the reference log-probabilities that the pool does not know."""
         missing = np.flatnonzero(np.isnan(self.ref_logprobs))
-        for rows in np.array_split(missing, max(1, len(missing) // 2048)):
+        for rows in np.split(missing, range(2048, len(missing), 2048)) if len(missing) else []:
             logprobs = completion_logprobs(ref_policy, self.batch(rows), self.task.sampling.temperature)
             self.ref_logprobs[rows] = logprobs.double().sum(1).numpy()
 
@@ -63,11 +63,12 @@ def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: in
     token = token_logprobs(logits, batch.completion_ids, data.task.sampling.temperature)
     logprobs = (token * batch.completion_mask).sum(1, dtype=torch.float64)
     loss = _loss(logprobs, rows, data, config) / batch.completion_mask.sum(1).double().mean()
+    assert config.offline_learning_rate is not None and config.offline_steps is not None  # filled by `with_defaults`
     warmup = min(1.0, (step + 1) / WARMUP_STEPS)
     factor = warmup * learning_rate_factor(config.lr_schedule, step, config.offline_steps)
-    set_learning_rates(learner, factor * config.offline_learning_rate / config.learning_rate)
+    set_learning_rates(learner, [factor * config.offline_learning_rate] * len(learner.base_learning_rates))
     grad_norm = descend(learner, loss.float(), config.max_grad_norm)
-    return {"offline_loss": float(loss), "grad_norm": float(grad_norm)}
+    return {"offline_loss": float(loss.detach()), "grad_norm": float(grad_norm)}
 
 
 def draw_rows(data: PoolData, config: TrainConfig, step: int) -> NDArray[np.int64]:

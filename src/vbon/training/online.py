@@ -1,6 +1,7 @@
 """The online loop, in five numbered steps; PPO with a critic, RLOO without."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -54,6 +55,7 @@ def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Acce
         critic.trunk = with_adapters(critic.trunk, config)
         networks.append(critic)
     networks[0] = with_adapters(policy, config)
+    assert config.learning_rate is not None  # filled by `with_defaults`
     rates = [config.learning_rate, config.critic_learning_rate or config.learning_rate]
     groups = [
         {"params": [p for p in network.parameters() if p.requires_grad], "lr": rate}
@@ -83,7 +85,8 @@ def run_iteration(
     rollouts = sample_rollouts(learner, ref_policy, task, config, iteration)
     rolled_out = time.perf_counter()
     # 2. Learning rate of this iteration.
-    set_learning_rates(learner, learning_rate_factor(config.lr_schedule, iteration, config.num_iterations))
+    factor = learning_rate_factor(config.lr_schedule, iteration, config.num_iterations)
+    set_learning_rates(learner, [factor * rate for rate in learner.base_learning_rates])
     # 3. Update: a baseline, then clipped steps over minibatches of the rollouts.
     settings = update_settings(config, task.sampling.temperature, learner.accelerator.num_processes)
     steps = update(learner, rollouts, settings, config.max_grad_norm, config.seed, seeds.ROLLOUT, iteration)
@@ -147,10 +150,10 @@ def check_shares(config: TrainConfig, num_processes: int) -> None:
         )
 
 
-def set_learning_rates(learner: Learner, factor: float) -> None:
-    """Scale every group's base learning rate."""
-    for group, rate in zip(learner.optimizer.param_groups, learner.base_learning_rates, strict=True):
-        group["lr"] = rate * factor
+def set_learning_rates(learner: Learner, rates: Sequence[float]) -> None:
+    """One rate for each parameter group."""
+    for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def check_first_ratio(gap: float, dtype: str) -> None:

@@ -18,6 +18,7 @@ from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
 from vbon.training import checkpoint
 from vbon.training.adapters import merged
+from vbon.training.defaults import with_defaults
 from vbon.training.metrics import Diary, wants_curves
 from vbon.training.model_card import model_card
 from vbon.training.offline import PoolData, offline_step
@@ -61,7 +62,7 @@ class VBoNTrainer:
         accelerator: Accelerator | None = None,
     ):
         config.validate()
-        self.config = config
+        self.config = config = with_defaults(config, policy, pool)
         self.accelerator = accelerator or make_accelerator(config)
         check_shares(config, self.accelerator.num_processes)
         tokenizer = tokenizer or load.load_tokenizer(config.model)
@@ -137,7 +138,7 @@ class VBoNTrainer:
         data = PoolData(self.task, config.n)
         if config.offline_loss != "weighted-sft":
             data.fill_ref_logprobs(self.ref_policy)
-        while state.offline_step < config.offline_steps:
+        while state.offline_step < self._num_offline_steps:
             metrics = offline_step(self._learner, data, config, state.offline_step)
             state.offline_step += 1
             self._diary.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
@@ -251,9 +252,13 @@ class VBoNTrainer:
     def _trains_offline(self) -> bool:
         return "offline" in (self.config.algorithm, self.config.warm_start)
 
+    @property
+    def _num_offline_steps(self) -> int:
+        return self.config.offline_steps or 0 if self._trains_offline else 0
+
     def _num_steps(self) -> int:
         online = 0 if self.config.algorithm == "offline" else self.config.num_iterations
-        return online + (self.config.offline_steps if self._trains_offline else 0)
+        return online + self._num_offline_steps
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
