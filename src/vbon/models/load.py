@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
@@ -24,7 +24,10 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise VbonError(f"--device {device}: no CUDA device on this machine; use --device cpu")
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise VbonError(f"--device {device}: no such device; use auto, cpu or cuda") from error
 
 
 def load_policy(
@@ -42,7 +45,7 @@ def load_policy(
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code, use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise VbonError(f"cannot load a causal language model from {name!r}: {_first_line(error)}") from error
     fuse_activations(model)
     return nn.Module.to(model, device).eval()
@@ -52,9 +55,12 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     """The tokenizer of a directory or hub id. Raises VbonError where there is none."""
     _require_model_directory(name)
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise VbonError(f"cannot load a tokenizer from {name!r}: {_first_line(error)}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a folder without its files
+        raise VbonError(f"{name!r} has no tokenizer files; save the model's tokenizer there")
+    return tokenizer
 
 
 def stop_token_ids(
@@ -141,8 +147,11 @@ def _weight_files(name: str) -> list[str]:
 
 
 def _tensor_names(path: str) -> list[str]:
-    with safe_open(path, framework="pt") as weights:
-        return list(weights.keys())
+    try:
+        with safe_open(path, framework="pt") as weights:
+            return list(weights.keys())
+    except SafetensorError as error:
+        raise VbonError(f"{path} is damaged ({_first_line(error)}); copy it again") from error
 
 
 def _short_hash(text: str) -> str:

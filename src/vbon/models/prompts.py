@@ -30,7 +30,17 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, prompt: PromptText) -> list[
     elif not tokenizer.chat_template:
         raise VbonError("a prompt is a list of chat messages, but the policy's tokenizer has no chat template")
     else:
-        ids = list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False))
+        ids = _through_template(tokenizer, prompt)
     if not ids and tokenizer.bos_token_id is None:
         raise VbonError("an empty prompt needs a BOS token, and the policy's tokenizer has none; drop the row")
     return ids or [tokenizer.bos_token_id]
+
+
+def _through_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
+    try:
+        return list(
+            tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        )
+    except Exception as error:  # a template is a program, and says in its own way what it does not take
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise VbonError(f"the policy's chat template refuses these messages: {reason}") from error
