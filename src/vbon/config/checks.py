@@ -7,6 +7,7 @@ from typing import Any
 
 from vbon.errors import VbonError
 
+_SERVER = re.compile(r"https?://[^/\s@?#]+(/[^\s@?#]*)?", re.IGNORECASE)
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -65,6 +66,17 @@ def check_device(config: object) -> None:
     device = getattr(config, "device")  # noqa: B009
     if not _DEVICE.fullmatch(device):
         raise refuse("device", repr(device), "auto, cpu, mps, cuda or cuda:NUMBER")
+
+
+def check_server(config: object) -> None:
+    """`base_url` is an http(s) address where `engine` is openai, and is not given elsewhere."""
+    engine, base_url = getattr(config, "engine"), getattr(config, "base_url")  # noqa: B009
+    if (engine == "openai") != (base_url is not None):
+        raise VbonError("--base-url and --engine openai go together: give both or neither")
+    if base_url is not None and not _SERVER.fullmatch(base_url):
+        raise VbonError(
+            "--base-url must be an address such as http://127.0.0.1:8000/v1; a token goes into VBON_API_TOKEN"
+        )
 
 
 def _check_number(config: object, name: str, holds: Any, want: str) -> None:

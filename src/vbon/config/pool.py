@@ -7,6 +7,7 @@ from vbon.config import checks
 from vbon.errors import VbonError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+EngineName = Literal["transformers", "vllm", "openai"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,24 @@ class CollectConfig:
     """Seconds to wait for the reward of one batch."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
+    engine: EngineName = "transformers"
+    """What samples: the model in this process, vLLM in this process, or an OpenAI-style server."""
+    base_url: str | None = None
+    """Address of the server for --engine openai, as in http://127.0.0.1:8000/v1."""
+    served_model: str | None = None
+    """What the server calls the model; default: --model."""
+    concurrency: int = 8
+    """Requests to the server at a time."""
+    request_timeout: float = 300.0
+    """Seconds to wait for the server's answer to one request."""
 
     def validate(self) -> None:
         """Raise VbonError naming the first flag whose value will not do."""
-        checks.check_text(self, "model", "reward", "prompts", "out", "prompt_column")
+        checks.check_text(self, "model", "reward", "prompts", "out", "prompt_column", "served_model")
         checks.check_at_least(self, 1, "num_samples", "max_new_tokens", "batch_size", "limit", "reward_batch_size")
-        checks.check_above(self, 0, "temperature", "reward_timeout")
+        checks.check_at_least(self, 1, "concurrency")
+        checks.check_above(self, 0, "temperature", "reward_timeout", "request_timeout")
+        checks.check_server(self)
         checks.check_at_least(self, 0, "seed")
         checks.check_each_at_least(self, 0, "stop_token_ids")
         checks.check_device(self)

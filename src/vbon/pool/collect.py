@@ -16,12 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import vbon
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
-from vbon.models import load
-from vbon.models.prompts import decode
+from vbon.pool.engines import Engine, Samples, load_engine
 from vbon.pool.files import replace_file
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import Prompt, read_prompts, reward_columns
-from vbon.pool.sampling import Draws, Sampler, draw_shard, encode_prompts, fingerprint_of, make_plan
+from vbon.pool.sampling import make_plan
 from vbon.pool.shards import PromptSamples
 from vbon.pool.writer import PoolWriter, hash_prompt_ids, is_pool
 from vbon.rewards import Reward, load_reward
@@ -32,7 +31,7 @@ class Job(NamedTuple):
 
     prompts: Sequence[Prompt]
     prompt_ids: Sequence[list[int]]
-    sampler: Sampler
+    engine: Engine
     reward: Reward
 
     def part(self, first: int, count: int) -> "Job":
@@ -47,37 +46,24 @@ def collect(config: CollectConfig, *, progress: bool = True) -> Path:
     On Ctrl-C, KeyboardInterrupt whose message says how to continue; what was written stays.
     """
     prompts = read_prompts(config.prompts, column=config.prompt_column, limit=config.limit)
-    sampler = load_sampler(config)
-    prompt_ids = encode_prompts(sampler, prompts, config.prompts)
+    engine = load_engine(config)
+    prompt_ids = engine.encode(prompts, config.prompts)
     reward = load_reward(
         config.reward,
-        device=str(sampler.model.device),
+        device=engine.device,
         batch_size=config.reward_batch_size,
         timeout=config.reward_timeout,
         trust_remote_code=config.trust_remote_code,
     )
-    expected = _manifest(config, prompts, sampler, reward)
+    expected = _manifest(config, prompts, engine, reward)
     with _open_writer(config, expected) as writer:
         try:
-            _fill(writer, Job(prompts, prompt_ids, sampler, reward), show_progress=progress)
+            _fill(writer, Job(prompts, prompt_ids, engine, reward), show_progress=progress)
         except KeyboardInterrupt:
             done = sum(shard.num_prompts for shard in writer.manifest.shards)
             message = f"stopped with {done} of {len(prompts)} prompts stored; run the same command to continue"
             raise KeyboardInterrupt(f"{writer.folder}: {message}") from None
     return writer.folder
-
-
-def load_sampler(config: CollectConfig) -> Sampler:
-    """The model and tokenizer that `config` names, and how they are sampled."""
-    model = load.load_policy(
-        config.model,
-        dtype=config.dtype,
-        device=load.resolve_device(config.device),
-        trust_remote_code=config.trust_remote_code,
-    )
-    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    stop = load.stop_token_ids(model, tokenizer, config.stop_token_ids)
-    return Sampler(model, tokenizer, config.temperature, config.max_new_tokens, stop)
 
 
 def score(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -88,15 +74,15 @@ def score(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Seque
     return [[next(rewards) for _ in texts] for texts in completions]
 
 
-def _manifest(config: CollectConfig, prompts: Sequence[Prompt], sampler: Sampler, reward: Reward) -> Manifest:
+def _manifest(config: CollectConfig, prompts: Sequence[Prompt], engine: Engine, reward: Reward) -> Manifest:
     return Manifest(
-        fingerprint=fingerprint_of(config.model, sampler, reward),
-        created_by=f"vbon {vbon.__version__} collect",
+        fingerprint=engine.fingerprint(reward),
+        created_by=f"vbon {vbon.__version__} collect --engine {config.engine}",
         num_prompts=len(prompts),
         prompts_sha256=hash_prompt_ids(prompts),
         num_samples=config.num_samples,
         seed=config.seed,
-        dtype=config.dtype,
+        dtype=None if config.engine == "openai" else config.dtype,  # a server's own
         model=config.model,
         reward=reward.name,
         plan=make_plan(config.num_samples, config.batch_size),
@@ -129,16 +115,15 @@ def _fill(writer: PoolWriter, job: Job, *, show_progress: bool) -> None:
 def _make_shard(job: Job, manifest: Manifest, advance: Callable[[int], None]) -> list[PromptSamples]:
     plan, seed, num_samples = manifest.plan, manifest.seed, manifest.num_samples
     assert plan is not None and seed is not None and num_samples is not None
-    draws: dict[int, Draws] = {}
-    for batch, drawn in draw_shard(job.sampler, job.prompts, job.prompt_ids, plan, seed, num_samples):
+    draws: dict[int, Samples] = {}
+    for batch, drawn in job.engine.draw(job.prompts, job.prompt_ids, plan, seed, num_samples):
         draws |= zip(batch, drawn, strict=True)
         advance(len(batch) * num_samples)
     ordered = [draws[index] for index in range(len(job.prompts))]
-    completions = [decode(job.sampler.tokenizer, one.completion_ids) for one in ordered]
-    rewards = score(job.reward, job.prompts, completions)
+    rewards = score(job.reward, job.prompts, [one.completions for one in ordered])
     return [
-        PromptSamples(prompt, texts, one.completion_ids, np.array(values), one.ref_logprobs, one.finished)
-        for prompt, texts, one, values in zip(job.prompts, completions, ordered, rewards, strict=True)
+        PromptSamples(prompt, one.completions, one.completion_ids, np.array(values), one.ref_logprobs, one.finished)
+        for prompt, one, values in zip(job.prompts, ordered, rewards, strict=True)
     ]
 
 

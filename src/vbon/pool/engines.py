@@ -1,0 +1,93 @@
+"""What draws the samples of `vbon collect`: the model in this process, vLLM in this process, or a server."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from vbon.config.pool import CollectConfig
+from vbon.models import load
+from vbon.models.prompts import decode
+from vbon.pool.fingerprint import Fingerprint
+from vbon.pool.manifest import Plan
+from vbon.pool.prompts import Prompt
+from vbon.pool.sampling import Sampler, draw_shard, encode_prompts, fingerprint_of
+from vbon.rewards import Reward
+
+
+class Samples(NamedTuple):
+    """The samples of one prompt before scoring; M entries each, None where the engine does not tell."""
+
+    completions: list[str]
+    completion_ids: Sequence[list[int] | None]
+    ref_logprobs: Sequence[float | None]
+    """Sequence log-probability at the sampling temperature, nats."""
+    finished: Sequence[bool | None]
+
+
+Drawn = Iterator[tuple[list[int], list[Samples]]]
+
+
+class Engine(Protocol):
+    """A sampler of completions; `draw` is a function of its arguments as far as the engine's seeds are."""
+
+    @property
+    def device(self) -> str:
+        """Where a reward model is best put."""
+
+    def fingerprint(self, reward: Reward) -> Fingerprint:
+        """What is known of how the samples are made."""
+
+    def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
+        """Token ids of every prompt. Raises VbonError naming the row of one that is too long."""
+
+    def draw(
+        self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
+    ) -> Drawn:
+        """Yield (positions of some prompts, their samples) until every prompt had its turn."""
+
+
+class TransformersEngine(NamedTuple):
+    """The model in this process: exact draws from given uniforms, token ids and log-probabilities kept."""
+
+    name: str
+    sampler: Sampler
+
+    @property
+    def device(self) -> str:
+        return str(self.sampler.model.device)
+
+    def fingerprint(self, reward: Reward) -> Fingerprint:
+        return fingerprint_of(self.name, self.sampler, reward)
+
+    def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
+        return encode_prompts(self.sampler, prompts, source)
+
+    def draw(
+        self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
+    ) -> Drawn:
+        for batch, drawn in draw_shard(self.sampler, prompts, prompt_ids, plan, seed, num_samples):
+            yield batch, [Samples(decode(self.sampler.tokenizer, one.completion_ids), *one) for one in drawn]
+
+
+def load_engine(config: CollectConfig) -> Engine:
+    """The engine that `config` names. Raises VbonError where its model or server cannot be had."""
+    if config.engine == "openai":
+        from vbon.pool.openai_engine import load_openai_engine
+
+        return load_openai_engine(config)
+    if config.engine == "vllm":
+        from vbon.pool.vllm_engine import load_vllm_engine
+
+        return load_vllm_engine(config)
+    return TransformersEngine(config.model, _load_sampler(config))
+
+
+def _load_sampler(config: CollectConfig) -> Sampler:
+    model = load.load_policy(
+        config.model,
+        dtype=config.dtype,
+        device=load.resolve_device(config.device),
+        trust_remote_code=config.trust_remote_code,
+    )
+    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    stop = load.stop_token_ids(model, tokenizer, config.stop_token_ids)
+    return Sampler(model, tokenizer, config.temperature, config.max_new_tokens, stop)

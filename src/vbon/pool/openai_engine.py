@@ -1,0 +1,248 @@
+"""Samples from any OpenAI-style server (`POST BASE_URL/completions`): vLLM, SGLang, TGI, llama.cpp, transformers serve.
+
+What a server does not tell stays unknown in the pool: its weights (the fingerprint has no model), log-probabilities at
+the sampling temperature, and token ids unless it returns them. Text encoded again need not give the sampled ids, so
+they are never made up; without them the pool trains online, not offline. The step-0 rank test of training decides
+whether the server samples what the policy samples.
+"""
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from vbon.config.pool import CollectConfig
+from vbon.core.seeds import generator
+from vbon.errors import VbonError
+from vbon.models import load
+from vbon.models.prompts import encode
+from vbon.pool.engines import Drawn, Samples
+from vbon.pool.fingerprint import Fingerprint
+from vbon.pool.manifest import Plan
+from vbon.pool.prompts import Prompt, shorten
+from vbon.rewards import Reward
+from vbon.rewards.http import TOKEN_VARIABLE as REWARD_TOKEN_VARIABLE
+from vbon.rewards.http import Endpoint, TransientError, parse_endpoint, post_repeatedly
+from vbon.rewards.protocol import RewardError
+
+TOKEN_VARIABLE = "VBON_API_TOKEN"
+MAX_ATTEMPTS, FIRST_DELAY = 5, 0.5  # seconds
+
+
+class Choice(NamedTuple):
+    """One completion of a server's answer."""
+
+    text: str
+    ids: list[int] | None
+    finished: bool | None
+
+
+class Query(NamedTuple):
+    """What is asked of a server for one prompt."""
+
+    prompt: str
+    prompt_ids: list[int]
+    num_samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server and how it is asked. `dialect` names the fields beyond OpenAI's own that it takes."""
+
+    endpoint: Endpoint
+    model: str
+    temperature: float
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    timeout: float
+    dialect: str = "plain"
+
+    def ask(self, query: Query) -> list[Choice]:
+        """The choices of one answer, however many the server gives. Raises RewardError, VbonError where none."""
+        body = json.dumps(self.common(query) | DIALECTS[self.dialect](self, query)).encode()
+        answer = post_repeatedly(self.endpoint, body, self.timeout, MAX_ATTEMPTS, FIRST_DELAY)
+        return read_choices(answer, self.endpoint)
+
+    def common(self, query: Query) -> dict[str, Any]:
+        """OpenAI's own fields."""
+        return {
+            "model": self.model,
+            "prompt": query.prompt,
+            "n": query.num_samples,
+            "seed": query.seed,
+            "max_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": 1.0,
+        }
+
+    def sample(self, query: Query) -> list[Choice]:
+        """All the choices asked for, in as many requests as it takes: `transformers serve` ignores n, others cap it."""
+        choices: list[Choice] = []
+        while len(choices) < query.num_samples:
+            rest = query._replace(num_samples=query.num_samples - len(choices), seed=query.seed + len(choices))
+            choices += self.ask(rest)[: rest.num_samples]
+        return choices
+
+
+def token_fields(server: Server, query: Query) -> dict[str, Any]:
+    """vLLM and kin: prompt as token ids, no top-k, and the sampled ids in the answer."""
+    return {"prompt": query.prompt_ids, "top_k": -1, "return_token_ids": True}
+
+
+def transformers_fields(server: Server, query: Query) -> dict[str, Any]:
+    """`transformers serve`: its own defaults are greedy with top_k 50, unless the model's say otherwise."""
+    stop = list(server.stop_token_ids)
+    settings = {"do_sample": True, "top_k": 0, "eos_token_id": stop, "pad_token_id": stop[0]} if stop else {}
+    return {"generation_config": json.dumps(settings or {"do_sample": True, "top_k": 0})}
+
+
+DIALECTS: dict[str, Callable[[Server, Query], dict[str, Any]]] = {
+    "tokens": token_fields,
+    "transformers": transformers_fields,
+    "plain": lambda server, query: {},
+}
+
+
+def find_dialect(server: Server, query: Query) -> Server:
+    """The server with the first dialect it takes. Raises VbonError with its last answer where it takes none."""
+    refusal = RewardError("takes no dialect")
+    for dialect in DIALECTS:
+        candidate = dataclasses.replace(server, dialect=dialect)
+        try:
+            candidate.ask(query)
+        except TransientError as error:
+            raise _server_error(server, error) from None
+        except RewardError as error:
+            refusal = error
+        else:
+            return candidate
+    raise _server_error(server, refusal)
+
+
+def read_choices(answer: bytes, endpoint: Endpoint) -> list[Choice]:
+    """The choices of an answer. Raises VbonError where it is not one."""
+    try:
+        choices = [_choice(choice) for choice in json.loads(answer)["choices"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise VbonError(f"--base-url {endpoint.shown}: not an OpenAI-style answer: {endpoint.quote(answer)}") from None
+    if not choices:
+        raise VbonError(f"--base-url {endpoint.shown}: answered without choices: {endpoint.quote(answer)}")
+    return choices
+
+
+def _choice(value: dict[str, Any]) -> Choice:
+    text, ids = value["text"], value.get("token_ids")
+    if not isinstance(text, str) or not (ids is None or all(type(token) is int for token in ids)):
+        raise TypeError
+    return Choice(text, ids, {"stop": True, "length": False}.get(value.get("finish_reason") or ""))
+
+
+@dataclass(frozen=True)
+class OpenAIEngine:
+    """A server as an Engine; prompts are rendered and counted by the local tokenizer of `--model`."""
+
+    server: Server
+    tokenizer: PreTrainedTokenizerBase
+    context: int | None
+    concurrency: int
+    device: str
+
+    def fingerprint(self, reward: Reward) -> Fingerprint:
+        """The server's weights, tokenizer and stop rule are its own: unknown."""
+        return Fingerprint(
+            chat_template=load.chat_template_fingerprint(self.tokenizer),
+            temperature=float(self.server.temperature),
+            max_new_tokens=self.server.max_new_tokens,
+            reward=reward.fingerprint,
+        )
+
+    def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
+        encoded = encode(self.tokenizer, [prompt.prompt for prompt in prompts])
+        room = None if self.context is None else self.context - self.server.max_new_tokens
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            if room is not None and len(ids) > room:
+                raise VbonError(
+                    f"{source}:{prompt.row}: prompt {shorten(prompt.prompt)} has {len(ids)} tokens, but the context "
+                    f"leaves {max(room, 0)} beside --max-new-tokens {self.server.max_new_tokens}; shorten or drop it"
+                )
+        return encoded
+
+    def draw(
+        self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
+    ) -> Drawn:
+        queries = [
+            Query(self._text(prompt), list(ids), num_samples, seed_for(prompt.prompt_id, seed))
+            for prompt, ids in zip(prompts, prompt_ids, strict=True)
+        ]
+        if self.server.dialect != "tokens":
+            self._warn_of_other_tokens(queries)
+        with ThreadPoolExecutor(self.concurrency) as requests:
+            yield from _checked(requests.map(self._ask, queries), num_samples)
+
+    def _ask(self, query: Query) -> Samples:
+        try:
+            choices = self.server.sample(query)
+        except RewardError as error:
+            raise _server_error(self.server, error) from None
+        texts, ids, finished = zip(*choices, strict=True)
+        return Samples(list(texts), list(ids), [None] * len(choices), list(finished))
+
+    def _text(self, prompt: Prompt) -> str:
+        if isinstance(prompt.prompt, str):
+            return prompt.prompt
+        return str(self.tokenizer.apply_chat_template(prompt.prompt, add_generation_prompt=True, tokenize=False))
+
+    def _warn_of_other_tokens(self, queries: Sequence[Query]) -> None:
+        other = sum(list(self.tokenizer(query.prompt)["input_ids"]) != query.prompt_ids for query in queries)
+        if other:
+            warnings.warn(
+                f"the server takes text only, and its tokenizer may read {other} of {len(queries)} prompts as other "
+                "tokens than the policy will (a second BOS, say); the rank test of training will tell",
+                stacklevel=2,
+            )
+
+
+def seed_for(prompt_id: str, seed: int) -> int:
+    """The seed of a prompt's first request; its k-th sample is asked for with k more. Fits 31 bits."""
+    return int(generator(seed, int(prompt_id, 16)).integers(2**30))
+
+
+def load_openai_engine(config: CollectConfig) -> OpenAIEngine:
+    """The engine for `--base-url`, with tokenizer, stop tokens and context length of `--model`; no weights are read."""
+    assert config.base_url is not None  # validate() saw to it
+    endpoint = parse_endpoint(config.base_url.rstrip("/") + "/completions", os.environ.get(TOKEN_VARIABLE, ""))
+    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    described = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+    server = Server(
+        endpoint=endpoint,
+        model=config.served_model or config.model,
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        stop_token_ids=load.configured_stop_token_ids(config.model, tokenizer, config.stop_token_ids),
+        timeout=config.request_timeout,
+    )
+    server = find_dialect(server, Query("a", encode(tokenizer, ["a"])[0], 1, 0))  # before a pool is begun
+    context = getattr(described.get_text_config(), "max_position_embeddings", None)
+    return OpenAIEngine(server, tokenizer, context, config.concurrency, str(load.resolve_device(config.device)))
+
+
+def _server_error(server: Server, error: RewardError) -> VbonError:
+    message = str(error).replace(REWARD_TOKEN_VARIABLE, TOKEN_VARIABLE)
+    return VbonError(f"--base-url {server.endpoint.shown}: {message}")
+
+
+def _checked(drawn: Iterator[Samples], num_samples: int) -> Drawn:
+    """Number the prompts, and warn where no two samples of any prompt differ: a server that decodes greedily."""
+    varied = False
+    for position, samples in enumerate(drawn):
+        varied = varied or len(set(samples.completions)) > 1
+        yield [position], [samples]
+    if num_samples > 1 and not varied:
+        warnings.warn("all samples of each prompt are equal: does the server decode greedily?", stacklevel=2)

@@ -1,0 +1,94 @@
+"""Samples from vLLM in this process (`vllm` extra). The test-suite, which has no GPU, does not run it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from vbon.config.pool import CollectConfig
+from vbon.models import load
+from vbon.models.prompts import decode, encode
+from vbon.pool.engines import Drawn, Samples
+from vbon.pool.fingerprint import Fingerprint
+from vbon.pool.manifest import Plan
+from vbon.pool.openai_engine import seed_for
+from vbon.pool.prompts import Prompt
+from vbon.rewards import Reward
+
+
+@dataclass(frozen=True)
+class VllmEngine:
+    """vLLM's offline `LLM`: token ids in and out, log-probabilities at the sampling temperature."""
+
+    llm: Any
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    temperature: float
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    device: str = "cpu"
+
+    def fingerprint(self, reward: Reward) -> Fingerprint:
+        return Fingerprint(
+            model=load.model_fingerprint(self.name),
+            tokenizer=load.tokenizer_fingerprint(self.tokenizer),
+            chat_template=load.chat_template_fingerprint(self.tokenizer),
+            temperature=float(self.temperature),
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop_token_ids,
+            reward=reward.fingerprint,
+        )
+
+    def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
+        return encode(self.tokenizer, [prompt.prompt for prompt in prompts])
+
+    def draw(
+        self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
+    ) -> Drawn:
+        requests = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
+        params = [self._params(seed_for(prompt.prompt_id, seed), num_samples) for prompt in prompts]
+        for position, output in enumerate(self.llm.generate(requests, params, use_tqdm=False)):
+            yield [position], [self._samples(output.outputs)]
+
+    def _params(self, seed: int, num_samples: int) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            n=num_samples,
+            temperature=self.temperature,
+            top_p=1.0,
+            top_k=-1,
+            max_tokens=self.max_new_tokens,  # defaults to 16
+            stop_token_ids=list(self.stop_token_ids),
+            seed=seed,
+            logprobs=0,  # of the sampled token alone
+            detokenize=False,
+        )
+
+    def _samples(self, outputs: Sequence[Any]) -> Samples:
+        ids = [list(output.token_ids) for output in outputs]
+        logprobs = [sum(step[token].logprob for step, token in _steps(output)) for output in outputs]
+        finished = [output.finish_reason == "stop" for output in outputs]
+        return Samples(decode(self.tokenizer, ids), ids, logprobs, finished)
+
+
+def load_vllm_engine(config: CollectConfig) -> VllmEngine:
+    """vLLM on `--model`. `processed_logprobs` are taken after the temperature; vLLM's default is before it."""
+    from vllm import LLM
+
+    llm = LLM(
+        model=config.model,
+        dtype=config.dtype,
+        seed=config.seed,
+        trust_remote_code=config.trust_remote_code,
+        logprobs_mode="processed_logprobs",
+        generation_config="vllm",  # not the model's own top_k, top_p and repetition penalty
+    )
+    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    stop = load.configured_stop_token_ids(config.model, tokenizer, config.stop_token_ids)
+    return VllmEngine(llm, config.model, tokenizer, config.temperature, config.max_new_tokens, stop)
+
+
+def _steps(output: Any) -> Iterator[tuple[Any, int]]:
+    return zip(output.logprobs, output.token_ids, strict=True)
