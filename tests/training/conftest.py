@@ -15,7 +15,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from vbon.config.train import TrainConfig
 from vbon.core.best_of_n import log_weight
-from vbon.core.reward_cdf import Interval
 from vbon.models import load
 from vbon.models.batch import Sequences, sequences
 from vbon.models.prompts import encode
@@ -87,19 +86,18 @@ class World(NamedTuple):
         score = load_reward(self.reward(function))
         return np.array([score([prompt] * len(COMPLETIONS), TEXTS) for prompt in PROMPTS])
 
-    def cdf(self, function: str = "score") -> Interval:
-        """The exact F_< and F_≤ of every completion, (P, 40)."""
+    def cdf(self, function: str = "score") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The exact (F_<, F_≤) of every completion, (P, 40) each."""
         probs = np.exp(self.ref_logprobs)
         r = self.rewards(function)
         lower = ((r[:, None, :] < r[:, :, None]) * probs[:, None, :]).sum(2)
         upper = ((r[:, None, :] <= r[:, :, None]) * probs[:, None, :]).sum(2)
         total = probs.sum(1, keepdims=True)
-        return Interval(lower / total, np.minimum(upper / total, 1))
+        return lower / total, np.minimum(upper / total, 1)
 
     def log_bon(self, n: float, function: str = "score") -> NDArray[np.float64]:
         """log π_bon of every completion, (P, 40)."""
-        exact = self.cdf(function)
-        return self.ref_logprobs + log_weight(exact.cdf_lt, exact.cdf_le, n)
+        return self.ref_logprobs + log_weight(*self.cdf(function), n)
 
     def kl_policy_bon(self, policy, n: float, function: str = "score") -> float:
         """Exact KL(π_θ‖π_bon), mean over prompts. `policy`: a model, or the folder of one."""
@@ -149,6 +147,7 @@ def save_model(folder: Path, seed: int = 2) -> Path:
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(1.0)
         model.lm_head.weight[:4] -= model.lm_head.weight[:4].mean(1, keepdim=True)  # the bias favours none of them
+        model.lm_head.weight[:4] *= 0.7
         model.lm_head.weight[4:] = -4.0
     model.save_pretrained(folder)
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<pad>"))
@@ -171,12 +170,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def write_pool(
-    world: World, folder: Path, num_samples: int = 250, function: str = "score", temperature: float = 1.0, **declared
+    world: World, folder: Path, num_samples: int = 250, function: str = "score", drawn_at: float = 1.0, **declared
 ) -> Path:
-    """A pool of draws from the enumerated reference, temperature 1 unless said. `declared`: fields of its fingerprint."""
+    """A pool of draws from the enumerated reference at some temperature. `declared`: fields of its fingerprint."""
     prompts = [make_prompt(prompt) for prompt in PROMPTS]
     rewards = world.rewards(function)
-    probs = np.exp(world.ref_logprobs / temperature)
+    probs = np.exp(world.ref_logprobs / drawn_at)
     fingerprint = {
         "temperature": 1.0, "max_new_tokens": STEPS, "stop": (EOS,), "model": load.model_fingerprint(world.model),
         "tokenizer": load.tokenizer_fingerprint(load.load_tokenizer(world.model)), "chat_template": "none",
@@ -221,7 +220,8 @@ def configure(world: World, pool: Path, tmp_path: Path) -> Callable[..., TrainCo
         values = {
             "pool": str(pool), "model": world.model, "reward": world.reward(), "n": 4.0, "out": str(tmp_path / "run"),
             "num_iterations": 4, "rollouts_per_iteration": 32, "samples_per_prompt": 4, "minibatch_size": 16,
-            "learning_rate": 1e-3, "validation_every": 2, "checkpoint_every": 2, "validation_fraction": 0.25,
+            "learning_rate": 1e-3, "offline_learning_rate": 1e-3, "warm_start": "none", "num_epochs": 2,
+             "validation_every": 2, "checkpoint_every": 2, "validation_fraction": 0.25,
             "offline_steps": 4, "offline_batch_size": 16, "device": "cpu", "tracker": "none", "num_threads": 1,
         }  # fmt: skip
         return TrainConfig(**{**values, **changes})

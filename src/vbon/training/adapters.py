@@ -1,5 +1,6 @@
 """LoRA: low-rank adapters over frozen weights (arXiv 2106.09685), by the extra `peft`."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -27,8 +28,10 @@ def with_adapters(model: nn.Module, config: TrainConfig) -> nn.Module:
         target_modules=list(config.lora_target_modules) or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    with torch.random.fork_rng():  # adapters are a function of the seed, and nobody else's draws change
-        torch.manual_seed(config.seed)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(config.seed)  # adapters are a function of the seed, and nobody else's draws change
+        # peft asks for a property that transformers has renamed
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         try:
             return get_peft_model(model, lora).eval()
         except ValueError as error:

@@ -1,0 +1,203 @@
+"""The loss against the exact gradient of KL(π_θ‖π_bon), by enumeration of all completions of a prompt."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tests.training.conftest import COMPLETIONS, STEPS, all_sequences, plain_token_logprobs
+
+from vbon.config.train import TrainConfig
+from vbon.core import seeds
+from vbon.core.objectives import vbon
+from vbon.models import load
+from vbon.models.value_head import Critic
+from vbon.training.online import update_settings
+from vbon.training.rollout import roll_out
+from vbon.training.update import Minibatch, UpdateSettings, make_baseline, minibatches, policy_loss
+
+N, PROMPT = 4.0, "one two"
+GRADIENT = 2e-5  # float32 gradients of up to 40 rows against float64 ones, relative to their norm
+
+
+@pytest.fixture
+def policy(world):
+    return perturbed(world, 0)
+
+
+def perturbed(world, seed: int):
+    model = load.load_policy(world.model)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def settings_of(**changes) -> UpdateSettings:
+    config = TrainConfig(
+        pool="p", model="m", reward="r", n=N, out="o", num_epochs=2, advantage_clip=1e9, gae_lambda=1.0
+    )
+    return dataclasses.replace(update_settings(config, 1.0), **changes)
+
+
+def enumeration(world, policy, prompt: str = PROMPT) -> Minibatch:
+    """Every completion of the prompt as if rolled out by `policy`, with the exact log W."""
+    batch = all_sequences([prompt])
+    index = ["one", "two", "three", "one two"].index(prompt)
+    log_w = torch.from_numpy((world.log_bon(N) - world.ref_logprobs)[index])
+    reference = load.load_policy(world.model)
+    ids = torch.cat([batch.prompt_ids, batch.completion_ids], 1)
+    with torch.no_grad():
+        log_softmax = reference(ids).logits.float().log_softmax(-1)[:, batch.prompt_ids.shape[1] - 1 : -1]
+        old = plain_token_logprobs(policy, batch).float()
+        ref = plain_token_logprobs(reference, batch).float()
+    nothing = dict.fromkeys(("values", "returns", "baseline"))
+    return Minibatch(
+        sequences=batch, old_logprobs=old, ref_logprobs=ref, ref_log_softmax=log_softmax,
+        sequence_reward=log_w / (N - 1), kl_coef=1 / (N - 1), **nothing,
+    )  # fmt: skip
+
+
+def row_of(batch: Minibatch, row: int) -> Minibatch:
+    """One row, columns that it does not need cut off, as minibatches of rollouts are."""
+    rows = torch.tensor([row])
+    sequences = batch.sequences.select(rows)
+    steps = sequences.completion_ids.shape[1]
+    token_level = ("old_logprobs", "ref_logprobs", "ref_log_softmax", "values", "returns")
+    parts = {name: getattr(batch, name) for name in (*token_level, "sequence_reward", "baseline")}
+    cut = {
+        name: None if value is None else value[rows][:, :steps] if name in token_level else value[rows]
+        for name, value in parts.items()
+    }
+    return dataclasses.replace(batch, sequences=sequences, **cut)
+
+
+def flat_gradient(policy, loss: torch.Tensor) -> torch.Tensor:
+    grads = torch.autograd.grad(loss, list(policy.parameters()), allow_unused=True)
+    return torch.cat([g.double().flatten() for g in grads if g is not None])
+
+
+def expected_gradient(policy, batch: Minibatch, settings: UpdateSettings) -> torch.Tensor:
+    """Σ_y π_θ(y)·∇loss(y): what minibatches estimate."""
+    probs = batch.old_logprobs.double().sum(1).exp()
+    gradients = [
+        flat_gradient(policy, policy_loss(policy, row_of(batch, row), settings, 1.0)[0])
+        for row in range(len(COMPLETIONS))
+    ]
+    return (probs[:, None] * torch.stack(gradients)).sum(0)
+
+
+def exact_gradient(policy, batch: Minibatch) -> torch.Tensor:
+    """∇ Σ_y π_θ(y)·(log π_θ(y) − log π_ref(y) − log W(y)) by autograd, float64 sums."""
+    logprobs = plain_token_logprobs(policy, batch.sequences).sum(1)
+    log_bon = batch.ref_logprobs.double().sum(1) + batch.sequence_reward / batch.kl_coef
+    return flat_gradient(policy, (logprobs.exp() * (logprobs - log_bon)).sum())
+
+
+def critic_values(policy, batch: Minibatch) -> torch.Tensor:
+    """Values that differ from prefix to prefix; any such baseline leaves the expectation alone."""
+    critic = Critic(policy)
+    torch.manual_seed(3)
+    torch.nn.init.normal_(critic.head.weight)
+    with torch.no_grad():
+        return critic(batch.sequences)
+
+
+@pytest.mark.parametrize("refresh_kl", [True, False])
+@pytest.mark.parametrize("method", ["rloo k1", "rloo full", "ppo k1", "ppo full", "ppo zero critic"])
+def test_first_gradient_is_that_of_kl_policy_bon(world, policy, method, refresh_kl):
+    batch = enumeration(world, policy)
+    if method.startswith("rloo"):
+        batch = dataclasses.replace(batch, baseline=torch.full((len(COMPLETIONS),), 0.3, dtype=torch.float64))
+    elif method == "ppo zero critic":
+        batch = dataclasses.replace(batch, values=torch.zeros(batch.mask.shape), returns=torch.zeros(batch.mask.shape))
+    else:
+        batch = dataclasses.replace(batch, values=critic_values(policy, batch), returns=torch.zeros(batch.mask.shape))
+    settings = settings_of(refresh_kl=refresh_kl, kl_estimator="full" if "full" in method else "k1")
+    exact = exact_gradient(policy, batch)
+    assert (expected_gradient(policy, batch, settings) - exact).norm() < GRADIENT * exact.norm()
+    assert exact.norm() > 0.1
+
+
+def test_at_best_of_n_a_refreshed_gradient_vanishes_even_off_policy(world, policy):
+    """With ρ = β·log π_θ/π_ref on every completion, π_θ is best-of-N: nothing is left to learn from any rollout."""
+    batch = enumeration(world, perturbed(world, 1))  # rolled out by another policy
+    logprobs = plain_token_logprobs(policy, batch.sequences).detach().sum(1)
+    log_w = logprobs - batch.ref_logprobs.double().sum(1)
+    zero = torch.zeros(len(COMPLETIONS), dtype=torch.float64)
+    batch = dataclasses.replace(batch, sequence_reward=log_w * batch.kl_coef, baseline=zero)
+    assert expected_gradient(policy, batch, settings_of(refresh_kl=True)).norm() < GRADIENT
+    assert expected_gradient(policy, batch, settings_of(refresh_kl=False)).norm() > 0.01
+
+
+def test_advantages_are_bounded_in_nats(world, policy):
+    batch = enumeration(world, policy)
+    baseline = batch.sequence_reward - batch.kl_coef * (batch.old_logprobs - batch.ref_logprobs).double().sum(1)
+    batch = dataclasses.replace(batch, baseline=baseline - 25 * batch.kl_coef)  # an advantage of 25 nats
+    row = row_of(batch, 7)
+    for bound, advantage in ((10.0, 10.0), (100.0, 25.0)):
+        loss, _ = policy_loss(policy, row, settings_of(advantage_clip=bound), 1.0)
+        exact = -advantage * flat_gradient(policy, plain_token_logprobs(policy, row.sequences).sum())
+        assert (flat_gradient(policy, loss) - exact).norm() < GRADIENT * exact.norm()
+
+
+def test_whitening_changes_the_length_of_the_gradient_only(world, policy):
+    zero = torch.zeros(len(COMPLETIONS), dtype=torch.float64)
+    batch = dataclasses.replace(enumeration(world, policy), baseline=zero)
+    plain, seen = policy_loss(policy, batch, settings_of(), 2.0)
+    whitened, white = policy_loss(policy, batch, settings_of(whiten_advantages=True), 2.0)
+    assert white["advantage_std"].item() == pytest.approx(1, abs=1e-5)
+    assert whitened.item() == pytest.approx(plain.item() / seen["advantage_std"].item(), rel=1e-5)
+    ratio = flat_gradient(policy, plain).norm() / flat_gradient(policy, whitened).norm()
+    assert ratio.item() == pytest.approx(seen["advantage_std"].item(), rel=1e-4)
+
+
+@pytest.fixture
+def rollouts(world, policy, task):
+    index = torch.tensor([3, 0, 3])  # prompt 3 twice: its samples are compared with each other
+    return roll_out(
+        policy, load.load_policy(world.model), [task.prompt_ids[i] for i in index], index,
+        seeds.uniforms((3, 4, STEPS), 1), task.sampling, task.score, vbon, N, None,
+    )  # fmt: skip
+
+
+def returns_of(rollouts) -> np.ndarray:
+    return (rollouts.sequence_reward - rollouts.kl_coef * rollouts.log_ratio()).numpy()
+
+
+def test_rloo_baseline_is_the_mean_return_of_the_prompts_other_samples(rollouts):
+    total, index = returns_of(rollouts), rollouts.prompt_index.numpy()
+    everyone = np.arange(len(index))
+    expected = [total[(index == index[i]) & (everyone != i)].mean() for i in everyone]
+    np.testing.assert_allclose(make_baseline(rollouts, None, settings_of()).sequence.numpy(), expected, rtol=1e-12)
+
+
+def test_ppo_returns_with_lambda_1_are_the_rewards_still_to_come(rollouts, policy):
+    critic = Critic(policy)
+    torch.nn.init.normal_(critic.head.weight)
+    baseline = make_baseline(rollouts, critic, settings_of())
+    costs = rollouts.kl_coef * (rollouts.old_logprobs.double() - rollouts.ref_logprobs.double()).numpy()
+    for row, length in enumerate(rollouts.mask.sum(1).tolist()):
+        to_come = [rollouts.sequence_reward[row].item() - costs[row, t:length].sum() for t in range(length)]
+        np.testing.assert_allclose(baseline.returns[row, :length].numpy(), to_come, atol=1e-5)
+    assert baseline.values[rollouts.mask].std() > 0.1
+
+
+def test_minibatches_hold_every_row_once_an_epoch_in_a_keyed_order(rollouts):
+    settings = settings_of(num_epochs=3, minibatch_size=5)
+    baseline = make_baseline(rollouts, None, settings)
+    marked = dataclasses.replace(baseline, sequence=torch.arange(12, dtype=torch.float64))
+
+    def rows(*key: int) -> list[int]:
+        return [int(row) for batch in minibatches(rollouts, marked, settings, *key) for row in batch.baseline]
+
+    epochs = np.reshape(rows(7, 1), (3, 12))
+    assert (np.sort(epochs, 1) == np.arange(12)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert rows(7, 1) == rows(7, 1) != rows(7, 2)
+    for batch in minibatches(rollouts, marked, settings, 7, 1):
+        where = batch.baseline.long()
+        steps = batch.mask.shape[1]
+        assert torch.equal(batch.old_logprobs, rollouts.old_logprobs[where][:, :steps])
+        assert torch.equal(batch.sequence_reward, rollouts.sequence_reward[where])
