@@ -31,7 +31,7 @@ from vbon.pool import ReferencePool
 from vbon.pool.collect import collect
 from vbon.rewards import http as reward_http
 
-TOKEN_FIELDS = frozenset({"top_k", "return_token_ids"})
+TOKEN_FIELDS = frozenset({"top_k", "min_p", "repetition_penalty", "stop_token_ids", "return_token_ids"})
 
 
 @dataclass
@@ -153,8 +153,9 @@ def test_every_sample_is_kept_whatever_the_server_makes_of_n(config, most_choice
 def test_token_ids_go_out_and_come_back_where_the_server_tells_them(config):
     manners = Manners(fields=TOKEN_FIELDS, tells_ids=True)
     with serving(manners) as url:
-        pool = collected(config, base_url=url)
+        pool = collected(config, base_url=url, stop_token_ids=(7,))
     assert all(body["top_k"] == -1 and isinstance(body["prompt"], list) for body in manners.requests)
+    assert all(body["stop_token_ids"] == [7, 256] for body in manners.requests)  # 256 is the model's own
     assert set(given_by(manners, load_tokenizer(config.model))) == {"a", *(prompt.prompt for prompt in pool.prompts)}
     assert [bytes(ids).decode() for ids in pool.completion_ids] == list(pool.completions)
 
@@ -182,6 +183,11 @@ def test_what_a_server_cannot_do_is_one_line_before_a_pool_is_begun(config, mann
     with serving(manners) as url, pytest.raises(VbonError, match=f"--base-url {url}/completions: {message}"):
         collected(config, base_url=url)
     assert not Path(config.out).exists()
+
+
+def test_stop_tokens_that_a_server_cannot_take_are_refused(config):
+    with serving(Manners()) as url, pytest.raises(VbonError, match="takes no stop token ids"):
+        collected(config, base_url=url, stop_token_ids=(7,))
 
 
 def test_no_server_is_one_line(config, monkeypatch: pytest.MonkeyPatch):

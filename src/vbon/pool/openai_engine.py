@@ -92,8 +92,10 @@ class Server:
 
 
 def token_fields(server: Server, query: Query) -> dict[str, Any]:
-    """vLLM and kin: prompt as token ids, no top-k, and the sampled ids in the answer."""
-    return {"prompt": query.prompt_ids, "top_k": -1, "return_token_ids": True}
+    """vLLM and kin: prompt as token ids, the sampled ids in the answer, nothing from the model's generation config."""
+    plain_sampling = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    stop = {"stop_token_ids": list(server.stop_token_ids)}
+    return {"prompt": query.prompt_ids, "return_token_ids": True, **plain_sampling, **stop}
 
 
 def transformers_fields(server: Server, query: Query) -> dict[str, Any]:
@@ -229,6 +231,8 @@ def load_openai_engine(config: CollectConfig) -> OpenAIEngine:
         timeout=config.request_timeout,
     )
     server = find_dialect(server, Query("a", encode(tokenizer, ["a"])[0], 1, 0))  # before a pool is begun
+    if config.stop_token_ids and server.dialect == "plain":
+        raise VbonError(f"--base-url {endpoint.shown}: takes no stop token ids; leave --stop-token-ids out")
     context = getattr(described.get_text_config(), "max_position_embeddings", None)
     return OpenAIEngine(server, tokenizer, context, config.concurrency, str(load.resolve_device(config.device)))
 
