@@ -27,7 +27,7 @@ def shortfalls(policy: dict[str, Estimate], **kwargs) -> str:
 @pytest.mark.parametrize(
     ("share", "words"),
     [
-        (0.951, "is as good as"),
+        (0.951, "is nearly as good as"),
         (0.949, "comes close to"),
         (0.849, "goes part of the way to"),
         (0.399, "stays far from"),
@@ -37,6 +37,12 @@ def test_the_headline_follows_the_share_of_the_win_gain(share, words):
     policy = {"win_rate": estimate(0.5 + share * (TARGET_WIN - 0.5))}
     assert verdict("mine", evaluation(policy)).headline == f"One sample of mine {words} best-of-8"
     assert win_gain_share(policy, evaluation(policy).target) == pytest.approx(share)
+
+
+def test_as_good_as_needs_the_target_within_the_interval():
+    win_rate = 0.5 + 0.96 * (TARGET_WIN - 0.5)
+    for reach, words in ((0.015, "sample of mine is nearly as good"), (0.016, "sample of mine is as good")):
+        assert words in verdict("mine", evaluation({"win_rate": estimate(win_rate, reach)})).headline
 
 
 def test_without_a_win_rate_nothing_is_claimed():

@@ -7,7 +7,7 @@ from itertools import islice
 THINGS = "kettle lamp backpack blender jacket keyboard speaker tent notebook bicycle film novel concert game".split()  # noqa: SIM905
 PARTS = "handle lid strap sound colour price plot ending music finish battery screen fabric design".split()  # noqa: SIM905
 GOOD = "brilliant charming clever fun gorgeous great lovely memorable smart splendid warm".split()  # noqa: SIM905
-BAD = "bland boring cheap clumsy dreadful dull flimsy lazy mediocre messy shallow slow terrible".split()  # noqa: SIM905
+BAD = "bland boring cheap clumsy dreadful dull weak lazy mediocre messy shallow slow terrible".split()  # noqa: SIM905
 PLAIN = "big small round heavy light grey blue plain modern simple".split()  # noqa: SIM905
 PRAISE = ("loved", "enjoyed")
 SCORN = ("hated", "wasted")

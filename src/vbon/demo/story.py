@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import transformers
 from rich.console import Console
 
 from vbon.config import CollectConfig, DemoConfig, EvaluateConfig, InspectConfig, ReportConfig, TrainConfig
@@ -19,6 +20,7 @@ from vbon.pool.files import replace_file
 N = 8
 REWARD = "builtin:lexicon"
 MAX_NEW_TOKENS = 16
+RUN = f"vbon-n{N}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class Scale:
     heldout_prompts: int = 60
     num_samples: int = 200
     offline_steps: int = 150
-    num_iterations: int = 60
+    num_iterations: int = 100
     rollouts_per_iteration: int = 256
     samples_per_prompt: int = 20
 
@@ -48,6 +50,7 @@ def tell(config: DemoConfig, scale: Scale) -> dict[str, Any]:
     """`demo` at any scale."""
     config.validate()
     start = time.monotonic()
+    transformers.utils.logging.disable_progress_bar()  # bars of 0.01 s between our own
     folder = _open_folder(config, scale)
     console = Console(stderr=True)
     for number, (title, is_done, work) in enumerate(_stages(folder, config.seed, scale), 1):
@@ -76,7 +79,7 @@ def _stages(folder: Path, seed: int, scale: Scale) -> list[tuple[str, Callable[[
         ("collect the training pool", never, lambda: _collect(folder, "train", seed, scale)),
         ("collect the held-out pool", never, lambda: _collect(folder, "heldout", seed + 1, scale)),
         ("inspect: what would best-of-N buy?", never, lambda: _inspect(folder, seed)),
-        (f"train towards best-of-{N}", exists("run/vbon/run.json"), lambda: _train(folder, seed, scale)),
+        (f"train towards best-of-{N}", exists(f"{RUN}/vbon/run.json"), lambda: _train(folder, seed, scale)),
         ("evaluate on held-out prompts", exists("evaluation/evaluation.json"), lambda: _evaluate(folder, seed, scale)),
         ("report", never, lambda: _report(folder)),
     ]  # fmt: skip
@@ -152,7 +155,7 @@ def train_config(folder: Path, seed: int, scale: Scale) -> TrainConfig:
         model=str(folder / "reference"),
         reward=REWARD,
         n=N,
-        out=str(folder / "run"),
+        out=str(folder / RUN),
         algorithm="rloo",
         warm_start="offline",
         offline_steps=scale.offline_steps,
@@ -163,7 +166,7 @@ def train_config(folder: Path, seed: int, scale: Scale) -> TrainConfig:
         kl_estimator="full",
         validation_every=max(1, scale.num_iterations // 4),
         seed=seed,
-        resume=(folder / "run/vbon/config.yaml").is_file(),
+        resume=(folder / RUN / "vbon/config.yaml").is_file(),
     )
 
 
@@ -172,7 +175,7 @@ def _evaluate(folder: Path, seed: int, scale: Scale) -> None:
 
     evaluate_command(
         EvaluateConfig(
-            runs=(str(folder / "run"),),
+            runs=(str(folder / RUN),),
             pool=str(folder / "pool-heldout"),
             out=str(folder / "evaluation"),
             samples_per_prompt=scale.samples_per_prompt,
@@ -184,5 +187,5 @@ def _evaluate(folder: Path, seed: int, scale: Scale) -> None:
 def _report(folder: Path) -> None:
     from vbon.report.report import report_command
 
-    dirs = (str(folder / "run"), str(folder / "evaluation"))
+    dirs = (str(folder / RUN), str(folder / "evaluation"))
     report_command(ReportConfig(dirs=dirs, out=str(folder / "report.html")))

@@ -8,8 +8,8 @@ from vbon.report.read import Evaluation, Metrics
 from vbon.report.words import estimate_text, n_text, percent_estimate, percent_text
 
 # Share of best-of-N's gain in win rate over the reference → what to call it.
-GRADES = ((0.95, "is as good as"), (0.85, "comes close to"), (0.4, "goes part of the way to"))
-LOWEST_GRADE = "stays far from"
+GRADES = ((0.95, "is nearly as good as"), (0.85, "comes close to"), (0.4, "goes part of the way to"))
+HIGHEST_GRADE, LOWEST_GRADE = "is as good as", "stays far from"
 KL_ALLOWANCE = 1.25
 """A policy may spend this many times best-of-N's KL(π_θ‖π_ref) before the page says that it overspends."""
 CLOSE_NATS = 0.5
@@ -28,7 +28,7 @@ def verdict(name: str, evaluation: Evaluation) -> Verdict:
     """The verdict on policy `name` of an evaluation."""
     metrics = evaluation.policies[name]
     best = f"best-of-{n_text(evaluation.n)}"
-    grade = grade_of(win_gain_share(metrics, evaluation.target))
+    grade = grade_of(metrics, evaluation.target)
     return Verdict(
         f"One sample of {name} {grade} {best}",
         " ".join(_figures(metrics, evaluation, best)),
@@ -43,10 +43,13 @@ def win_gain_share(metrics: Metrics, target: Metrics) -> float | None:
     return (metrics["win_rate"].value - 0.5) / (target["win_rate"].value - 0.5)
 
 
-def grade_of(share: float | None) -> str:
-    """The words for a share of the gain."""
+def grade_of(metrics: Metrics, target: Metrics) -> str:
+    """The words for a share of the gain; the highest only where chance may explain what is missing."""
+    share = win_gain_share(metrics, target)
     if share is None:
         return "has not been measured against"
+    if share >= GRADES[0][0] and not _below(metrics["win_rate"], target["win_rate"]):
+        return HIGHEST_GRADE
     return next((words for least, words in GRADES if share >= least), LOWEST_GRADE)
 
 
