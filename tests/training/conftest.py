@@ -1,4 +1,4 @@
-"""A policy small enough to enumerate: three letters and EOS, at most three new tokens, 40 completions of each prompt."""
+"""A policy small enough to enumerate: three letters and EOS, at most three new tokens, 40 completions a prompt."""
 
 import itertools
 import json

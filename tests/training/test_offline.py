@@ -87,24 +87,23 @@ def _all_null(column):
     return pa.chunked_array([pa.nulls(len(column), column.type)])
 
 
-STEPS = 120
-# What is left after STEPS steps, in nats, about 1.5 times what was measured: 0.03 / 0.10 / 0.07
-LEFT = {"weighted-sft": 0.05, "regression": 0.15, "listwise": 0.12}
+STEPS = 200
+# Nats left of 1.07 (KL(π_θ‖π_bon)) or 0.49 (KL(π_bon‖π_θ)) after 200 steps of 64 rows; measured 0.07, 0.14, 0.08
+LEFT = {"weighted-sft": 0.12, "regression": 0.25, "listwise": 0.13}
 
 
 @pytest.mark.parametrize("loss", list(LEFT))
 def test_each_loss_nears_best_of_n(world, tmp_path, configure, loss):
-    """weighted-sft minimises KL(π_bon‖π_θ), the other two have π_θ = π_bon as their optimum."""
+    """All have their optimum at π_θ = π_bon; the two that are cross-entropies fall in KL(π_bon‖π_θ)."""
     config = configure(
-        offline_loss=loss, offline_steps=STEPS, offline_batch_size=64, offline_learning_rate=3e-3, samples_per_prompt=8
+        offline_loss=loss, offline_steps=STEPS, offline_batch_size=64, offline_learning_rate=1e-2, samples_per_prompt=8
     )
     policy = load.load_policy(world.model)
-    distance = world.kl_bon_policy if loss == "weighted-sft" else world.kl_policy_bon
+    distance = world.kl_policy_bon if loss == "regression" else world.kl_bon_policy
     start = distance(policy, N)
     learner = make_learner(policy, config, Accelerator(cpu=True))
     data = PoolData(task_of(world, write_pool(world, tmp_path / "pool", 2000)), N)
     data.fill_ref_logprobs(load.load_policy(world.model))
     for step in range(STEPS):
         offline_step(learner, data, config, step)
-    print(loss, start, distance(policy, N))
-    assert start > 0.6 and distance(policy, N) < LEFT[loss]
+    assert start > 0.4 and distance(policy, N) < LEFT[loss]

@@ -1,15 +1,299 @@
-"""Whole runs on the enumerable task."""
+"""Whole runs on the enumerable task, in this process."""
 
-import dataclasses
+import hashlib
 import json
+import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tests.training.conftest import PROMPTS, enumerate_logprobs, write_pool
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from vbon.config.train import TrainConfig
+from vbon.errors import VbonError
+from vbon.pool import ReferencePool
+from vbon.training import online, trainer
+from vbon.training.metrics import read_rows
 from vbon.training.train import train
 
+FLOAT32 = 2e-5  # merging adapters rounds every weight
 
-def test_smoke(configure):
-    result = train(configure())
-    print(result)
-    print([p for p in Path(result["out"]).rglob("*")])
-    print((Path(result["out"]) / "README.md").read_text())
-    print((Path(result["out"]) / "vbon/metrics.jsonl").read_text())
+
+def weights(run: str | Path) -> str:
+    """A hash over the best policy and the last one."""
+    last = max((Path(run) / "vbon/checkpoints").glob("step-*"))
+    files = [Path(run) / "model.safetensors", last / "policy.safetensors"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def rows(run: str | Path) -> list[dict]:
+    timed = ("seconds_rollout", "seconds_update")
+    return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(Path(run) / "vbon/metrics.jsonl")]
+
+
+def refuse(config: TrainConfig, words: str) -> None:
+    with pytest.raises(VbonError, match=words) as error:
+        train(config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [{"algorithm": "ppo"}, {"warm_start": "offline"}, {"kl_estimator": "full"}])
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(configure, tmp_path, changes):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        train(configure(out=str(tmp_path / name), seed=seed, **changes))
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+@pytest.mark.parametrize("objective", ["vbon", "reward"])
+def test_monotone_maps_of_the_reward_change_nothing_but_for_kl_rl(world, configure, tmp_path, objective):
+    hashes = []
+    for function in ("score", "scaled", "exponential", "cubic"):
+        pool = write_pool(world, tmp_path / f"pool-{function}", function=function)
+        out = str(tmp_path / function)
+        train(configure(pool=str(pool), reward=world.reward(function), out=out, objective=objective))
+        hashes.append(weights(out))
+    assert len(set(hashes)) == (1 if objective == "vbon" else 4)
+
+
+def test_a_run_is_a_plain_model_folder_of_the_best_policy(world, configure, pool):
+    config = configure(num_iterations=6)
+    result = train(config)
+    run = Path(config.out)
+    assert not [p for p in run.rglob("*") if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt")]
+    model = AutoModelForCausalLM.from_pretrained(run)
+    assert not np.array_equal(enumerate_logprobs(model), world.ref_logprobs)
+    sampling = model.generation_config
+    assert (sampling.do_sample, sampling.temperature, sampling.top_p, sampling.top_k) == (True, 1.0, 1.0, 0)
+    assert (sampling.max_new_tokens, sampling.eos_token_id) == (3, [0])
+    assert AutoTokenizer.from_pretrained(run)("one a").input_ids == [4, 1]
+    record = json.loads((run / "vbon/run.json").read_text())
+    validated = [row for row in rows(run) if "validation/objective" in row]
+    assert [row["iteration"] for row in validated] == [0, 2, 4, 6]
+    top = max(validated, key=lambda row: row["validation/objective"])
+    good = top["validation/objective"] - top["validation/objective_se"]
+    assert result["best_iteration"] in [row["iteration"] for row in validated if row["validation/objective"] >= good]
+    everyone = {prompt.prompt_id for prompt in ReferencePool.open(pool).prompts}
+    assert set(record["train_prompt_ids"]) < everyone and len(everyone) == len(PROMPTS)
+    best = run / f"vbon/checkpoints/best-{result['best_iteration']:06d}/policy.safetensors"
+    kept = load_file(best)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items() if name in kept)
+
+
+def test_the_card_says_what_the_model_is_and_how_to_make_it_again(world, configure):
+    config = configure(n=2.5)
+    result = train(config)
+    card = (Path(config.out) / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front == {
+        "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["vbon", "best-of-n", "rlhf"]
+    }  # fmt: skip
+    assert "# Best-of-2.5 in one sample" in card and "wins 0.714" in card
+    assert f"| KL(π_θ‖π_bon), nats | {result['validation/kl_policy_bon']:.3f} |" in card
+    fingerprint = json.loads((Path(config.out) / "vbon/run.json").read_text())["pool_fingerprint"]
+    assert f"| model | `{fingerprint['model']}` |" in card
+    again = yaml.safe_load((Path(config.out) / "vbon/config.yaml").read_text())
+    assert train(TrainConfig(**{**_tuples(again), "out": config.out + "-2", "device": "cpu"}))
+    assert weights(config.out) == weights(config.out + "-2")
+
+
+def _tuples(settings: dict) -> dict:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+
+
+def interrupt_after(monkeypatch, count: int, name: str = "run_iteration") -> None:
+    """Ctrl-C in the step after `count`."""
+    real, calls = getattr(trainer, name), []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(trainer, name, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "step", "count"),
+    [
+        ({}, "run_iteration", 1),
+        ({"algorithm": "ppo"}, "run_iteration", 3),
+        ({"warm_start": "offline"}, "offline_step", 1),
+        ({"warm_start": "offline", "offline_loss": "regression"}, "offline_step", 3),
+        ({"warm_start": "offline"}, "run_iteration", 0),
+        ({"algorithm": "offline"}, "offline_step", 3),
+        ({"lora_rank": 2, "algorithm": "ppo"}, "run_iteration", 3),
+    ],
+)
+def test_an_interrupted_run_resumes_bit_for_bit(configure, tmp_path, monkeypatch, changes, step, count):
+    whole = configure(out=str(tmp_path / "whole"), **changes)
+    train(whole)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"stopped at .* with --resume contin"):
+        interrupt_after(patch, count, step)
+        train(configure(**changes))
+    resumed = configure(resume=True, **changes)
+    train(resumed)
+    assert weights(resumed.out) == weights(whole.out)
+    assert rows(resumed.out) == rows(whole.out)
+    samples = [read_rows(Path(run) / "vbon/samples.jsonl") for run in (resumed.out, whole.out)]
+    assert samples[0] == samples[1] and bool(samples[0]) == (whole.algorithm != "offline")
+
+
+def test_resuming_a_finished_run_changes_nothing(configure):
+    config = configure()
+    first = train(config)
+    before = weights(config.out), rows(config.out)
+    assert train(configure(resume=True)) == first
+    assert (weights(config.out), rows(config.out)) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n": 5.0}, r"started with --n 4.0, now it is 5.0"),
+        ({"learning_rate": 2e-3}, r"started with --learning-rate 0.001, now it is 0.002"),
+        ({"stop_token_ids": (0, 1)}, r"started with --stop-token-ids \[0\], now it is \[0, 1\]"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_by_name(configure, changes, words):
+    config = configure(num_iterations=1, stop_token_ids=(0,))
+    train(config)
+    before = weights(config.out)
+    allowed = {"allow_mismatch": ("stop",)} if "stop_token_ids" in changes else {}
+    refuse(configure(**{"num_iterations": 1, "stop_token_ids": (0,), "resume": True, **changes, **allowed}), words)
+    assert weights(config.out) == before
+
+
+def test_a_run_in_the_way_and_no_run_to_resume(configure, tmp_path):
+    refuse(configure(resume=True), "holds no run to resume")
+    assert not (tmp_path / "run").exists()
+    train(configure(num_iterations=1))
+    before = weights(tmp_path / "run")
+    refuse(configure(num_iterations=1), "there is a run already; --resume continues it")
+    assert weights(tmp_path / "run") == before
+    (tmp_path / "file").write_text("mine")
+    refuse(configure(out=str(tmp_path / "file")), "is a file")
+
+
+@pytest.mark.parametrize("field", ["model", "tokenizer", "temperature", "reward", "stop", "max_new_tokens"])
+def test_another_fingerprint_is_refused_by_name_before_anything_is_written(world, configure, tmp_path, field):
+    other = {"temperature": 0.7, "max_new_tokens": 2, "stop": (3,)}.get(field, "0123456789abcdef")
+    pool = write_pool(world, tmp_path / "pool", **{field: other})
+    flags = {"temperature": 1.0, "max_new_tokens": 3, "stop_token_ids": (0,)}
+    flag = {"stop": "stop_token_ids"}.get(field, field)
+    changes = {flag: flags[flag]} if flag in flags else {}
+    config = configure(pool=str(pool), num_iterations=1, **changes)
+    refuse(config, f"training does not match the pool: {field} is .* If this is meant: --allow-mismatch {field}")
+    assert not Path(config.out).exists()
+    train(configure(pool=str(pool), num_iterations=1, allow_mismatch=(field, "rank_test"), **changes))
+    assert json.loads((tmp_path / "run/vbon/run.json").read_text())["allowed_mismatches"] == [field]
+
+
+@pytest.mark.parametrize("declared", [{}, {"temperature": None}])
+def test_a_pool_sampled_colder_than_it_says_is_refused(world, configure, tmp_path, declared):
+    pool = write_pool(world, tmp_path / "pool", drawn_at=0.5, **declared)
+    refuse(configure(pool=str(pool), temperature=1.0), r"do not rank like this pool's .* --allow-mismatch rank_test")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_that_explodes_stops_the_run_and_keeps_the_last_good_checkpoint(configure, tmp_path, monkeypatch):
+    config = configure(learning_rate=1e30, lr_schedule="constant", num_iterations=50, checkpoint_every=1)
+    with monkeypatch.context() as patch:  # the first two iterations are harmless
+        real = online.learning_rate_factor
+        patch.setattr(online, "learning_rate_factor", lambda s, i, n: real(s, i, n) if i > 1 else 1e-33)
+        refuse(config, r"not finite after iteration \d+; the last good checkpoint is in .* smaller --learning-rate")
+    last = max((tmp_path / "run/vbon/checkpoints").glob("step-*"))
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(last / "policy.safetensors").values())
+    assert not (tmp_path / "run/model.safetensors").exists()
+
+
+def test_adapters_are_merged_into_a_plain_model(world, configure, tmp_path):
+    config = configure(lora_rank=4, learning_rate=1e-2, num_iterations=6, algorithm="ppo")
+    result = train(config)
+    trained = AutoModelForCausalLM.from_pretrained(config.out).state_dict()
+    reference = AutoModelForCausalLM.from_pretrained(world.model).state_dict()
+    assert set(trained) == set(reference)
+    deltas = {name: trained[name] - reference[name] for name in reference}
+    changed = {name for name, delta in deltas.items() if delta.abs().max() > 0}
+    assert changed == {"transformer.h.0.attn.c_attn.weight"}
+    ranks = torch.linalg.svdvals(deltas["transformer.h.0.attn.c_attn.weight"])
+    assert (ranks[:4] > 1e-4).all() and ranks[4:].max() < 1e-5
+    kept = tmp_path / f"run/vbon/checkpoints/best-{result['best_iteration']:06d}/policy.safetensors"
+    assert all("lora_" in name for name in load_file(kept))
+
+
+def test_unknown_modules_for_adapters_are_named(configure):
+    refuse(configure(lora_rank=4, lora_target_modules=("nowhere",)), "--lora-target-modules: .*nowhere")
+
+
+def test_curves_hold_every_number_of_the_diary(configure):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = configure(tracker="tensorboard", warm_start="offline")
+    train(config)
+    events = EventAccumulator(str(Path(config.out) / "vbon/curves"))
+    events.Reload()
+    diary = read_rows(Path(config.out) / "vbon/metrics.jsonl")
+    for key in ("sequence_reward", "validation/kl_policy_bon", "offline_loss"):
+        expected = [(row.get("offline_step", row["iteration"]), row[key]) for row in diary if key in row]
+        seen = [(event.step, event.value) for event in events.Scalars(key)]
+        np.testing.assert_allclose(seen, expected, rtol=1e-6)
+
+
+def test_without_tensorboard_there_are_no_curves_and_no_complaint(configure, monkeypatch):
+    from vbon.training import metrics
+
+    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
+    config = configure(tracker="tensorboard", num_iterations=1)
+    train(config)
+    assert not (Path(config.out) / "vbon/curves").exists()
+
+
+def test_prompts_pick_from_the_pool_and_one_without_samples_is_named(configure, tmp_path):
+    some = tmp_path / "some.jsonl"
+    some.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in PROMPTS[:4]))
+    config = configure(prompts=str(some), num_iterations=1, validation_fraction=0.0)
+    train(config)
+    assert len(json.loads((tmp_path / "run/vbon/run.json").read_text())["train_prompt_ids"]) == 4
+    some.write_text('{"prompt": "three three"}\n')
+    refuse(configure(prompts=str(some), out=str(tmp_path / "b")), "has no samples of prompt [0-9a-f]{16}")
+
+
+BAD_REWARDS = {
+    "nan": ("return [float('nan')] * len(completions)", "nan|finite"),
+    "count": ("return [1.0]", "1 .*for|length|count|returned"),
+    "raises": ("return 1 / 0", "ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("kind", list(BAD_REWARDS))
+def test_a_reward_that_fails_names_the_prompt_and_nothing_is_written(configure, tmp_path, kind):
+    body, words = BAD_REWARDS[kind]
+    (tmp_path / "bad.py").write_text(f"def score(prompts, completions):\n    {body}\n")
+    config = configure(reward=f"{tmp_path}/bad.py:score", allow_mismatch=("reward",))
+    refuse(config, re.compile(words, re.IGNORECASE).pattern)
+    assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pool": "nowhere"}, "nowhere: no such pool"),
+        ({"model": "./nowhere"}, "no model directory"),
+        ({"reward": "nowhere.py:score"}, "nowhere.py"),
+        ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"n": 1.0}, "--n is 1.0, but must be greater than 1"),
+        ({"rollouts_per_iteration": 30}, "not a multiple of --samples-per-prompt 4"),
+        ({"objective": "reward", "kl_coef": 0.1, "algorithm": "offline"}, "trains --objective vbon only"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(configure, changes, words):
+    config = configure(**changes)
+    refuse(config, words)
+    assert not Path(config.out).exists()
