@@ -5,7 +5,9 @@ The engine that would generate is stood in for; loading, decoding, calling and u
 """
 
 import asyncio
+import importlib.util
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,6 +64,14 @@ def test_openrlhf_scores_with_our_function(host, lab):
         beaten = (references < reward).mean() / 2 + (references <= reward).mean() / 2
         assert answer["scores"].tolist() == pytest.approx([beaten])
         assert answer["extra_logs"]["base_reward"].tolist() == pytest.approx([reward])
+
+
+def test_every_flag_is_one_of_openrlhfs(host, tmp_path: Path):
+    """Against the source of its parser, which cannot be imported without vLLM."""
+    spec = importlib.util.find_spec("openrlhf.cli.train_ppo_ray")
+    known = set(re.findall(r'"(--[\w.]+)"', Path(spec.origin).read_text()))
+    flags = re.findall(r"^  (--\S+)", (tmp_path / "openrlhf" / "run.sh").read_text(), re.MULTILINE)
+    assert len(flags) >= 12 and set(flags) <= known
 
 
 def test_an_error_that_openrlhf_swallows_is_in_our_log(host, lab, caplog):
