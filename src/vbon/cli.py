@@ -77,6 +77,12 @@ VERBS = {
         "IntegrateConfig",
         "vbon.integrations.integrate:integrate_command",
     ),
+    "lab": Verb(
+        "Measure what the method claims, exactly, on policies small enough to enumerate.",
+        "vbon lab backward-kl --preset quick --out lab",
+        "LabConfig",
+        "vbon.lab.lab:lab_command",
+    ),
 }
 
 # Optional packages, and the extra that brings each.

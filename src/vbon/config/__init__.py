@@ -2,6 +2,7 @@
 
 from vbon.config.evaluate import DemoConfig, EvaluateConfig, GenerateConfig, ReportConfig
 from vbon.config.integrate import IntegrateConfig
+from vbon.config.lab import LabConfig
 from vbon.config.pool import CollectConfig, ImportConfig, InspectConfig
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import load_yaml, merged_text, read_values, save_yaml
@@ -14,6 +15,7 @@ __all__ = [
     "ImportConfig",
     "InspectConfig",
     "IntegrateConfig",
+    "LabConfig",
     "ReportConfig",
     "TrainConfig",
     "load_yaml",

@@ -1,0 +1,34 @@
+"""Config of `vbon lab`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vbon.config import checks
+
+Experiment = Literal[
+    "backward-kl", "monotone", "bound", "samples", "ties", "n-beta", "weak-reference", "beyond-m"
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabConfig:
+    """`vbon lab`: measure what the method claims, exactly, on policies small enough to enumerate."""
+
+    experiment: Experiment = field(metadata={"positional": "EXPERIMENT"})
+    """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference or beyond-m."""
+    preset: Literal["quick", "full"] = "quick"
+    """quick: minutes on two cores. full: what docs/experiments.md reports."""
+    seeds: tuple[int, ...] = ()
+    """Training and sampling seeds; default: the preset's."""
+    out: str = "lab"
+    """Directory for EXPERIMENT-PRESET.json and .svg."""
+    work: str | None = None
+    """Directory for pools and runs, kept; default: a temporary one, removed."""
+    num_workers: int = 1
+    """Runs trained at the same time, one thread each."""
+
+    def validate(self) -> None:
+        """Raise VbonError naming the first flag whose value will not do."""
+        checks.check_text(self, "out", "work")
+        checks.check_at_least(self, 1, "num_workers")
+        checks.check_each_at_least(self, 0, "seeds")

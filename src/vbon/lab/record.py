@@ -1,0 +1,71 @@
+"""An experiment's results on disk and on screen: JSON that says what made it, a table, a figure."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import vbon
+from vbon.errors import VbonError
+
+Row = dict[str, Any]
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result: versions, commit (with + where the sources differ from it), machine."""
+    return {
+        "vbon": vbon.__version__,
+        "commit": _commit(Path(__file__).parents[1]),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": "cpu",
+    }
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write the result, numbers at full precision. Raises VbonError where the folder refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1, ensure_ascii=False, default=float) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise VbonError(f"--out {path.parent}: cannot be written ({error.strerror}); name another folder") from None
+
+
+def print_table(title: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """The rows on standard output, in the order given; a column that a row lacks is empty there."""
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_shown(row.get(name)) for name in columns))
+    Console(width=max(80, 16 * len(columns)) if not sys.stdout.isatty() else None).print(table)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _commit(folder: Path) -> str | None:
+    try:
+        head = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return head + ("+" if _git(folder, "status", "--porcelain", "--", str(folder)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed, not checked out
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
