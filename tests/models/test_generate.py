@@ -104,8 +104,8 @@ def test_draws_follow_the_enumerated_distribution(gpt2, row_logits):
 
 
 def test_draw_takes_the_first_token_whose_cdf_exceeds_u():
-    probabilities = torch.tensor([[0.5, 0.0, 0.25, 0.25, 0.0]])
-    for u, token in [(0.0, 0), (0.4999, 0), (0.5001, 2), (0.7499, 2), (0.7501, 3), (1 - 2**-53, 3)]:
+    probabilities = torch.tensor([[0.0, 0.5, 0.0, 0.25, 0.25, 0.0]])
+    for u, token in [(0.0, 1), (0.4999, 1), (0.5001, 3), (0.7499, 3), (0.7501, 4), (1 - 2**-53, 4)]:
         tokens, logprobs = draw(probabilities.log(), torch.tensor([u], dtype=torch.float64), 1.0)
         assert tokens.item() == token
         assert logprobs.item() == pytest.approx(probabilities[0, token].log().item(), abs=1e-6)

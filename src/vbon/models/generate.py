@@ -47,10 +47,8 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     logits = logits.float()
     logprobs = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, -1)
     cdf = logprobs.double().exp_().cumsum(-1)
-    total = cdf[:, -1]
-    # Below the total even where u·total rounds up to it: a token of probability 0 is never drawn.
-    target = torch.minimum(uniforms * total, total.nextafter(total.new_zeros(())))
-    tokens = torch.searchsorted(cdf, target[:, None], right=True)
+    # u < 1 keeps u·total below the total, so no token of probability 0 is drawn; the clamp is for logits of NaN.
+    tokens = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True).clamp_max(cdf.shape[-1] - 1)
     return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
 
 

@@ -1,0 +1,66 @@
+"""Paired timings and how they are shown. Seconds depend on the machine and its other work; ratios of pairs do not."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def interleave(contenders: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2) -> dict[str, list[float]]:
+    """Seconds of each call, A B C A B C …: what else the machine does falls on all of them alike."""
+    for call in contenders.values():
+        for _ in range(warm_up):
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(slower: list[float], faster: list[float]) -> float:
+    """Median over pairs of how many times longer the first took."""
+    return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
+
+
+def rows_of(seconds: dict[str, list[float]], ours: str, work: float) -> list[dict[str, Any]]:
+    """One table row a contender: median seconds, work per second, and time over the time of `ours`."""
+    return [
+        {
+            "contender": name,
+            "seconds": round(statistics.median(times), 5),
+            "per_second": round(work / statistics.median(times), 1),
+            f"time / {ours}": round(ratio(times, seconds[ours]), 3),
+        }
+        for name, times in seconds.items()
+    ]
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")
+    parser.add_argument("--repeats", type=int, default=7, help="timed rounds, after two to warm up")
+    return parser
+
+
+def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Print the rows as a table; with --json, write them with the versions and the number of cores and threads."""
+    widths = {key: max(len(key), *(len(str(row.get(key, ""))) for row in rows)) for key in rows[0]}
+    for row in [dict(zip(widths, widths, strict=True)), *rows]:
+        print("  ".join(str(row.get(key, "")).ljust(width) for key, width in widths.items()))
+    if args.json:
+        setting = {
+            "hardware": f"{os.cpu_count()} cores", "threads": args.threads, "repeats": args.repeats,
+            "python": platform.python_version(), "torch": torch.__version__,
+        }  # fmt: skip
+        args.json.write_text(json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n")

@@ -1,0 +1,71 @@
+"""One optimiser step on a minibatch of 64 completions: where its time went, one saving after another.
+
+Every contender computes the same loss and gradient; `vbon` is what training does.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import arguments, interleave, report, rows_of
+from benchmarks.models import NEW_TOKENS, PAD, gpt2, random_rows
+from vbon.models import forward
+from vbon.models.batch import Sequences, position_ids, sequences
+from vbon.models.fused import fuse_activations
+from vbon.models.logprobs import completion_logits, token_logprobs
+
+ROWS = 64
+
+
+def left_padded_logits(model: nn.Module, batch: Sequences) -> Tensor:
+    """The usual way: whole rows in one rectangle, prompts padded at the left, completions at the right."""
+    mask = torch.cat([batch.prompt_mask, batch.completion_mask], 1)
+    output = model(
+        input_ids=torch.cat([batch.prompt_ids, batch.completion_ids], 1), attention_mask=mask.long(),
+        position_ids=position_ids(mask), use_cache=False, logits_to_keep=NEW_TOKENS + 1,
+    )  # fmt: skip
+    logits: Tensor = output.logits[:, :-1]
+    return logits
+
+
+def one_call_logits(model: nn.Module, batch: Sequences) -> Tensor:
+    usual, forward.TOKENS_PER_CALL["cpu"] = forward.TOKENS_PER_CALL["cpu"], 10**9
+    try:
+        return completion_logits(model, batch)
+    finally:
+        forward.TOKENS_PER_CALL["cpu"] = usual
+
+
+def step(model: nn.Module, batch: Sequences, logits: Callable[[nn.Module, Sequences], Tensor]) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+
+    def run() -> None:
+        logprobs = token_logprobs(logits(model, batch), batch.completion_ids, 1.0)
+        (-(logprobs * batch.completion_mask).mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def main() -> None:
+    args = arguments(__doc__).parse_args()
+    torch.set_num_threads(args.threads)
+    batch = sequences(random_rows(ROWS, 2, 17), random_rows(ROWS, NEW_TOKENS, NEW_TOKENS, seed=1), PAD)
+    plain = gpt2()
+    fused: Any = copy.deepcopy(plain)
+    fuse_activations(fused)
+    contenders = {
+        "vbon": step(copy.deepcopy(fused), batch, completion_logits),
+        "one call, padded at the right": step(copy.deepcopy(fused), batch, one_call_logits),
+        "padded at both ends": step(copy.deepcopy(fused), batch, left_padded_logits),
+        "and GELU as written": step(plain, batch, left_padded_logits),
+    }
+    report(rows_of(interleave(contenders, args.repeats), "vbon", work=ROWS), args)
+
+
+if __name__ == "__main__":
+    main()
