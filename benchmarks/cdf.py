@@ -23,7 +23,7 @@ def main() -> None:
     def counted() -> object:
         return ((pools[index] < rewards[:, None]).sum(1) + 1) / (NUM_SAMPLES + 1)
 
-    calls = {"vbon": lambda: cdf.interval(index, rewards), "loop over samples": loop, "vectorised count": counted}
+    calls = {"vbon": lambda: cdf.interval(index, rewards), "loop over samples": loop, "count, vectorised": counted}
     report(rows_of(interleave(calls, args.repeats), "vbon", work=LOOKUPS), args)
 
 

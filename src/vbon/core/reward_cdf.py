@@ -72,7 +72,8 @@ class RewardCDF:
             raise ValueError("tie_keys must be given exactly when the pool has them")
         low, high = self._level_range(values, None if tie_keys is None else np.asarray(tie_keys, np.int64))
         k_lt = np.searchsorted(self._ranked, self._with_pool(index, low), "left")
-        k_le = np.searchsorted(self._ranked, self._with_pool(index, high), "left")
+        k_le, tied = np.array(k_lt), high > low  # a reward that no pool holds needs no second search
+        k_le[tied] = np.searchsorted(self._ranked, self._with_pool(index[tied], high[tied]), "left")
         return k_lt - self.offsets[index], k_le - k_lt
 
     def interval(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> Interval:
@@ -88,10 +89,11 @@ class RewardCDF:
 
     def _level_range(self, rewards: Float, tie_keys: Int | None) -> tuple[Int, Int]:
         """How many levels, over all pools, lie below each reward, and how many do not lie above it."""
-        low, high = np.searchsorted(self._levels, rewards, "left"), np.searchsorted(self._levels, rewards, "right")
+        low = np.searchsorted(self._levels, rewards, "left")
+        tied = self._levels[np.minimum(low, len(self._levels) - 1)] == rewards
         if tie_keys is None:
-            return low, high
-        tied, base = high > low, low * (len(self._key_levels) + 1)
+            return low, low + tied
+        base = low * (len(self._key_levels) + 1)
         below = np.where(tied, np.searchsorted(self._key_levels, tie_keys, "left"), 0)
         not_above = np.where(tied, np.searchsorted(self._key_levels, tie_keys, "right"), 0)
         return base + below, base + not_above
