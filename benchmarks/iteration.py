@@ -1,0 +1,146 @@
+"""One RLOO iteration against TRL's RLOOTrainer and a bare floor: same model, prompts, reward and settings.
+
+128 rollouts (32 prompts × 4), 16 new tokens, 4 epochs in minibatches of 32. The floor is what any such iteration must
+do, written plainly with transformers: generate, score under the reference, and 4 × 4 forward and backward passes.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
+
+from benchmarks.measure import arguments, interleave, report, rows_of
+from benchmarks.models import EOS, NEW_TOKENS, PAD, VOCAB, gpt2, random_rows
+from vbon.config.train import TrainConfig
+from vbon.core.reward_cdf import RewardCDF
+from vbon.models.batch import pad_left
+from vbon.models.fused import fuse_activations
+from vbon.pool.prompts import make_prompt
+from vbon.training.online import make_learner, run_iteration
+from vbon.training.rollout import Sampling
+from vbon.training.task import Task
+
+NUM_PROMPTS, SAMPLES, EPOCHS, MINIBATCH, BETA = 32, 4, 4, 32, 0.1
+ROLLOUTS = NUM_PROMPTS * SAMPLES
+STEPS = EPOCHS * ROLLOUTS // MINIBATCH
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token=f"t{PAD}"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=f"t{EOS}", pad_token=f"t{PAD}", clean_up_tokenization_spaces=False
+    )
+
+
+def text_of(ids: Sequence[int]) -> str:
+    return " ".join(f"t{token}" for token in ids)
+
+
+def reward(prompts: Sequence[Any], completions: Sequence[str], **_: Any) -> Any:
+    """Mean token number: cheap, so that training itself is timed."""
+    return np.array([np.mean([int(word[1:]) for word in text.split()] or [0]) for text in completions])
+
+
+class OneIteration(TrainerCallback):
+    """Seconds from the end of one of TRL's iterations to the end of the next."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % STEPS == 0:
+            self.ends.append(time.perf_counter())
+
+
+def trl_seconds(prompts: list[list[int]], iterations: int) -> list[float]:
+    """Seconds of each iteration of TRL after its first."""
+    from datasets import Dataset
+    from trl import RLOOConfig, RLOOTrainer
+
+    clock = OneIteration()
+    with tempfile.TemporaryDirectory() as folder:
+        gpt2().save_pretrained(f"{folder}/model")
+        config = RLOOConfig(
+            output_dir=folder, per_device_train_batch_size=MINIBATCH, steps_per_generation=ROLLOUTS // MINIBATCH,
+            num_iterations=EPOCHS, num_generations=SAMPLES, beta=BETA, max_completion_length=NEW_TOKENS,
+            temperature=1.0, top_p=1.0, top_k=0, learning_rate=1e-6, max_steps=STEPS * (iterations + 1), use_cpu=True,
+            gradient_checkpointing=False, bf16=False, report_to="none", save_strategy="no", logging_strategy="no",
+            disable_tqdm=True, dataloader_pin_memory=False,
+        )  # fmt: skip
+        trainer = RLOOTrainer(
+            model=f"{folder}/model",  # TRL loads its reference from a path
+            reward_funcs=lambda prompts, completions, **_: reward(prompts, completions).tolist(),
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": text_of(ids)} for ids in prompts]),
+            processing_class=word_tokenizer(),
+            callbacks=[clock],
+        )
+        trainer.train()
+    return np.diff(clock.ends).tolist()
+
+
+def vbon_iteration(prompts: list[list[int]]) -> Any:
+    policy, ref_policy = gpt2(), gpt2()
+    for model in (policy, ref_policy):
+        fuse_activations(model)
+    rng = np.random.default_rng(0)
+    pool = SimpleNamespace(prompts=[make_prompt(text_of(ids), {}) for ids in prompts])
+    cdf = RewardCDF(rng.normal(VOCAB / 2, 40, NUM_PROMPTS * 200), np.full(NUM_PROMPTS, 200))
+    sampling = Sampling(1.0, NEW_TOKENS, (EOS,), PAD)
+    task = Task(pool, cdf, "random", prompts, word_tokenizer(), reward, sampling)  # type: ignore[arg-type]
+    config = TrainConfig(
+        pool="-", model="-", reward="-", out="-", n=1 + 1 / BETA, rollouts_per_iteration=ROLLOUTS,
+        samples_per_prompt=SAMPLES, num_epochs=EPOCHS, minibatch_size=MINIBATCH, learning_rate=1e-6,
+    )  # fmt: skip
+    learner = make_learner(policy, config, Accelerator(cpu=True))
+    return lambda: run_iteration(learner, ref_policy, task, config, iteration=1)
+
+
+def floor_iteration(prompts: list[list[int]]) -> Any:
+    policy, ref_policy = gpt2(), gpt2()
+    ids, mask = pad_left([prompt for prompt in prompts for _ in range(SAMPLES)], PAD)
+
+    def loss(model: GPT2LMHeadModel, rows: torch.Tensor) -> torch.Tensor:
+        labels = rows.clone()
+        labels[:, : ids.shape[1]] = -100
+        value: torch.Tensor = model(input_ids=rows, attention_mask=(rows != PAD).long(), labels=labels).loss
+        return value
+
+    def run() -> None:
+        sampled = policy.generate(
+            input_ids=ids, attention_mask=mask.long(), do_sample=True, top_k=0, top_p=1.0,
+            max_new_tokens=NEW_TOKENS, pad_token_id=PAD, eos_token_id=EOS,
+        )  # fmt: skip
+        with torch.no_grad():
+            loss(ref_policy, sampled)
+        for _ in range(EPOCHS):
+            for rows in sampled.split(MINIBATCH):
+                loss(policy, rows).backward()
+        policy.zero_grad()
+
+    return run
+
+
+def main() -> None:
+    args = arguments(__doc__).parse_args()
+    torch.set_num_threads(args.threads)
+    prompts = random_rows(NUM_PROMPTS, 2, 8)
+    ours, floor = vbon_iteration(prompts), floor_iteration(prompts)
+    seconds: dict[str, list[float]] = {"vbon": [], "bare floor": [], "TRL RLOO": []}
+    for _ in range(args.repeats):
+        seconds["TRL RLOO"] += trl_seconds(prompts, iterations=1)
+        for name, times in interleave({"vbon": ours, "bare floor": floor}, repeats=1, warm_up=1).items():
+            seconds[name] += times
+    report(rows_of(seconds, "vbon", work=ROLLOUTS), args)
+
+
+if __name__ == "__main__":
+    main()
