@@ -4,7 +4,7 @@
 
 Best-of-N draws N completions from a reference policy π_ref and keeps the one with the highest reward. Its density is
 
-    π_bon(y|x) = π_ref(y|x) · W_N(F_<, F_≤),    W_N(a, b) = (b^N − a^N)/(b − a),    F(R) = P(r(x, Y) below R),  Y ~ π_ref
+    π_bon(y|x) = π_ref(y|x) · W_N(F_<, F_≤),    W_N(a, b) = (b^N − a^N)/(b − a),    F_<(R) = P(r(x, Y) < R)
 
 so a policy π_θ becomes best-of-N by minimising KL(π_θ‖π_bon), which is to maximise E_{π_θ}[ρ] − β·KL(π_θ‖π_ref) with
 ρ = log W_N/(N−1) and β = 1/(N−1). Nothing here imports vbon; a test holds it equal to the library.

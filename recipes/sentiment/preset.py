@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from models import ModelConfig
+from small_models import ModelConfig
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.config.yaml_file import read_sections

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import results
-from models import LABELS, train_classifier, train_reference
 from preset import Preset, load_preset
 from reviews import Split, cut_prompts, read_split, split_prompts, write_prompts
+from small_models import LABELS, train_classifier, train_reference
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.errors import VbonError

@@ -38,9 +38,9 @@ class ModelConfig:
     layers: int = 4
     heads: int = 4
     dropout: float = 0.0
-    window: int = 64
+    window: int = 40
     batch_size: int = 64
-    steps: int = 700
+    steps: int = 600
     learning_rate: float = 2e-3
 
 
@@ -129,6 +129,7 @@ Loss = Callable[[PreTrainedModel, Tensor, Tensor, Tensor], Tensor]
 def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the next token, nats; padding on the right is never seen, attention being causal."""
     targets = ids.masked_fill(~real, IGNORED)[:, 1:]
+    ids = ids.masked_fill(~real, model.config.eos_token_id)  # transformers warns of PAD, which is never looked at
     return cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
