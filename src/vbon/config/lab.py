@@ -16,8 +16,8 @@ class LabConfig:
 
     experiment: Experiment = field(metadata={"positional": "EXPERIMENT"})
     """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference or beyond-m."""
-    preset: Literal["quick", "full"] = "quick"
-    """quick: minutes on two cores. full: what docs/experiments.md reports."""
+    preset: str = "quick"
+    """quick: minutes on two cores. full: what docs/experiments.md reports. Some have more, such as untrained."""
     seeds: tuple[int, ...] = ()
     """Training and sampling seeds; default: the preset's."""
     out: str = "lab"

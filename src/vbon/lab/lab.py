@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vbon.config.lab import LabConfig
+from vbon.errors import VbonError
 from vbon.lab import figures, record
 
 
@@ -29,7 +30,7 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
     `panels(result)`. Raises VbonError for a folder that cannot be written, or without matplotlib.
     """
     experiment = importlib.import_module(f"vbon.lab.experiments.{config.experiment.replace('-', '_')}")
-    preset = experiment.PRESETS[config.preset]
+    preset = _find_preset(experiment.PRESETS, config)
     seeds, out = config.seeds or preset.seeds, Path(config.out)
     start = time.monotonic()
     with _work_folder(config.work) as work:
@@ -50,6 +51,12 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
     figures.save(path.with_suffix(".svg"), experiment.panels(result))
     print(f"{path}, {path.with_suffix('.svg')}")
     return result
+
+
+def _find_preset(presets: dict[str, Any], config: LabConfig) -> Any:
+    if config.preset not in presets:
+        raise VbonError(f"--preset {config.preset}: {config.experiment} has {', '.join(presets)}")
+    return presets[config.preset]
 
 
 def command(config: LabConfig, seeds: tuple[int, ...]) -> str:

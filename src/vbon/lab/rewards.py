@@ -1,8 +1,9 @@
-"""Rewards of enumerable worlds, as `vbon.lab.rewards:NAME`: one base value, and maps of it that keep or break its order.
+"""Rewards of enumerable worlds, as `vbon.lab.rewards:NAME`: a base value, and maps that keep or break its order.
 
 A completion is letters with spaces between. Training sees these only through its pool and its rollouts.
 """
 
+import itertools
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ def letter_value(letter: str) -> float:
 def base(prompt: str, completion: str) -> float:
     """Worth of the letters, of neighbours under this prompt, and 1e-6 times a hash, so that no two completions tie."""
     letters = completion.split()
-    pairs = sum(_hash(f"{prompt}|{a}{b}") - 0.5 for a, b in zip(letters, letters[1:], strict=False))
+    pairs = sum(_hash(f"{prompt}|{a}{b}") - 0.5 for a, b in itertools.pairwise(letters))
     return sum(map(letter_value, letters)) + 1.2 * pairs + 1e-6 * _hash(f"{prompt}:{completion}")
 
 

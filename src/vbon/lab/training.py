@@ -131,7 +131,7 @@ def run_folder(job: Job) -> Path:
 
 
 def run_all(function: Callable[[Job], Any], jobs: Sequence[Job], num_workers: int) -> list[Any]:
-    """`function` of every job, in order; several processes where asked for. One line on stderr for each that is done."""
+    """`function` of every job, in order, in several processes where asked for; a line on stderr for each one done."""
     console = Console(stderr=True)
     for job in {(job.folder, job.reward, job.num_samples, job.seed): job for job in jobs}.values():
         collect_pool(job)  # before the runs that share it

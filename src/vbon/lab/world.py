@@ -63,6 +63,15 @@ class World:
         return [" ".join(self.vocabulary[token] for token in ids if token != EOS) for ids in self.completions]
 
 
+WORLDS = {
+    "large": World(letters=7, sharpness=1.5, seed=4),
+    "default": World(),
+    "peaked": World(sharpness=10.0, seed=5),
+    "very peaked": World(letters=3, max_new_tokens=3, sharpness=12.0, seed=1),
+}
+"""Worlds by how much mass single completions carry; docs/experiments.md has their entropies."""
+
+
 def count_completions(world: World) -> int:
     """Σ_{length ≤ T} K^length."""
     return sum(world.letters**length for length in range(world.max_new_tokens + 1))
@@ -74,7 +83,7 @@ def make_world(world: World, folder: Path) -> Path:
     Raises VbonError for more completions than can be enumerated.
     """
     if count_completions(world) > MAX_COMPLETIONS:
-        raise VbonError(f"{count_completions(world)} completions are too many to enumerate; use fewer letters or tokens")
+        raise VbonError(f"{count_completions(world)} completions are too many to enumerate; take fewer letters")
     folder.mkdir(parents=True, exist_ok=True)
     reference(world).save_pretrained(folder / "model")
     tokenizer(world).save_pretrained(folder / "model")

@@ -1,0 +1,115 @@
+"""Do maps of the reward move the result? Order-keeping maps must not move vBoN at all; KL-RL's change stands beside it.
+
+Exact part: how far a map moves π_bon and KL-RL's optimum (at the β of N in KL for the unmapped reward, in units of the
+reward's standard deviation, as one who rescales rewards would set it). Maps that saturate make rewards tie: what that
+costs in the true reward, and what the tie-aware form saves over the one-sided one. Trained part: the same by training.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vbon.lab import laws
+from vbon.lab.exact import Truth, expectation, kl, measure, normalised
+from vbon.lab.experiments.ties import blind_sum
+from vbon.lab.figures import Line, Panel
+from vbon.lab.lab import Context
+from vbon.lab.laws import enumerated_law
+from vbon.lab.training import Job, Scale, run_all, run_log_probs, truth_of
+from vbon.lab.world import World
+
+TITLE = "monotone: what a map of the reward changes, exact (nats; rewards are the unmapped ones)"
+COLUMNS = ("map", "n", "levels", "bon_moved", "kl_rl_moved", "reward_bon", "reward_kl_rl", "reward_one_sided",
+           "one_sided_from_bon")  # fmt: skip
+KEPT = ("affine", "exponential", "cubic", "stretched_tail")
+BROKEN = ("log_saturated", "tanh_saturated", "outliers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    ns: tuple[int, ...] = (2, 8, 32, 128)
+    trained_n: int = 8
+    trained_maps: tuple[str, ...] = KEPT + BROKEN
+    objectives: tuple[str, ...] = ("vbon", "reward")
+    num_samples: int = 1000
+    scale: Scale = field(default_factory=lambda: Scale(num_iterations=300, rollouts_per_iteration=512))
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+PRESETS = {
+    "quick": Preset(
+        ns=(2, 8, 32), trained_maps=("affine", "exponential", "tanh_saturated"), scale=Scale(num_iterations=60),
+        seeds=(0,),
+    ),
+    "full": Preset(),
+    "untrained": Preset(trained_maps=()),
+}  # fmt: skip
+
+
+def run(preset: Preset, context: Context) -> dict[str, Any]:
+    base = truth_of(World())
+    rows = [compare(base, truth_of(World(), name), name, n) for name in KEPT + BROKEN for n in preset.ns]
+    return {"rows": rows, "trained": run_trained(preset, context) if preset.trained_maps else []}
+
+
+def compare(base: Truth, mapped: Truth, name: str, n: int) -> dict[str, Any]:
+    """Exact targets under one map against those of the unmapped reward. First prompt."""
+    log_bon, log_mapped = base.log_bon(n), mapped.log_bon(n)
+    one_sided = normalised(blind_sum(mapped, n))
+    plain, changed = enumerated_law(base), enumerated_law(mapped)
+    beta = laws.kl_matched(plain, n) / plain.std()
+    before, after = plain.log_tilted(beta * plain.std()), changed.log_tilted(beta * changed.std())
+    return {
+        "map": name,
+        "n": n,
+        "levels": len(np.unique(mapped.rewards)),
+        "bon_moved": float(np.abs(log_mapped - log_bon).max()) if name in KEPT else kl(log_mapped, log_bon),
+        "kl_rl_moved": kl(after[None], before[None]),
+        "reward_bon": expectation(np.exp(log_mapped), base.rewards),
+        "reward_kl_rl": plain.mean(after),
+        "reward_one_sided": expectation(np.exp(one_sided), base.rewards),
+        "one_sided_from_bon": kl(one_sided, log_mapped),
+    }
+
+
+def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
+    """The policy trained under each map against the one trained without, same seed: how far apart, and how good."""
+    base, rows = truth_of(World()), []
+    names = ("continuous", *preset.trained_maps)
+    for objective in preset.objectives:
+        for seed in context.seeds:
+            jobs = [_job(name, objective, seed, preset, context) for name in names]
+            policies = dict(zip(names, run_all(run_log_probs, jobs, context.num_workers), strict=True))
+            plain = policies["continuous"]
+            rows += [
+                {"map": name, "objective": objective, "seed": seed,
+                 "largest_change": float(np.abs(policy - plain).max()), "moved": kl(policy, plain),
+                 **measure(policy, base, preset.trained_n)}
+                for name, policy in policies.items()
+            ]  # fmt: skip
+    return rows
+
+
+def _job(name: str, objective: str, seed: int, preset: Preset, context: Context) -> Job:
+    flags: dict[str, Any] = {"objective": objective}
+    if objective == "reward":
+        plain, mapped = enumerated_law(truth_of(World())), enumerated_law(truth_of(World(), name))
+        flags["kl_coef"] = float(f"{laws.kl_matched(plain, preset.trained_n) / plain.std() * mapped.std():.6g}")
+    return Job(world=World(), reward=name, n=preset.trained_n, seed=seed, scale=preset.scale, work=str(context.work),
+               num_samples=preset.num_samples, flags=flags)  # fmt: skip
+
+
+def panels(result: dict[str, Any]) -> list[Panel]:
+    rows = result["rows"]
+    return [
+        Panel("how far the target moves", "N", "nats", [_line(rows, m, "kl_rl_moved", f"KL-RL, {m}") for m in KEPT]),
+        Panel("true reward of the target", "N", "mean unmapped reward",
+              [_line(rows, m, "reward_bon", f"best-of-N, {m}") for m in BROKEN]
+              + [_line(rows, m, "reward_kl_rl", f"KL-RL, {m}", "--") for m in BROKEN], y_log=False),
+    ]  # fmt: skip
+
+
+def _line(rows: list[dict[str, Any]], name: str, key: str, label: str, style: str = "-") -> Line:
+    chosen = [row for row in rows if row["map"] == name]
+    return Line(label, [row["n"] for row in chosen], [row[key] for row in chosen], style=style)

@@ -1,0 +1,112 @@
+"""A poor reference: references ever less likely to write the letters that the reward likes; vbon, KL-RL, BoN-SFT.
+
+The reference's logits of every good letter are lowered by 0, 2, 4, 6. Final quality is exact; convergence is the first
+iteration from which on the mean reward of ten iterations' rollouts is above 90 % of the gain that best-of-N makes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vbon.lab.exact import expectation
+from vbon.lab.experiments.backward_kl import matched_kl_coef
+from vbon.lab.figures import Line, Panel
+from vbon.lab.lab import Context
+from vbon.lab.training import Job, Scale, run_all, run_with_curve, truth_of
+from vbon.lab.world import World
+
+TITLE = "weak-reference: quality and convergence as the reference gets worse (exact; nats)"
+COLUMNS = ("weakness", "n", "method", "seed", "top_percent", "reward_ref", "reward", "reward_bon", "share_of_gain",
+           "kl_policy_bon", "converged_at")  # fmt: skip
+METHODS = {"vbon": {}, "reward": {"objective": "reward"}, "bon-sft": {"algorithm": "offline"}}
+GAIN, WINDOW = 0.9, 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    weakness: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0)
+    ns: tuple[int, ...] = (8, 64)
+    methods: tuple[str, ...] = tuple(METHODS)
+    num_samples: int = 1000
+    scale: Scale = field(default_factory=lambda: Scale(num_iterations=300, rollouts_per_iteration=512))
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+PRESETS = {
+    "quick": Preset(weakness=(0.0, 4.0), ns=(8,), scale=Scale(num_iterations=80), seeds=(0,)),
+    "full": Preset(),
+}
+
+
+def run(preset: Preset, context: Context) -> dict[str, Any]:
+    cases = [
+        (weakness, n, method, seed)
+        for weakness in preset.weakness for n in preset.ns for method in preset.methods for seed in context.seeds
+    ]  # fmt: skip
+    jobs = [_job(*case, preset, context) for case in cases]
+    done = run_all(run_with_curve, jobs, context.num_workers)
+    return {"rows": [_row(*case, *pair) for case, pair in zip(cases, done, strict=True)]}
+
+
+def _job(weakness: float, n: int, method: str, seed: int, preset: Preset, context: Context) -> Job:
+    world, flags = World(good_letter_logit=-weakness), dict(METHODS[method])
+    if method == "reward":
+        flags["kl_coef"] = matched_kl_coef(world, "reward", n)
+    return Job(world=world, reward="continuous", n=n, seed=seed, scale=preset.scale, work=str(context.work),
+               num_samples=preset.num_samples, flags=flags)  # fmt: skip
+
+
+def _row(
+    weakness: float, n: int, method: str, seed: int, measured: dict[str, float], curve: list[dict[str, Any]]
+) -> dict[str, Any]:
+    base, truth = truth_of(World()), truth_of(World(good_letter_logit=-weakness))
+    best_percent = base.rewards > np.quantile(base.rewards, 0.99)
+    reference = expectation(truth.ref_probs, truth.rewards)
+    target = expectation(np.exp(truth.log_bon(n)), truth.rewards)
+    rewards = [row["reward"] for row in curve if "reward" in row]
+    return {
+        "weakness": weakness,
+        "n": n,
+        "method": method,
+        "seed": seed,
+        "top_percent": expectation(truth.ref_probs, best_percent.astype(np.float64)),
+        "reward_ref": reference,
+        "reward_bon": target,
+        "share_of_gain": (measured["reward"] - reference) / (target - reference),
+        "converged_at": converged_at(rewards, reference + GAIN * (target - reference)),
+        **measured,
+    }
+
+
+def converged_at(rewards: list[float], level: float) -> int | None:
+    """The first iteration from which on every mean of ten is above the level; None where the last is not."""
+    if len(rewards) < WINDOW:
+        return None
+    means = np.convolve(rewards, np.full(WINDOW, 1 / WINDOW), "valid")
+    below = np.flatnonzero(means < level)
+    if not len(below):
+        return WINDOW
+    return None if below[-1] == len(means) - 1 else int(below[-1]) + 1 + WINDOW
+
+
+def panels(result: dict[str, Any]) -> list[Panel]:
+    rows = result["rows"]
+    return [
+        Panel("share of best-of-N's gain in reward", "logit taken from good letters", "share",
+              _lines(rows, "share_of_gain"), x_log=False, y_log=False),
+        Panel("distance to best-of-N", "logit taken from good letters", "KL(π_θ‖π_bon), nats",
+              _lines(rows, "kl_policy_bon"), x_log=False),
+    ]  # fmt: skip
+
+
+def _lines(rows: list[dict[str, Any]], key: str) -> list[Line]:
+    lines = []
+    for method, n in dict.fromkeys((row["method"], row["n"]) for row in rows):
+        by_weakness: dict[float, list[float]] = {}
+        for row in rows:
+            if (row["method"], row["n"]) == (method, n):
+                by_weakness.setdefault(row["weakness"], []).append(row[key])
+        medians = [float(np.median(values)) for values in by_weakness.values()]
+        lines.append(Line(f"{method}, N = {n}", list(by_weakness), medians))
+    return lines
