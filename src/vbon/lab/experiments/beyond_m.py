@@ -31,7 +31,7 @@ COLUMNS = ("num_samples", "n", "way", "reference_samples", "policy_samples", "kl
 class Preset:
     num_samples: tuple[int, ...] = (32, 128)
     ns: tuple[int, ...] = (8, 32, 128, 512, 2048)
-    pools: int = 50
+    pools: int = 40
     steps: int = 5
     policy_samples: int = 512
     trained: tuple[tuple[int, int], ...] = ((64, 64), (64, 256))
@@ -71,8 +71,17 @@ def simulate(truth: Truth, num_samples: int, n: int, preset: Preset, seed: int) 
         policies = [draw(np.random.default_rng([seed, num_samples, n, pool])) for pool in range(preset.pools)]
         mean, half = mean_and_error([kl(policy[None], log_bon[None]) for policy in policies])
         reward = float(np.mean([np.exp(policy) @ truth.rewards[0] for policy in policies]))
-        rows.append({"way": way, "reference_samples": from_ref, "policy_samples": from_policy, "kl": mean,
-                     "kl_error": half, "reward": reward, "reward_bon": float(np.exp(log_bon) @ truth.rewards[0])})  # fmt: skip
+        rows.append(
+            {
+                "way": way,
+                "reference_samples": from_ref,
+                "policy_samples": from_policy,
+                "kl": mean,
+                "kl_error": half,
+                "reward": reward,
+                "reward_bon": float(np.exp(log_bon) @ truth.rewards[0]),
+            }
+        )
     return rows
 
 

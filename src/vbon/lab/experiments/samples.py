@@ -45,7 +45,7 @@ PRESETS = {
         trained_num_samples=(32, 250), scale=Scale(num_iterations=100), seeds=(0,),
     ),
     "full": Preset(),
-    "untrained": Preset(trained_n=()),
+    "untrained": Preset(pools=40, trained_n=()),
 }  # fmt: skip
 
 
