@@ -44,7 +44,7 @@ class TrainConfig:
     """Completions sampled in each iteration."""
     samples_per_prompt: int = 8
     """Completions of one prompt among them; rloo compares these with each other."""
-    num_epochs: int = 4
+    num_epochs: int = 2
     """Passes over the rollouts of an iteration."""
     minibatch_size: int = 64
     """Completions per optimiser step."""
