@@ -174,7 +174,7 @@ def _step(
     loss, diagnostics = policy_loss(learner.policy, batch, settings, tokens_per_row)
     diagnostics["policy_loss"] = loss.detach()
     if learner.critic is not None:
-        critic_loss = value_loss(learner.critic, batch, settings)
+        critic_loss = value_loss(learner.critic, batch, settings, tokens_per_row)
         diagnostics["value_loss"] = critic_loss.detach()
         loss = loss + critic_loss
     diagnostics["grad_norm"] = descend(learner, loss, max_grad_norm)

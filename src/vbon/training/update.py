@@ -116,13 +116,12 @@ def policy_loss(
     return loss, _diagnostics(logprobs.detach(), advantages, batch, settings)
 
 
-def value_loss(critic: Critic, batch: Minibatch, settings: UpdateSettings) -> Tensor:
-    """The critic's clipped squared error against the returns of the rollout."""
+def value_loss(critic: Critic, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float) -> Tensor:
+    """The critic's clipped squared error against the returns of the rollout, per token as `policy_loss` counts them."""
     assert batch.values is not None and batch.returns is not None
     values = critic(batch.sequences)
-    return settings.value_coef * clipped_value_loss(
-        values, batch.values, batch.returns, batch.mask, settings.value_clip_range
-    )
+    loss = clipped_value_loss(values, batch.values, batch.returns, batch.mask, settings.value_clip_range)
+    return settings.value_coef * loss * (batch.mask.sum() / (len(batch.mask) * tokens_per_row))
 
 
 def _advantages(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, settings: UpdateSettings) -> Tensor:

@@ -1,0 +1,89 @@
+"""What tests run in processes of their own, forked from one server that has imported torch once."""
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from vbon import cli
+from vbon.config.train import TrainConfig
+from vbon.models import load
+from vbon.pool import ReferencePool
+from vbon.rewards import load_reward
+from vbon.training import train as train_module
+from vbon.training.online import make_learner, sample_rollouts, set_learning_rates, update, update_settings
+from vbon.training.task import make_task, sampling_of
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 150  # seconds; a machine that does much else at the same time needs some
+assert train_module
+
+
+def start(target: Callable[..., None], *args: object) -> multiprocessing.process.BaseProcess:
+    """Run `target` in a new process, whose stderr goes to the file `args[0]`."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=target, args=args, daemon=True)
+    process.start()
+    return process
+
+
+def run_ranks(target: Callable[..., None], world_size: int, folder: Path, *args: object) -> list[tuple[int, str]]:
+    """Run `target(stderr, *args)` in each of `world_size` processes of one group; their exit statuses and stderr."""
+    port = _free_port()
+    errors = [folder / f"stderr-{rank}" for rank in range(world_size)]
+    ranks = [start(_as_rank, errors[rank], rank, world_size, port, target, *args) for rank in range(world_size)]
+    for process in ranks:
+        process.join(LIMIT)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [(int(process.exitcode or 0), file.read_text()) for process, file in zip(ranks, errors, strict=True)]
+
+
+def command_line(stderr: Path, arguments: list[str]) -> None:
+    """`vbon …`"""
+    _redirect(stderr)
+    sys.exit(cli.main(arguments))
+
+
+def one_update(stderr: Path, config: TrainConfig, out: Path) -> None:
+    """One iteration's update; the main process saves the weights."""
+    accelerator = Accelerator(cpu=True)
+    policy, ref_policy = load.load_policy(config.model), load.load_policy(config.model)
+    pool, tokenizer = ReferencePool.open(config.pool), load.load_tokenizer(config.model)
+    sampling = sampling_of(policy, tokenizer, pool, config)
+    task = make_task(pool, tokenizer, load_reward(config.reward), sampling, config.tie_rule, policy)
+    learner = make_learner(policy, config, accelerator)
+    rollouts = sample_rollouts(learner, ref_policy, task, config, 0)
+    set_learning_rates(learner, learner.base_learning_rates)
+    update(learner, rollouts, update_settings(config, 1.0, accelerator.num_processes), config.max_grad_norm, 0)
+    if accelerator.is_main_process:
+        modules = learner.modules()
+        tensors = {f"{name}.{key}": t.clone() for name, m in modules.items() for key, t in m.state_dict().items()}
+        save_file(tensors, out, {"num_processes": str(accelerator.num_processes)})
+
+
+def _as_rank(stderr: Path, rank: int, world_size: int, port: int, target: Callable[..., None], *args: object) -> None:
+    _redirect(stderr)
+    if world_size > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    target(stderr, *args)
+
+
+def _redirect(stderr: Path) -> None:
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
