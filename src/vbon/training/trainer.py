@@ -208,6 +208,7 @@ class VBoNTrainer:
         checkpoint.load(self._best_folder(), {"policy": policy}, None)
         result = {
             "iterations": state.iteration,
+            "num_processes": self.accelerator.num_processes,
             "best_iteration": state.best["iteration"],
             **{key: value for key, value in state.best.items() if key.startswith("validation/")},
             "kl_policy_bon_floor": kl_floor(int(self.validation.cdf.num_samples.min()), self.config.n),
