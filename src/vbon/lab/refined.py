@@ -23,7 +23,7 @@ def balance_weights(log_ratio: Float, num_ref: int, num_policy: int) -> Float:
 
 
 def weighted_interval(rewards: Float, weights: Float, at: Float) -> tuple[Float, Float]:
-    """(F̂_<, F̂_≤) at `at` from weighted reference draws, each ranked as one more draw of the mean weight's share.
+    """(F̂_<, F̂_≤) at `at` from weighted reference draws; equal weights give RewardCDF's rule.
 
     Upper tails are summed from the top, so that a small 1 − F keeps its relative precision.
     """
@@ -32,7 +32,7 @@ def weighted_interval(rewards: Float, weights: Float, at: Float) -> tuple[Float,
     from_top = np.concatenate([np.cumsum(mass[::-1])[::-1], [0.0]])
     above = from_top[np.searchsorted(ordered, at, "right")]
     not_below = from_top[np.searchsorted(ordered, at, "left")]
-    own = 1.0 / (len(rewards) + 1)
+    own = 1.0 / len(rewards)
     # y itself is one more draw; in the tail, where draws weigh little, it weighs what they do
     near = np.minimum(own, np.interp(at, ordered, mass))
     total = 1.0 + near

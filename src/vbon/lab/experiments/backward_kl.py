@@ -37,9 +37,7 @@ METHODS: dict[str, Mapping[str, Any]] = {
 class Preset:
     ns: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
     methods: tuple[str, ...] = tuple(METHODS)
-    scale: Scale = field(
-        default_factory=lambda: Scale(num_iterations=400, rollouts_per_iteration=512)
-    )
+    scale: Scale = field(default_factory=lambda: Scale(num_iterations=400, rollouts_per_iteration=512))
     optimum_steps: int = 600
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
