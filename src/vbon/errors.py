@@ -2,4 +2,11 @@
 
 
 class VbonError(Exception):
-    """A mistake the user can mend. One line: what is wrong, where (file, row or flag), how to mend it."""
+    """A mistake the user can mend. One line: what is wrong, where (file, row or flag), how to mend it.
+
+    A message may quote what a file holds: its lines are joined, and what a terminal would obey is spelled out.
+    """
+
+    def __init__(self, message: str):
+        line = " ".join(str(message).splitlines())
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))

@@ -36,7 +36,7 @@ def load_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
 
 def read_values(cls: type[Any], path: str | Path) -> dict[str, Any]:
     """The fields that a YAML file sets, each of its field's type; an empty file sets none."""
-    return _typed_values(cls, _read_mapping(path), str(path))
+    return _typed_values(cls, read_mapping(path), str(path))
 
 
 def read_sections(sections: Mapping[str, type[Any]], path: str | Path) -> dict[str, dict[str, Any]]:
@@ -44,7 +44,7 @@ def read_sections(sections: Mapping[str, type[Any]], path: str | Path) -> dict[s
 
     Raises VbonError naming the file, the section and the key.
     """
-    content = {_known_key(key, list(sections), path): value for key, value in _read_mapping(path).items()}
+    content = {_known_key(key, list(sections), path): value for key, value in read_mapping(path).items()}
     for name, values in content.items():
         if not isinstance(values, dict | None):
             raise VbonError(f"{path}: {name} must hold lines of `key: value`, not a {type(values).__name__}")
@@ -76,7 +76,11 @@ def _is_required(config_field: Any) -> bool:
     return config_field.default is MISSING and config_field.default_factory is MISSING
 
 
-def _read_mapping(path: str | Path) -> dict[Any, Any]:
+def read_mapping(path: str | Path) -> dict[Any, Any]:
+    """What a YAML file holds, read by the safe loader; an empty file holds nothing.
+
+    Raises VbonError naming the file: not readable, not UTF-8, not YAML, not a mapping, a key given twice.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         twice = _key_given_twice(yaml.compose(text, Loader=yaml.SafeLoader))
@@ -85,7 +89,8 @@ def _read_mapping(path: str | Path) -> dict[Any, Any]:
         raise VbonError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise VbonError(f"{path}: not UTF-8 text") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        # PyYAML's own constructors raise more than YAMLError: `!!timestamp x` an AttributeError, `!!bool x` a KeyError.
         raise VbonError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if twice is not None:
         raise VbonError(f"{path}: line {twice.start_mark.line + 1}: {twice.value!r} is given twice; keep one")

@@ -1,5 +1,6 @@
 """RUN folders: a model directory, and what `vbon/run.json` records of its training. Read as untrusted input."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def _parse(name: str, path: str, content: dict[str, Any], where: str) -> Run:
     n = _typed(content, "n", (int, float), where)
     fingerprint = _typed(content, "pool_fingerprint", (dict,), where)
     ids = _typed(content, "train_prompt_ids", (list,), where)
-    if n is not None and not 1 < n < float("inf"):
+    if n is not None and not 1 < n <= sys.float_info.max:
         raise VbonError(f"{where}: 'n' is {n}, but must be a number greater than 1")
     return Run(
         name,

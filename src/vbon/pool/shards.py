@@ -87,10 +87,12 @@ def read_shard(folder: Path, shard: Shard, columns: Sequence[str]) -> pa.Table:
     """Some columns of a shard. Raises VbonError where it is not what the manifest says."""
     path = folder / shard.name
     try:
+        names = pq.read_schema(path).names
+        if names != SCHEMA.names:
+            raise VbonError(f"{path}: not a shard of a pool (its columns are {', '.join(names)[:200]})")
         with pq.ParquetFile(path, read_dictionary=[name for name in _PER_PROMPT if name in columns]) as file:
-            if file.schema_arrow.names != SCHEMA.names:
-                raise VbonError(f"{path}: not a shard of a pool (its columns are {', '.join(file.schema_arrow.names)})")
             table = file.read(columns=list(columns))
+        table.validate(full=True)  # UTF-8 and offsets: a forged shard must not be found out only when a row is used
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise VbonError(f"{path}: not readable as Parquet ({first_line(error)}); {_MEND}") from None
     for name in columns:

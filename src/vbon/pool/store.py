@@ -233,10 +233,10 @@ def _stored_prompt(row: dict[str, Any], where: str) -> Prompt:
     value = parse_json(row["prompt"], where) if row["is_chat"] else row["prompt"]
     columns = parse_json(row["columns"], where)
     if not isinstance(columns, dict):
-        raise VbonError(f"{where}: columns of prompt {row['prompt_id']} are not a JSON object")
-    prompt = make_prompt(check_prompt(value, f"{where}: prompt {row['prompt_id']}"), columns)
+        raise VbonError(f"{where}: columns of prompt {row['prompt_id']!r:.60} are not a JSON object")
+    prompt = make_prompt(check_prompt(value, f"{where}: prompt {row['prompt_id']!r:.60}"), columns)
     if prompt.prompt_id != row["prompt_id"]:
-        raise VbonError(f"{where}: prompt {row['prompt_id']} does not have the id of its text and columns")
+        raise VbonError(f"{where}: prompt {row['prompt_id']!r:.60} does not have the id of its text and columns")
     return prompt
 
 

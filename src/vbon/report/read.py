@@ -1,6 +1,6 @@
 """RUN and EVAL folders, read as untrusted input into the few values that the page shows."""
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +115,7 @@ def _read_evaluation(path: Path, name: str) -> Evaluation:
         target=_metrics(record.get("target"), "metrics", where),
         kl_policy_bon_floor=floor.value if floor else None,
         settings={key: value for key, value in record.items() if key not in _SHOWN_ELSEWHERE},
-        warnings=[str(line) for line in record.get("warnings") or ()],
+        warnings=_lines(record.get("warnings")),
         differences={
             policy: _metrics(row, "differences", where) for policy, row in policies.items() if row.get("differences")
         },
@@ -151,7 +151,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise VbonError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
     return rows
 
@@ -170,6 +170,10 @@ def _read_text(path: Path) -> str:
         raise VbonError(f"{path}: cannot be read ({error})") from None
 
 
+def _lines(value: Any) -> list[str]:
+    return [str(line) for line in value] if isinstance(value, list) else []
+
+
 def _mapping(record: Mapping[str, Any], key: str, where: Path) -> dict[str, Any]:
     value = record.get(key)
     if not isinstance(value, dict):
@@ -178,4 +182,4 @@ def _mapping(record: Mapping[str, Any], key: str, where: Path) -> dict[str, Any]
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

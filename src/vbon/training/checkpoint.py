@@ -5,6 +5,7 @@ A checkpoint is a folder written aside and renamed: it is there in full or not a
 """
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -20,6 +21,9 @@ from vbon.errors import VbonError
 FORMAT = 1
 ONLINE, OFFLINE, BEST = "step-", "offline-", "best-"
 STATE = "state.json"
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter that it has moved
+_REMOVED = ".removing-"
+_MEND = "remove this checkpoint and --resume from the one before"
 
 
 def save(
@@ -35,7 +39,7 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _write(partial, models, optimizer, progress)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         os.replace(partial, folder)
         _sync(folder.parent)
     except (OSError, SafetensorError) as error:
@@ -72,14 +76,30 @@ def numbered(folder: Path, prefix: str, count: int) -> Path:
 def keep_last(folder: Path, count: int) -> None:
     """Remove all but the last `count` checkpoints to resume from; best ones are no such."""
     for path in [*_complete(folder, OFFLINE), *_complete(folder, ONLINE)][:-count]:
-        shutil.rmtree(path)
+        _remove(path)
 
 
 def keep_best(folder: Path, best: Path) -> None:
     """Remove every best checkpoint but this. Only once what names it is on disk: a resumed run may need the others."""
     for path in _complete(folder, BEST):
         if path != best:
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process had not finished writing or removing."""
+    for pattern in (".writing-*", f"{_REMOVED}*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that a crash must not leave half removed: out of sight first, in one step."""
+    hidden = folder.with_name(_REMOVED + folder.name)
+    shutil.rmtree(hidden, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, hidden)
+        shutil.rmtree(hidden)
 
 
 def _complete(folder: Path, prefix: str) -> list[Path]:
@@ -126,17 +146,16 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise VbonError(
-            f"{path}: damaged or missing; remove this checkpoint and --resume from the one before"
-        ) from error
+        raise VbonError(f"{path}: damaged or missing; {_MEND}") from error
 
 
 def _fill_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], state: dict[str, Any], folder: Path
 ) -> None:
     try:
-        optimizer.load_state_dict(_join_optimizer(tensors, state["optimizer"]))
-    except (KeyError, ValueError) as error:
+        _check_moments(optimizer, tensors)
+        optimizer.load_state_dict({"state": _joined(tensors), "param_groups": _groups(optimizer, state)})
+    except (KeyError, TypeError, ValueError) as error:
         raise VbonError(
             f"{folder}: its optimizer does not fit this run; was it started with other settings?"
         ) from error
@@ -144,23 +163,52 @@ def _fill_optimizer(
 
 def _split_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     state = optimizer.state_dict()
-    tensors, scalars = {}, {}
-    for index, entries in state["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
-            else:
-                scalars[f"{index}.{name}"] = value
+    moments = {index: entries for index, entries in state["state"].items() if entries}
+    tensors = {
+        f"{index}.{name}": tensor.detach().cpu().contiguous()
+        for index, entries in moments.items()
+        for name, tensor in entries.items()
+    }
     groups = [{k: v for k, v in group.items() if _is_json(v)} for group in state["param_groups"]]
-    return tensors, {"scalars": scalars, "param_groups": groups}
+    return tensors, {"param_groups": groups}
 
 
-def _join_optimizer(tensors: dict[str, torch.Tensor], described: dict[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **described["scalars"]}.items():
+def _joined(tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": described["param_groups"]}
+    return state
+
+
+def _check_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """ValueError for moments of no parameter, of another shape or incomplete: a fused step would not look again."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, entries in _joined(tensors).items():
+        if not 0 <= index < len(parameters) or set(entries) != _MOMENTS:
+            raise ValueError(f"moments {index}: {sorted(entries)}")
+        shapes = {name: parameters[index].shape if name != "step" else torch.Size() for name in _MOMENTS}
+        if {name: tensor.shape for name, tensor in entries.items()} != shapes:
+            raise ValueError(f"moments {index} have other shapes")
+
+
+def _groups(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The checkpoint's settings of each parameter group; ValueError where they are not of the form of the optimizer's."""
+    saved: list[dict[str, Any]] = state["optimizer"]["param_groups"]
+    own = [{k: v for k, v in group.items() if _is_json(v)} for group in optimizer.state_dict()["param_groups"]]
+    if not _same_form(own, saved) or [one["params"] for one in own] != [one["params"] for one in saved]:
+        raise ValueError("parameter groups differ")
+    return saved
+
+
+def _same_form(mine: Any, saved: Any) -> bool:
+    if isinstance(mine, dict):
+        return isinstance(saved, dict) and set(mine) == set(saved) and all(_same_form(mine[k], saved[k]) for k in mine)
+    if isinstance(mine, list | tuple):
+        return isinstance(saved, list) and len(mine) == len(saved) and all(map(_same_form, mine, saved))
+    if isinstance(mine, float):
+        return type(saved) in (int, float) and math.isfinite(saved)
+    return type(mine) is type(saved)
 
 
 def _is_json(value: Any) -> bool:
@@ -169,10 +217,10 @@ def _is_json(value: Any) -> bool:
 
 def _read_state(folder: Path) -> dict[str, Any]:
     try:
-        state = json.loads((folder / STATE).read_text())
-    except (OSError, ValueError) as error:
-        raise VbonError(f"{folder}: no readable checkpoint (state.json)") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise VbonError(f"{folder}: no readable checkpoint (state.json); {_MEND}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or "progress" not in state:
         raise VbonError(f"{folder}: checkpoint of another format; train again with this version")
     return state
 

@@ -10,7 +10,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from vbon.config.train import TrainConfig
+from vbon.errors import VbonError
 from vbon.pool.files import replace_file
+from vbon.pool.records import parse_json
 from vbon.training.run_folder import RunFolder
 from vbon.training.state import RunState
 
@@ -55,16 +57,24 @@ def wants_curves(config: TrainConfig) -> bool:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSON-lines file; a torn last line (the process was killed while writing) is left out."""
+    """The rows of a JSON-lines file; a torn last line (the process was killed while writing) is left out.
+
+    Raises VbonError naming the file and line of any other line that is no row: nothing is dropped in silence.
+    """
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    *lines, _torn = path.read_bytes().split(b"\n")  # a completion may hold U+2028, which `splitlines` takes for an end
+    return [_parse_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _parse_row(line: bytes, where: str) -> Row:
+    try:
+        row = parse_json(line.decode("utf-8"), where)
+    except UnicodeDecodeError:
+        raise VbonError(f"{where}: not UTF-8; mend or remove this line") from None
+    if not (isinstance(row, dict) and type(row.get("iteration")) is type(row.get("offline_step", 0)) is int):
+        raise VbonError(f"{where}: not a row of a run's diary; mend or remove this line")
+    return row
 
 
 def append_row(path: Path, row: Row) -> None:

@@ -9,9 +9,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from vbon.config.checks import flag
 from vbon.config.train import TrainConfig
-from vbon.config.yaml_file import merged_text
+from vbon.config.yaml_file import merged_text, read_mapping
 from vbon.errors import VbonError
 from vbon.pool.files import replace_file
+from vbon.training import checkpoint
 from vbon.training.task import Task
 
 FORMAT = 1
@@ -50,6 +51,7 @@ class RunFolder:
         """Make the folder and write the merged config there. Raises VbonError where that cannot be done."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            checkpoint.remove_leftovers(self.checkpoints)
         except OSError as error:
             raise VbonError(f"--out {self.path}: cannot be created ({error.strerror}); choose another") from None
         replace_file(self.own / "config.yaml", settings_text(config).encode())
@@ -105,14 +107,10 @@ def describe(folder: RunFolder, config: TrainConfig, task: Task, allowed: list[s
 
 
 def _check_same(path: Path, config: TrainConfig) -> None:
-    try:
-        then = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise VbonError(f"--resume: {path} cannot be read; choose another --out and start again") from error
-    then = then if isinstance(then, dict) else {}
+    then = read_mapping(path)
     for name, value in yaml.safe_load(settings_text(config)).items():
         if then.get(name) != value:
             raise VbonError(
-                f"--resume: the run was started with {flag(name)} {then.get(name)}, now it is {value}; "
+                f"--resume: the run was started with {flag(name)} {then.get(name)!r:.60}, now it is {value}; "
                 "use the same settings or start another run"
             )

@@ -4,6 +4,18 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from vbon.errors import VbonError
+
+_FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
+    "offline_step": int,
+    "iteration": int,
+    "validations": list,
+    "best": (dict, type(None)),
+    "recent": list,
+    "said": list,
+}
+_ROW_KEYS = ("iteration", "validation/objective", "validation/objective_se")
+
 
 @dataclass
 class RunState:
@@ -25,8 +37,27 @@ class RunState:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_json(cls, content: Any, where: str) -> "RunState":
+        """The state that `to_json` wrote. Raises VbonError beginning with `where` for anything else."""
+        if not (isinstance(content, dict) and set(content) == set(_FIELD_TYPES)):
+            raise VbonError(f"{where}: does not say where a run stands; remove it and --resume from the one before")
+        for name, kind in _FIELD_TYPES.items():
+            if not isinstance(content[name], kind) or isinstance(content[name], bool):
+                raise VbonError(
+                    f"{where}: {name!r} is {content[name]!r:.60}; remove it and --resume from the one before"
+                )
+        rows = [*content["validations"], *([content["best"]] if content["best"] else [])]
+        if not all(isinstance(row, dict) and all(_is_number(row.get(key)) for key in _ROW_KEYS) for row in rows):
+            raise VbonError(f"{where}: a validation is incomplete; remove it and --resume from the one before")
+        return cls(**content)
+
     def covers(self, row: dict[str, Any]) -> bool:
         """Whether this row of the diary was written before this state: a resumed run writes the others again."""
         if "offline_step" in row:
             return bool(row["offline_step"] <= self.offline_step)
         return bool(self.validations) and bool(row["iteration"] <= self.iteration)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -199,7 +199,8 @@ class VBoNTrainer:
         found = checkpoint.latest(self.folder.checkpoints) if self.config.resume else None
         if found is None:
             return RunState()
-        return RunState(**checkpoint.load(found, self._learner.modules(), self._learner.optimizer))
+        progress = checkpoint.load(found, self._learner.modules(), self._learner.optimizer)
+        return RunState.from_json(progress, str(found))
 
     def _finish(self) -> dict[str, Any]:
         """Save the best policy as the run's model; the last one is the last checkpoint."""
