@@ -33,7 +33,7 @@ class Scale:
     heldout_prompts: int = 60
     num_samples: int = 200
     offline_steps: int = 150
-    num_iterations: int = 100
+    num_iterations: int = 60
     rollouts_per_iteration: int = 256
     samples_per_prompt: int = 20
 
