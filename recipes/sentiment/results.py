@@ -21,7 +21,7 @@ from vbon.pool.store import ReferencePool
 
 METRICS = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon", "reward_gain_share")
 GAIN_WANTED, GAIN_LOW_WANTED, KL_WANTED = 0.90, 0.80, 1.25
-CURVE_N = tuple(2 ** (step / 4) for step in range(17))  # 1 to 16
+CURVE_N = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)  # whole numbers: their prediction is unbiased
 STYLE = {"svg.hashsalt": "sentiment", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -78,11 +78,12 @@ def verdict(seeds: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def best_of_n_curve(pool: ReferencePool) -> dict[str, list[float]]:
-    """KL, reward and win rate of best-of-N on the test prompts for N = 1 … 16, predicted from their pool."""
+    """KL, reward and win rate of best-of-N on the test prompts for N = 1 … 16, at most M, predicted from their pool."""
+    sizes = [n for n in CURVE_N if n <= pool.num_samples.min()]
     rewards = [pool.rewards[start:end] for start, end in zip(pool.offsets[:-1], pool.offsets[1:], strict=True)]
-    rows = [np.mean([predict(one, n) for one in rewards], axis=0).tolist() for n in CURVE_N]
+    rows = [np.mean([predict(one, n) for one in rewards], axis=0).tolist() for n in sizes]
     reward, win_rate, kl = (list(column) for column in zip(*rows, strict=True))
-    return {"n": list(CURVE_N), "reward": reward, "win_rate": win_rate, "kl_policy_ref": kl}
+    return {"n": sizes, "reward": reward, "win_rate": win_rate, "kl_policy_ref": kl}
 
 
 def table(content: dict[str, Any]) -> str:

@@ -135,6 +135,7 @@ def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, real: Tensor, labels: T
 
 def prefix_label_loss(model: GPT2ForSequenceClassification, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the label at every token: each prefix of a window is a short span of its own."""
+    ids = ids.masked_fill(~real, model.config.eos_token_id)
     logits = model.score(model.transformer(ids).last_hidden_state)
     targets = labels[:, None].expand_as(ids).masked_fill(~real, IGNORED)
     return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
