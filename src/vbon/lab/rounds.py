@@ -22,7 +22,7 @@ def train_rounds(job: Job, count: int) -> Float:
             pool = _collect_from(model, step, out.with_name(out.name + "-pool"), number)
         config = replace(train_config(step, pool), model=str(model), out=str(out))
         if not (out / "vbon" / "run.json").is_file():
-            with open(out.with_suffix(".log"), "w", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+            with open(out.with_name(out.name + ".log"), "w", encoding="utf-8") as log, contextlib.redirect_stderr(log):
                 train(config)
         model = out
     return exact_log_probs(model, job.world)

@@ -87,7 +87,7 @@ def train_policy(job: Job) -> Path:
         return out
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out.with_suffix(".log"), "w", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+    with open(out.with_name(out.name + ".log"), "w", encoding="utf-8") as log, contextlib.redirect_stderr(log):
         train(train_config(job, collect_pool(job)))
     return out
 
