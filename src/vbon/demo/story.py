@@ -149,7 +149,7 @@ def _train(folder: Path, seed: int, scale: Scale) -> None:
 
 
 def train_config(folder: Path, seed: int, scale: Scale) -> TrainConfig:
-    """The demo's training: close to best-of-N from the pool alone, then RLOO, whose KL is taken over the vocabulary."""
+    """The demo's training: close to best-of-N from the pool alone, then RLOO, at the library's own learning rates."""
     return TrainConfig(
         pool=str(folder / "pool-train"),
         model=str(folder / "reference"),
@@ -159,11 +159,8 @@ def train_config(folder: Path, seed: int, scale: Scale) -> TrainConfig:
         algorithm="rloo",
         warm_start="offline",
         offline_steps=scale.offline_steps,
-        offline_learning_rate=1e-3,
         num_iterations=scale.num_iterations,
         rollouts_per_iteration=scale.rollouts_per_iteration,
-        learning_rate=5e-4,
-        kl_estimator="full",
         validation_every=max(1, scale.num_iterations // 4),
         seed=seed,
         resume=(folder / RUN / "vbon/config.yaml").is_file(),
