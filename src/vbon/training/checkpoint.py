@@ -193,7 +193,7 @@ def _check_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
 
 
 def _groups(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The checkpoint's settings of each parameter group; ValueError where they are not of the form of the optimizer's."""
+    """The checkpoint's settings of each parameter group; ValueError where they have another form."""
     saved: list[dict[str, Any]] = state["optimizer"]["param_groups"]
     own = [{k: v for k, v in group.items() if _is_json(v)} for group in optimizer.state_dict()["param_groups"]]
     if not _same_form(own, saved) or [one["params"] for one in own] != [one["params"] for one in saved]:
