@@ -60,7 +60,7 @@ def test_warnings_say_what_is_wrong_and_only_that(tmp_path: Path):
     drifting = [np.concatenate([rng.normal(size=50), rng.normal(0.7, size=50)]) for _ in range(20)]
     bad = inspect(make_pool(tmp_path / "bad", drifting), [8])
     assert len(bad["warnings"]) == 3
-    assert "M = 100 is below 25·N for N = 8" in bad["warnings"][0]
+    assert "M = 100 costs more than 0.01 nats of KL(·‖π_bon) for N = 8: wants M ≥ 187" in bad["warnings"][0]
     assert "drift" in bad["warnings"][1] and bad["drift"]["p_value"] < 1e-6
     assert "model, tokenizer" in bad["warnings"][2]
     tied = inspect(make_pool(tmp_path / "tied", [np.ones(100)] * 3, known), [2])

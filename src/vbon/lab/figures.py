@@ -57,7 +57,7 @@ def _draw(axis: Any, panel: Panel) -> None:
     if panel.y_log:
         axis.set_yscale("log")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left")  # "best" is slow, and warns of it
 
 
 def _pyplot() -> Any:

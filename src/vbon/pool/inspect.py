@@ -11,18 +11,17 @@ from rich.console import Console
 from rich.table import Table
 
 from vbon.config.pool import InspectConfig
-from vbon.core import best_of_n, stats
+from vbon.core import best_of_n, pool_size, stats
 from vbon.core.reward_cdf import RewardCDF
 from vbon.errors import VbonError
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
 
-SAMPLES_PER_N = 25
-"""M below 25·N leaves the estimate of KL(π_θ‖π_bon) a floor of about 0.02 nats a unit of N/M, and noisy."""
 DRIFT_P_VALUE = 1e-3
 _CAPTION = (
     "(95 % intervals over prompts) · no ties: N/(N+1) and log N − (N−1)/N · floor: what the estimate of "
-    "KL(π_θ‖π_bon) reads at best-of-N itself · *: M < 25·N"
+    "KL(π_θ‖π_bon) reads at best-of-N itself · *: this M costs training over 0.01 nats of "
+    "KL(·‖π_bon); about 25·N does not"
 )
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -139,7 +138,9 @@ def _row(pool: ReferencePool, n: int, seed: int) -> dict[str, Any]:
         "win_rate_closed_form": best_of_n.win_rate(n),
         "kl_bon_ref_closed_form": best_of_n.kl_from_reference(n),
         "kl_policy_bon_floor": best_of_n.kl_floor(smallest, n),
-        "enough_samples": smallest >= SAMPLES_PER_N * n,
+        "kl_from_pool": pool_size.kl_from_pool(smallest, n),
+        "num_samples_wanted": pool_size.num_samples_for(n),
+        "enough_samples": smallest >= pool_size.num_samples_for(n),
     }
 
 
@@ -155,7 +156,8 @@ def _warnings(result: dict[str, Any]) -> list[str]:
         (not result["complete"], "the pool is unfinished; the figures are of what is there"),
         (
             short,
-            f"M = {samples} is below {SAMPLES_PER_N}·N for N = {_join(short)}: evaluation there wants more samples",
+            f"M = {samples} costs more than {pool_size.TOLERANCE} nats of KL(·‖π_bon) for N = {_join(short)}: "
+            f"wants M ≥ {max(map(pool_size.num_samples_for, short), default=0)}",
         ),
         (
             drift and drift["p_value"] < DRIFT_P_VALUE,
