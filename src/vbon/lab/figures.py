@@ -44,7 +44,8 @@ def save(path: Path, panels: Sequence[Panel]) -> None:
 
 
 def _draw(axis: Any, panel: Panel) -> None:
-    for number, line in enumerate(panel.lines):
+    drawable = [line for line in panel.lines if any(value > 0 for value in line.y) or not panel.y_log]
+    for number, line in enumerate(drawable):
         colour = PALETTE[number % len(PALETTE)]
         axis.plot(line.x, line.y, line.style, marker="o", markersize=3, color=colour, label=line.label)
         if line.low is not None and line.high is not None:
@@ -52,6 +53,8 @@ def _draw(axis: Any, panel: Panel) -> None:
     axis.set_title(panel.title, fontsize=10)
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
+    if not drawable:
+        return
     if panel.x_log:
         axis.set_xscale("log", base=2)
     if panel.y_log:

@@ -1,0 +1,52 @@
+"""`vbon lab` through its own function: files, provenance, seeds; and a run of the trainer in a small world."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vbon.config import LabConfig
+from vbon.errors import VbonError
+from vbon.lab.exact import kl
+from vbon.lab.experiments import bound
+from vbon.lab.experiments.weak_reference import converged_at
+from vbon.lab.lab import lab_command
+from vbon.lab.training import Job, Scale, run, truth_of
+
+pytest.importorskip("matplotlib")
+
+
+def test_an_exact_experiment_writes_what_it_prints(tmp_path, monkeypatch, capsys, small):
+    monkeypatch.setattr(bound, "WORLDS", {"default": small})
+    monkeypatch.setitem(bound.PRESETS, "quick", bound.Preset(ns=(2,), rewards=("levels",)))
+    result = lab_command(LabConfig(experiment="bound", out=str(tmp_path)))
+    written = json.loads((tmp_path / "bound-quick.json").read_text())
+    assert written["rows"] == result["rows"] and len(result["rows"]) == 3
+    assert written["command"] == "vbon lab bound --preset quick --seeds 0"
+    # N = 2: W = F_< + F_≤, so the middle is the exact form
+    assert {row["form"]: row["kl_form_bon"] for row in result["rows"]}["mid"] == pytest.approx(0, abs=1e-12)
+    assert (tmp_path / "bound-quick.svg").read_text().startswith("<?xml")
+    assert "one-sided" in capsys.readouterr().out
+
+
+def test_an_unknown_preset_is_one_line(tmp_path):
+    with pytest.raises(VbonError, match="--preset long: bound has quick, full"):
+        lab_command(LabConfig(experiment="bound", preset="long", out=str(tmp_path)))
+
+
+def test_training_moves_towards_best_of_n(tmp_path, small):
+    """A short run in a small world ends closer to π_bon than π_ref is."""
+    world = replace(small, num_prompts=1)
+    scale = Scale(num_iterations=5, rollouts_per_iteration=64, offline_steps=60)
+    job = Job(world=world, reward="continuous", n=8, seed=0, scale=scale, work=str(tmp_path), num_samples=500)
+    truth = truth_of(world)
+    assert run(job)["kl_policy_bon"] < 0.3 * kl(np.log(truth.ref_probs), truth.log_bon(8))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [([1.0] * 30, 10), ([0.0] * 30, None), ([0.0] * 10 + [1.0] * 20, 20), ([1.0] * 5, None)],
+)
+def test_convergence_is_the_last_crossing(rewards, expected):
+    assert converged_at(rewards, 0.95) == expected
