@@ -101,7 +101,7 @@ def normalised(log_unnormalised: Float) -> Float:
 def level_masses(probs: Float, rewards: Float) -> tuple[Float, NDArray[np.int64]]:
     """π_ref's mass of each reward level of one prompt, ascending, and each completion's level."""
     levels, index = np.unique(rewards, return_inverse=True)
-    return np.bincount(index, weights=probs, minlength=len(levels)), index
+    return np.bincount(index, weights=probs, minlength=len(levels)).astype(np.float64), index.astype(np.int64)
 
 
 def tilted(truth: Truth, sequence_reward: Float, kl_coef: float) -> Float:

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -137,7 +137,7 @@ def run_all(function: Callable[[Job], Any], jobs: Sequence[Job], num_workers: in
         collect_pool(job)  # before the runs that share it
     results = []
     with contextlib.ExitStack() as stack:
-        mapped = map(function, jobs)
+        mapped: Iterator[Any] = map(function, jobs)
         if num_workers > 1:
             pool = stack.enter_context(ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")))
             mapped = pool.map(function, jobs)

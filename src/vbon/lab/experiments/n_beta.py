@@ -77,7 +77,7 @@ def fit(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def closed_forms(every: dict[str, Law], ns: tuple[int, ...]) -> list[dict[str, float]]:
+def closed_forms(every: dict[str, Law], ns: tuple[int, ...]) -> list[dict[str, Any]]:
     """core.kl_rl beside the solver, relative differences."""
     binary = every["lab binary"]
     pass_rate = float(np.exp(binary.log_ref) @ binary.rewards)

@@ -19,7 +19,11 @@ from vbon.lab.world import World
 TITLE = "weak-reference: quality and convergence as the reference gets worse (exact; nats)"
 COLUMNS = ("weakness", "n", "method", "seed", "top_percent", "reward_ref", "reward", "reward_bon", "share_of_gain",
            "kl_policy_bon", "converged_at")  # fmt: skip
-METHODS = {"vbon": {}, "reward": {"objective": "reward"}, "bon-sft": {"algorithm": "offline"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "vbon": {},
+    "reward": {"objective": "reward"},
+    "bon-sft": {"algorithm": "offline"},
+}
 GAIN, WINDOW = 0.9, 10
 
 
