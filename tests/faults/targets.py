@@ -38,7 +38,7 @@ from vbon.training.run_folder import RunFolder
 from vbon.training.state import RunState
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-import folders  # noqa: E402
+import folders
 
 Read = Callable[[bytes, str], None]
 
