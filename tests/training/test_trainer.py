@@ -297,3 +297,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(configure, changes, words)
     config = configure(**changes)
     refuse(config, words)
     assert not Path(config.out).exists()
+
+
+def test_the_online_phase_starts_with_moments_of_its_own(configure, tmp_path):
+    train(configure(warm_start="offline", checkpoint_every=100))
+    handed_over = load_file(tmp_path / "run/vbon/checkpoints/step-000000/optimizer.safetensors")
+    assert handed_over == {}
+    after = load_file(tmp_path / "run/vbon/checkpoints/step-000004/optimizer.safetensors")
+    assert {float(tensor) for name, tensor in after.items() if name.endswith(".step")} == {16.0}  # 4 × 2 epochs × 2
