@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.core.best_of_n import kl_from_reference
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "sentiment"
@@ -156,6 +157,16 @@ def test_a_preset_that_will_not_do_is_one_line(folder, tmp_path, main, capsys, o
     preset.write_text(PRESET.replace(old, new))
     assert main(arguments(folder / "reviews.jsonl.gz", folder / "out", preset)) == 2
     is_one_line(capsys.readouterr().err, named)
+
+
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_the_presets_are_configs_that_the_verbs_take(main, name):
+    preset = sys.modules["preset"].load_preset(name)
+    models = {"model": "m", "reward": "r", "out": "o"}
+    CollectConfig(**models, prompts="p", **preset.collect).validate()
+    TrainConfig(**models, pool="p", **preset.train).validate()
+    EvaluateConfig(**models, pool="p", runs=("run",), n=preset.train["n"], **preset.evaluate).validate()
+    assert preset.collect["num_samples"] >= 25 * preset.train["n"]  # what the evaluation asks of a pool
 
 
 @pytest.mark.parametrize(
