@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -87,26 +88,26 @@ def read_shard(folder: Path, shard: Shard, columns: Sequence[str]) -> pa.Table:
     """Some columns of a shard. Raises VbonError where it is not what the manifest says."""
     path = folder / shard.name
     try:
-        names = pq.read_schema(path).names
-        if names != SCHEMA.names:
-            raise VbonError(f"{path}: not a shard of a pool (its columns are {', '.join(names)[:200]})")
+        _check_schema(path, pq.read_schema(path))
+        # Prompts as dictionaries: a long prompt is held once, not once a sample.
         with pq.ParquetFile(path, read_dictionary=[name for name in _PER_PROMPT if name in columns]) as file:
             table = file.read(columns=list(columns))
         table.validate(full=True)  # UTF-8 and offsets: a forged shard must not be found out only when a row is used
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise VbonError(f"{path}: not readable as Parquet ({first_line(error)}); {_MEND}") from None
-    for name in columns:
-        found, expected = table.schema.field(name).type, _column_type(name)
-        if found != expected:
-            raise VbonError(f"{path}: column {name!r} has type {found}, not {expected}")
     if table.num_rows != shard.rows:
         raise VbonError(f"{path}: holds {table.num_rows} rows, the manifest says {shard.rows}; {_MEND}")
+    if "completion_ids" in columns and pc.list_flatten(table.column("completion_ids")).null_count:
+        raise VbonError(f"{path}: a completion lacks a token id; {_MEND}")
     return table
 
 
-def _column_type(name: str) -> pa.DataType:
-    # Read as a dictionary: a long prompt is held once, not once a sample.
-    return pa.dictionary(pa.int32(), pa.string()) if name in _PER_PROMPT else SCHEMA.field(name).type
+def _check_schema(path: Path, schema: pa.Schema) -> None:
+    if schema.names != SCHEMA.names:
+        raise VbonError(f"{path}: not a shard of a pool (its columns are {', '.join(schema.names)[:200]})")
+    for found, expected in zip(schema, SCHEMA, strict=True):
+        if found.type != expected.type:
+            raise VbonError(f"{path}: column {found.name!r} has type {found.type}, not {expected.type}")
 
 
 def _table(samples: PromptSamples, seed: int | None) -> pa.Table:
