@@ -152,7 +152,7 @@ def _run_verb(name: str, args: list[str]) -> int:
     merged.validate()
     _check_writable(json_file)
     if _is_main_process():
-        print(f"vbon {name} with\n{_indented(config.merged_text(merged))}", file=sys.stderr)
+        print(f"vbon {name} with\n{_indented(config.merged_text(config.without_secrets(merged)))}", file=sys.stderr)
     result = _function(verb)(merged)
     if json_file is not None and _is_main_process():
         _write_json(json_file, result)

@@ -4,6 +4,7 @@ from vbon.config.evaluate import DemoConfig, EvaluateConfig, GenerateConfig, Rep
 from vbon.config.integrate import IntegrateConfig
 from vbon.config.lab import LabConfig
 from vbon.config.pool import CollectConfig, ImportConfig, InspectConfig
+from vbon.config.secrets import without_secrets
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import load_yaml, merged_text, read_values, save_yaml
 
@@ -22,4 +23,5 @@ __all__ = [
     "merged_text",
     "read_values",
     "save_yaml",
+    "without_secrets",
 ]

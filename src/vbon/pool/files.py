@@ -38,7 +38,7 @@ def remove_leftovers(folder: Path) -> None:
 class FolderLock:
     """An exclusive lock on a folder, released by the kernel when the process ends, however it ends."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, content: str = "pool"):
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._file = os.open(folder / LOCK_NAME, flags, 0o644)
@@ -49,7 +49,7 @@ class FolderLock:
         except OSError:
             owner = os.read(self._file, 20).decode(errors="replace").strip()
             os.close(self._file)
-            message = f"{folder}: another process ({owner or 'unknown'}) is writing this pool; wait for it"
+            message = f"{folder}: another process ({owner or 'unknown'}) is writing this {content}; wait for it"
             raise VbonError(message) from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)

@@ -17,7 +17,7 @@ from vbon.core.best_of_n import log_weight
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences, sequences
 from vbon.models.logprobs import completion_logits, completion_logprobs, token_logprobs
-from vbon.training.online import Learner, descend, set_learning_rates
+from vbon.training.online import Learner, descend, name_prompts, set_learning_rates
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.task import Task
 
@@ -67,7 +67,11 @@ def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: in
     warmup = min(1.0, (step + 1) / WARMUP_STEPS)
     factor = warmup * learning_rate_factor(config.lr_schedule, step, config.offline_steps)
     set_learning_rates(learner, [factor * config.offline_learning_rate] * len(learner.base_learning_rates))
-    grad_norm = descend(learner, loss.float(), config.max_grad_norm)
+    try:
+        grad_norm = descend(learner, loss.float(), config.max_grad_norm)
+    except FloatingPointError as error:
+        named = name_prompts(data.task, np.unique(data.prompt_index[rows]).tolist())
+        raise FloatingPointError(f"offline step {step + 1} ({named}): {error}") from None
     return {"offline_loss": float(loss.detach()), "grad_norm": float(grad_norm)}
 
 

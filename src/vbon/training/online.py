@@ -21,7 +21,27 @@ from vbon.training.task import Task, prompt_slots
 from vbon.training.update import Minibatch, UpdateSettings, make_baseline, minibatches, policy_loss, value_loss
 from vbon.training.validation import rollout_metrics
 
+MAX_LOSS = 1e4  # nats a token; advantages are bounded by 10 nats, so only a ratio that has run away gets here
 MAX_LOGPROB_GAP = 1e-4  # nats a token, float32: sampling and training forward passes differ by shapes only
+
+
+class BadMinibatch(FloatingPointError):
+    """A minibatch, counted from 1 in its iteration, whose loss or gradient is not a number to step by."""
+
+    def __init__(self, what: str, number: int, prompt_index: torch.Tensor | None):
+        super().__init__(what)
+        self.number, self.prompt_index = number, prompt_index
+
+    def named(self, task: Task) -> str:
+        """One line that says where it is: its number and its prompts."""
+        index = [] if self.prompt_index is None else self.prompt_index.unique().tolist()
+        return f"minibatch {self.number} ({name_prompts(task, index)}): {self}"
+
+
+def name_prompts(task: Task, index: Sequence[int], most: int = 8) -> str:
+    """The ids of these prompts for a message, at most so many."""
+    ids = [task.prompts[i].prompt_id for i in index]
+    return "prompts " + ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
 
 
 @dataclass
@@ -78,7 +98,8 @@ def run_iteration(
     """One iteration, counted from 0: returns its metrics over all processes, and this process's rollouts.
 
     Raises:
-        FloatingPointError: a gradient is not finite; the weights are those before it.
+        FloatingPointError: a loss or gradient is not finite or has exploded; it names the minibatch and its prompts,
+            and the weights are those before it.
     """
     started = time.perf_counter()
     # 1. Roll out: this process's share of the iteration's completions, scored, ranked and set against the reference.
@@ -89,7 +110,10 @@ def run_iteration(
     set_learning_rates(learner, [factor * rate for rate in learner.base_learning_rates])
     # 3. Update: a baseline, then clipped steps over minibatches of the rollouts.
     settings = update_settings(config, task.sampling.temperature, learner.accelerator.num_processes)
-    steps = update(learner, rollouts, settings, config.max_grad_norm, config.seed, seeds.ROLLOUT, iteration)
+    try:
+        steps = update(learner, rollouts, settings, config.max_grad_norm, config.seed, seeds.ROLLOUT, iteration)
+    except BadMinibatch as bad:
+        raise FloatingPointError(f"iteration {iteration + 1}, {bad.named(task)}") from None
     # 4. Measure.
     metrics = {
         **rollout_metrics(rollouts, config.n, learner.gather_rows),
@@ -109,11 +133,14 @@ def update(
 ) -> list[dict[str, torch.Tensor]]:
     """Clipped steps over minibatches of the rollouts, in an order that is a function of the key; what each logs."""
     baseline = make_baseline(rollouts, learner.critic, settings)
+    steps: list[dict[str, torch.Tensor]] = []
     tokens_per_row = learner.accelerator.reduce(rollouts.mask.sum(1).float().mean(), "mean").item()
-    return [
-        _step(learner, batch, settings, max_grad_norm, tokens_per_row)
-        for batch in minibatches(rollouts, baseline, settings, *key)
-    ]
+    for batch in minibatches(rollouts, baseline, settings, *key):
+        try:
+            steps.append(_step(learner, batch, settings, max_grad_norm, tokens_per_row))
+        except FloatingPointError as error:
+            raise BadMinibatch(str(error), len(steps) + 1, batch.prompt_index) from None
+    return steps
 
 
 def sample_rollouts(
@@ -173,12 +200,20 @@ def _step(
 ) -> dict[str, torch.Tensor]:
     loss, diagnostics = policy_loss(learner.policy, batch, settings, tokens_per_row)
     diagnostics["policy_loss"] = loss.detach()
+    _check_loss(learner, loss.detach())
     if learner.critic is not None:
         critic_loss = value_loss(learner.critic, batch, settings, tokens_per_row)
         diagnostics["value_loss"] = critic_loss.detach()
         loss = loss + critic_loss
     diagnostics["grad_norm"] = descend(learner, loss, max_grad_norm)
     return diagnostics
+
+
+def _check_loss(learner: Learner, loss: torch.Tensor) -> None:
+    """FloatingPointError, before the weights change and in all processes alike, where the loss has exploded."""
+    value = float(learner.accelerator.reduce(loss, "mean"))
+    if not abs(value) <= MAX_LOSS:
+        raise FloatingPointError(f"the loss is {value:.3g} nats a token")
 
 
 def descend(learner: Learner, loss: torch.Tensor, max_grad_norm: float) -> torch.Tensor:

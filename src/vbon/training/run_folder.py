@@ -1,21 +1,33 @@
 """A RUN: a plain Hugging Face model directory that loads anywhere, with vbon's own files under vbon/."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.config.checks import flag
+from vbon.config.secrets import without_secrets
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import merged_text, read_mapping
 from vbon.errors import VbonError
-from vbon.pool.files import replace_file
+from vbon.pool.files import FolderLock, replace_file
+from vbon.pool.fingerprint import Fingerprint
 from vbon.training import checkpoint
 from vbon.training.task import Task
 
 FORMAT = 1
+
+
+@dataclass
+class Origin:
+    """What a run was really made with, and where that was allowed to differ from its pool."""
+
+    fingerprint: Fingerprint | None = None
+    allowed_mismatches: list[str] = field(default_factory=list)
 
 
 class RunFolder:
@@ -28,6 +40,7 @@ class RunFolder:
         self.samples = self.own / "samples.jsonl"
         self.checkpoints = self.own / "checkpoints"
         self.description = self.own / "run.json"
+        self._lock: FolderLock | None = None
 
     def check(self, config: TrainConfig) -> None:
         """Refuse a folder in which this run cannot go; write nothing.
@@ -48,13 +61,20 @@ class RunFolder:
             _check_same(self.own / "config.yaml", config)
 
     def open(self, config: TrainConfig) -> None:
-        """Make the folder and write the merged config there. Raises VbonError where that cannot be done."""
+        """Make the folder, keep other processes out, write the merged config. Raises VbonError where it cannot."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            checkpoint.remove_leftovers(self.checkpoints)
         except OSError as error:
             raise VbonError(f"--out {self.path}: cannot be created ({error.strerror}); choose another") from None
+        self._lock = FolderLock(self.own, "run")
+        checkpoint.remove_leftovers(self.checkpoints)
         replace_file(self.own / "config.yaml", settings_text(config).encode())
+
+    def close(self) -> None:
+        """Let another process go on with the run."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def write_card(self, text: str) -> None:
         """README.md, the model's card."""
@@ -67,7 +87,7 @@ _FREE = ("resume", "out", "device", "num_threads", "tracker", "checkpoint_every"
 
 def settings_text(config: TrainConfig) -> str:
     """The merged config as YAML, without the flags that only say how this process is run."""
-    settings = yaml.safe_load(merged_text(config))
+    settings = yaml.safe_load(merged_text(without_secrets(config)))
     return yaml.safe_dump({k: v for k, v in settings.items() if k not in _FREE}, sort_keys=False, allow_unicode=True)
 
 
@@ -83,11 +103,15 @@ def save_model(path: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokeniz
         pad_token_id=task.sampling.pad_token_id,
         bos_token_id=policy.config.get_text_config().bos_token_id,
     )
-    policy.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    try:
+        policy.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+    except (OSError, SafetensorError) as error:
+        message = f"{path}: the model cannot be written ({error}); free some space, and --resume writes it"
+        raise VbonError(message) from None
 
 
-def describe(folder: RunFolder, config: TrainConfig, task: Task, allowed: list[str], result: dict[str, Any]) -> None:
+def describe(folder: RunFolder, config: TrainConfig, task: Task, made: Origin, result: dict[str, Any]) -> None:
     """Write run.json: what made this model, for `vbon evaluate` and `vbon report`."""
     description = {
         "format_version": FORMAT,
@@ -97,7 +121,8 @@ def describe(folder: RunFolder, config: TrainConfig, task: Task, allowed: list[s
         "algorithm": config.algorithm,
         "pool": str(task.pool.path),
         "pool_fingerprint": task.pool.fingerprint.to_json(),
-        "allowed_mismatches": allowed,
+        "fingerprint": None if made.fingerprint is None else made.fingerprint.to_json(),
+        "allowed_mismatches": made.allowed_mismatches,
         "ref_model": config.model,
         "reward": task.reward.name,
         "train_prompt_ids": [prompt.prompt_id for prompt in task.prompts],

@@ -131,10 +131,10 @@ def pool_rank_test(policy: nn.Module, task: Task, seed: int, num_draws: int = RA
     return stats.rank_test(k_lt, k_eq, task.cdf.num_samples[repeated], repeated, seed)
 
 
-def check_rank_test(result: stats.RankTest, pool: ReferencePool, *, allowed: bool) -> None:
-    """Refuse a pool that fresh samples do not fit. Raises VbonError with the p-value and the usual causes."""
+def check_rank_test(result: stats.RankTest, pool: ReferencePool, *, allowed: bool) -> bool:
+    """Whether fresh samples fit the pool; if not and not allowed, VbonError with the p-value and the usual causes."""
     if result.p_value >= RANK_TEST_P_VALUE or allowed:
-        return
+        return result.p_value >= RANK_TEST_P_VALUE
     raise VbonError(
         f"{pool.path}: fresh samples of the model do not rank like this pool's (p = {result.p_value:.1e}); its model, "
         "temperature, length, stop rule, chat template or reward was another one. Collect the pool again, or accept "

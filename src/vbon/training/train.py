@@ -13,6 +13,7 @@ from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
 from vbon.rewards import load_reward
+from vbon.training.run_folder import Origin
 from vbon.training.task import sampling_of
 from vbon.training.trainer import VBoNTrainer, make_accelerator
 
@@ -41,16 +42,17 @@ def train(config: TrainConfig) -> dict[str, Any]:
     )
     sampling = sampling_of(ref_policy, tokenizer, pool, config)
     sampler = Sampler(ref_policy, tokenizer, sampling.temperature, sampling.max_new_tokens, sampling.stop_token_ids)
+    actual = fingerprint_of(config.model, sampler, reward)
     allowed = check_fingerprint(
         pool.fingerprint,
-        fingerprint_of(config.model, sampler, reward),
+        actual,
         allow_mismatch=[field for field in config.allow_mismatch if field != "rank_test"],
         what="training",
     )
     trainer = VBoNTrainer(
         copy.deepcopy(ref_policy), ref_policy, reward, pool, config, tokenizer=tokenizer, accelerator=accelerator
     )
-    trainer.allowed_mismatches = allowed
+    trainer.origin = Origin(actual, allowed)
     return trainer.train()
 
 

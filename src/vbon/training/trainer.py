@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
@@ -13,6 +14,7 @@ from vbon.core.best_of_n import kl_floor, kl_from_reference
 from vbon.core.objectives import OBJECTIVES
 from vbon.errors import VbonError
 from vbon.models import load
+from vbon.models.logprobs import completion_logprobs
 from vbon.models.prompts import decode
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
@@ -25,13 +27,15 @@ from vbon.training.offline import PoolData, offline_step
 from vbon.training.online import check_shares, make_learner, run_iteration
 from vbon.training.progress import Progress
 from vbon.training.rollout import Rollouts
-from vbon.training.run_folder import RunFolder, describe, save_model
+from vbon.training.run_folder import Origin, RunFolder, describe, save_model
 from vbon.training.state import RunState
 from vbon.training.task import check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
 from vbon.training.validation import validate
 from vbon.training.watch import Watcher
 
 SAMPLES_SHOWN = 4
+FINITE_ROWS = 8
+RANK_TEST = "rank_test"
 
 
 class VBoNTrainer:
@@ -72,8 +76,8 @@ class VBoNTrainer:
         self.validation = make_task(validation, tokenizer, reward, sampling, config.tie_rule, policy)
         self.policy, self.ref_policy = policy, ref_policy.eval().requires_grad_(False)
         self.folder = RunFolder(config.out)
-        self.allowed_mismatches: list[str] = []
-        """Fields of the pool's fingerprint that differ and were accepted; recorded in the run."""
+        self.origin = Origin()
+        """What the run is made with, and the fields of the pool's fingerprint that may differ; recorded in the run."""
         self._console = Console(stderr=True, quiet=not self.accelerator.is_main_process)
 
     def train(self) -> dict[str, Any]:
@@ -89,17 +93,18 @@ class VBoNTrainer:
         try:
             with Progress(self._console, "iterations", self._num_steps()) as progress:
                 self._run(progress)
+            return self._finish()
         except KeyboardInterrupt:
             where = f"{self.folder.path}: stopped at iteration {self._state.iteration}"
             raise KeyboardInterrupt(f"{where}; the same command with --resume continues") from None
         except FloatingPointError as error:
+            last = checkpoint.latest(self.folder.checkpoints) or self.folder.checkpoints
             raise VbonError(
-                f"{error} after iteration {self._state.iteration}; the last good checkpoint is in "
-                f"{self.folder.checkpoints}. A smaller --learning-rate helps"
+                f"{error}; the last good checkpoint is in {last}. A smaller --learning-rate helps"
             ) from None
         finally:
             self._diary.close()
-        return self._finish()
+            self.folder.close()
 
     # The run -----------------------------------------------------------------------------------------------------
 
@@ -115,7 +120,11 @@ class VBoNTrainer:
         self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes there
         if self.accelerator.is_main_process:
             self.folder.open(self.config)
-        self._diary = Diary(self.folder, self.accelerator, self.config, self._state)
+        try:
+            self._diary = Diary(self.folder, self.accelerator, self.config, self._state)
+        except BaseException:
+            self.folder.close()
+            raise
 
     def _run(self, progress: Progress) -> None:
         config, state = self.config, self._state
@@ -154,6 +163,7 @@ class VBoNTrainer:
             self._keep_samples(rollouts)
             self._validate()
         if iteration % self.config.checkpoint_every == 0 or last:
+            self._require_finite(rollouts)
             self._checkpoint(checkpoint.ONLINE, iteration)
 
     def _validate(self) -> None:
@@ -182,9 +192,20 @@ class VBoNTrainer:
             OBJECTIVES[config.objective], config.n, config.kl_coef, config.seed,
         )  # fmt: skip
         if not abs(measured["objective"]) < float("inf"):
-            raise FloatingPointError("the policy's log-probabilities are not finite")
+            raise FloatingPointError(
+                f"after iteration {self._state.iteration} the policy gives no finite log-probabilities"
+            )
         [agreed] = broadcast_object_list([measured])
         return dict(agreed)
+
+    def _require_finite(self, rollouts: Rollouts) -> None:
+        """Weights that no longer give log-probabilities must not become the checkpoint to resume from."""
+        few = rollouts.sequences.select(torch.arange(min(FINITE_ROWS, len(rollouts.prompt_index))))
+        logprobs = completion_logprobs(self._learner.modules()["policy"], few, self.task.sampling.temperature)
+        if not torch.isfinite(logprobs).all():
+            raise FloatingPointError(
+                f"after iteration {self._state.iteration} the policy gives no finite log-probabilities"
+            )
 
     def _checkpoint(self, prefix: str, count: int) -> None:
         if self.accelerator.is_main_process:
@@ -206,6 +227,7 @@ class VBoNTrainer:
         """Save the best policy as the run's model; the last one is the last checkpoint."""
         state, policy = self._state, self._learner.modules()["policy"]
         assert state.best is not None
+        allowed = [*self.origin.allowed_mismatches, *(name for name in state.said if name == RANK_TEST)]
         checkpoint.load(self._best_folder(), {"policy": policy}, None)
         result = {
             "iterations": state.iteration,
@@ -218,8 +240,8 @@ class VBoNTrainer:
         self.policy = merged(policy)
         if self.accelerator.is_main_process:
             save_model(self.folder.path, self.policy, self.task.tokenizer, self.task)
-            self.folder.write_card(model_card(self.config, self.task, self.allowed_mismatches, result))
-            describe(self.folder, self.config, self.task, self.allowed_mismatches, result)
+            self.folder.write_card(model_card(self.config, self.task, allowed, result))
+            describe(self.folder, self.config, self.task, Origin(self.origin.fingerprint, allowed), result)
         self.accelerator.wait_for_everyone()
         return {"out": str(self.folder.path), **result}
 
@@ -229,7 +251,9 @@ class VBoNTrainer:
         """The step-0 rank test, and what is known to go wrong with this M and N."""
         result = pool_rank_test(self.ref_policy, self.task, self.config.seed)
         self._console.print(f"rank test of the pool: χ² p = {result.p_value:.3g}")
-        check_rank_test(result, self.task.pool, allowed="rank_test" in self.config.allow_mismatch)
+        allowed = RANK_TEST in self.config.allow_mismatch
+        if not check_rank_test(result, self.task.pool, allowed=allowed):
+            self._state.said.append(RANK_TEST)
         self._watcher.before_start(int(self.task.cdf.num_samples.min()))
 
     def _keep_samples(self, rollouts: Rollouts) -> None:

@@ -70,6 +70,8 @@ class Minibatch:
     values: Tensor | None
     returns: Tensor | None
     baseline: Tensor | None
+    prompt_index: Tensor | None = None
+    """Which prompts its rows are, for messages."""
 
     @property
     def mask(self) -> Tensor:
@@ -183,6 +185,7 @@ def _select(rollouts: Rollouts, baseline: Baseline, rows: Tensor) -> Minibatch:
         values=cut(baseline.values),
         returns=cut(baseline.returns),
         baseline=None if baseline.sequence is None else baseline.sequence[rows],
+        prompt_index=rollouts.prompt_index[rows.to(rollouts.prompt_index.device)],
     )
 
 
