@@ -80,6 +80,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b" ")
             time.sleep(0.1)
 
+    def do_drip_header(self, body):
+        """A header that never ends, a byte now and then."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        for _ in range(30):
+            self.wfile.write(b"x")
+            self.wfile.flush()
+            time.sleep(0.1)
+
+    def do_flood(self, body):
+        """An answer without end."""
+        self.send_response(200)
+        self.end_headers()
+        for _ in range(200):
+            self.wfile.write(b" " * (1 << 20))
+
     def do_hangup(self, body):
         self.send_response(200)
         self.send_header("Content-Length", "1000")

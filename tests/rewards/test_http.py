@@ -120,12 +120,16 @@ def test_each_wrong_answer_is_one_line(server, path, expected):
     assert expected in failure(f"{server.url}/{path}")
 
 
-@pytest.mark.parametrize("path", ["slow", "drip"])
+@pytest.mark.parametrize("path", ["slow", "drip", "drip_header"])
 def test_a_slow_answer_is_given_up(server, path):
     started = time.monotonic()
     message = failure(f"{server.url}/{path}", timeout=0.25, max_attempts=2)
     assert "no answer in 0.25 s; gave up after 2 attempts" in message
     assert time.monotonic() - started < 2.5  # drip would otherwise take 3 s an attempt
+
+
+def test_an_answer_without_end_is_given_up(server):
+    assert "its answer is longer than 64 MiB" in failure(f"{server.url}/flood")
 
 
 def test_a_server_that_dies_midway_is_named(tmp_path):

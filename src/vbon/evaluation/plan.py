@@ -12,7 +12,7 @@ from vbon.errors import VbonError
 from vbon.evaluation.runs import Run, read_runs
 from vbon.evaluation.setting import Setting
 from vbon.models import load
-from vbon.pool.fingerprint import check_fingerprint
+from vbon.pool.fingerprint import FIELDS, check_fingerprint
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, encode_prompts, fingerprint_of
 from vbon.pool.store import ReferencePool
@@ -42,7 +42,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     reward = _load_reward(_reward_spec(config, runs, pool), config, device)
     judges = tuple(_load_reward(spec, config, device) for spec in config.judges)
     _check_judges(judges)
-    _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
+    allowed = _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
     n = _shared_n(config, runs)
     setting = Setting(
         pool=pool,
@@ -56,7 +56,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
         seed=config.seed,
     )
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
-    settings = json.loads(json.dumps(dataclasses.asdict(filled)))
+    settings = json.loads(json.dumps(dataclasses.asdict(filled))) | {"allowed_mismatches": allowed}
     return Plan(runs, setting, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
 
 
@@ -131,14 +131,22 @@ def _check_fingerprints(
     ref_model: str,
     sampler: Sampler,
     reward: Reward,
-) -> None:
-    """The reference now, and what each run was trained against, must be what made the held-out pool."""
+) -> list[str]:
+    """The reference now, and what each run was trained with, must be what made the held-out pool.
+
+    Returns the fields that differ and were allowed.
+    """
     allowed = config.allow_mismatch
     actual = fingerprint_of(ref_model, sampler, reward)
-    check_fingerprint(pool.fingerprint, actual, allow_mismatch=allowed, what=f"reference {ref_model}")
-    for run in runs:
-        if run.pool_fingerprint is not None:
-            check_fingerprint(pool.fingerprint, run.pool_fingerprint, allow_mismatch=allowed, what=f"run {run.path}")
+    others = {f"reference {ref_model}": actual} | {
+        f"run {run.path}": run.fingerprint for run in runs if run.fingerprint is not None
+    }
+    differing = {
+        field
+        for what, other in others.items()
+        for field in check_fingerprint(pool.fingerprint, other, allow_mismatch=allowed, what=what)
+    }
+    return [field for field in FIELDS if field in differing]
 
 
 def _unknown_warnings(pool: ReferencePool) -> list[str]:

@@ -25,7 +25,8 @@ class Run:
     objective: str | None = None
     algorithm: str | None = None
     pool: str | None = None
-    pool_fingerprint: Fingerprint | None = None
+    fingerprint: Fingerprint | None = None
+    """What it was really trained with: its pool's, but where a mismatch was allowed."""
     ref_model: str | None = None
     reward: str | None = None
     train_prompt_ids: tuple[str, ...] | None = None
@@ -60,7 +61,8 @@ def _parse(name: str, path: str, content: dict[str, Any], where: str) -> Run:
         key: _typed(content, key, (str,), where) for key in ("objective", "algorithm", "pool", "ref_model", "reward")
     }
     n = _typed(content, "n", (int, float), where)
-    fingerprint = _typed(content, "pool_fingerprint", (dict,), where)
+    made_with = "pool_fingerprint" if content.get("fingerprint") is None else "fingerprint"
+    fingerprint = _typed(content, made_with, (dict,), where)
     ids = _typed(content, "train_prompt_ids", (list,), where)
     if n is not None and not 1 < n <= sys.float_info.max:
         raise VbonError(f"{where}: 'n' is {n}, but must be a number greater than 1")
@@ -68,7 +70,7 @@ def _parse(name: str, path: str, content: dict[str, Any], where: str) -> Run:
         name,
         path,
         n=None if n is None else float(n),
-        pool_fingerprint=None if fingerprint is None else parse_fingerprint(fingerprint, f"{where}: pool_fingerprint"),
+        fingerprint=None if fingerprint is None else parse_fingerprint(fingerprint, f"{where}: {made_with}"),
         train_prompt_ids=None if ids is None else tuple(map(str, ids)),
         **texts,
     )

@@ -19,9 +19,11 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from vbon.errors import VbonError
 from vbon.rewards.checked import CheckedReward, checked, shorten
 from vbon.rewards.protocol import Prompt, RewardError
+from vbon.rewards.time_limit import TimeLimitReached, call_within
 
 TOKEN_VARIABLE = "VBON_REWARD_TOKEN"
 CHUNK_BYTES = 1 << 16
+MAX_ANSWER_BYTES = 1 << 26  # a number a completion: more is no answer
 MAX_DELAY = 8.0  # seconds
 
 _jitter = random.Random()  # its own generator: waiting must not disturb anyone's seed
@@ -129,12 +131,10 @@ def post(endpoint: Endpoint, body: bytes, timeout: float) -> bytes:
     connect = http.client.HTTPSConnection if endpoint.secure else http.client.HTTPConnection
     connection = connect(endpoint.host, endpoint.port, timeout=timeout)
     try:
-        connection.request("POST", endpoint.target, body, endpoint.headers)
-        with connection.getresponse() as response:
-            answer = read_within(response, time.monotonic() + timeout)
+        response, answer = call_within(timeout, lambda: exchange(connection, endpoint, body, timeout))
     except ssl.SSLCertVerificationError as error:
         raise RewardError(f"its certificate is refused: {error.verify_message}") from None
-    except TimeoutError:
+    except (TimeoutError, TimeLimitReached):  # the second: headers that come a byte at a time
         raise TransientError(f"no answer in {timeout:g} s") from None
     except (OSError, http.client.HTTPException) as error:
         raise TransientError(f"the connection failed: {endpoint.redact(explain(error))}") from None
@@ -145,11 +145,24 @@ def post(endpoint: Endpoint, body: bytes, timeout: float) -> bytes:
     return answer
 
 
+def exchange(
+    connection: http.client.HTTPConnection, endpoint: Endpoint, body: bytes, timeout: float
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """Send the request and read the whole answer."""
+    started = time.monotonic()
+    connection.request("POST", endpoint.target, body, endpoint.headers)
+    with connection.getresponse() as response:
+        return response, read_within(response, started + timeout)
+
+
 def read_within(response: http.client.HTTPResponse, deadline: float) -> bytes:
     """The whole body; TimeoutError past `deadline`, since a socket's own time-out starts anew with every byte."""
-    chunks = []
+    chunks, size = [], 0
     while chunk := response.read1(CHUNK_BYTES):
         chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            raise RewardError(f"its answer is longer than {MAX_ANSWER_BYTES >> 20} MiB")
         if time.monotonic() > deadline:
             raise TimeoutError
     if response.length:  # read1 ends quietly where the connection did
