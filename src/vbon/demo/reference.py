@@ -2,7 +2,8 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -75,23 +76,33 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
     )  # fmt: skip
 
 
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Adam's averages of rare tokens fade into denormals, which cost twice the time. Not left on: others count on them."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def fit(model: GPT2LMHeadModel, rows: Tensor, labels: Tensor, steps: int) -> float:
     """Next-token training; cosine from the peak rate to a twentieth of it. Returns the mean loss of the last tenth."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
     losses = []
-    torch.set_flush_denormal(True)  # Adam's averages of rare tokens fade into denormals, which cost twice the time
     model.train()
-    for _ in track(range(steps), "reference", transient=True):
-        batch = torch.randint(0, len(rows), (BATCH,))
-        logits = model(rows[batch]).logits
-        loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[batch, 1:].flatten(), ignore_index=IGNORED)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
+    with _denormals_flushed():
+        for _ in track(range(steps), "reference", transient=True):
+            batch = torch.randint(0, len(rows), (BATCH,))
+            logits = model(rows[batch]).logits
+            loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[batch, 1:].flatten(), ignore_index=IGNORED)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
     model.eval()
     return sum(losses[-(steps // 10 + 1) :]) / (steps // 10 + 1)
 
