@@ -78,7 +78,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
 
 @contextmanager
 def _denormals_flushed() -> Iterator[None]:
-    """Adam's averages of rare tokens fade into denormals, which cost twice the time. Not left on: others count on them."""
+    """Adam's averages of rare tokens fade into denormals, which cost twice the time. Others count on them."""
     torch.set_flush_denormal(True)
     try:
         yield
