@@ -2,7 +2,8 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,16 +152,26 @@ def fit(model: PreTrainedModel, windows: Windows, config: ModelConfig, loss_of: 
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config.steps))
     generator = torch.Generator().manual_seed(0)
-    torch.set_flush_denormal(True)  # Adam's averages of rare tokens fade into denormals, which cost twice the time
     model.train()
-    for _ in track(range(config.steps), type(model).__name__, console=Console(stderr=True)):
-        loss = loss_of(model, *windows.draw(config.batch_size, generator))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+    with denormals_flushed():
+        for _ in track(range(config.steps), type(model).__name__, console=Console(stderr=True)):
+            loss = loss_of(model, *windows.draw(config.batch_size, generator))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
     model.eval()
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Adam's averages of rare tokens fade into denormals, which cost twice the time. Not left on: later stages differ."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @torch.no_grad()
