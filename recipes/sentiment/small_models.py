@@ -166,7 +166,7 @@ def fit(model: PreTrainedModel, windows: Windows, config: ModelConfig, loss_of: 
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Adam's averages of rare tokens fade into denormals, which cost twice the time. Not left on: later stages differ."""
+    """Adam's averages of rare tokens fade into denormals, which cost twice the time. Not left on after it."""
     torch.set_flush_denormal(True)
     try:
         yield
