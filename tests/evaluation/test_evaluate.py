@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,21 @@ def estimated_log_weight(world: Path, name: str, rewards: np.ndarray) -> tuple[n
     return log_weight(k_lt / 401, (k_lt + k_eq + 1) / 401, N), (k_lt + k_eq / 2) / 400
 
 
+def exact_win_rate_bon(world: Path, name: str, rewards: np.ndarray) -> np.ndarray:
+    """P(each completion beats the best of 4 of the 400 pooled), by counting subsets, (prompts, 40)."""
+    stored = ReferencePool.open(world / name).rewards.reshape(-1, 400)
+
+    def below(count: int) -> float:
+        return math.comb(count, int(N)) / math.comb(400, int(N))
+
+    return np.array(
+        [
+            [(below(np.sum(s < r)) + below(np.sum(s <= r))) / 2 for r in row]
+            for s, row in zip(stored, rewards, strict=True)
+        ]
+    )
+
+
 def exact_bon(tables: dict[str, np.ndarray]) -> np.ndarray:
     """log π_bon (prompts, 40) from the enumerated reference."""
     result = []
@@ -83,6 +99,7 @@ def test_every_estimate_of_fresh_samples_against_exact_sums(world: Path, exact: 
     quantities = {
         "reward": tables["rewards"],
         "win_rate": win,
+        "win_rate_bon": exact_win_rate_bon(world, name, tables["rewards"]),
         "kl_policy_ref": log_ratio,
         "kl_policy_ref_k1": log_ratio,
         "kl_policy_bon": log_ratio - weight,
@@ -108,6 +125,42 @@ def test_both_directions_of_kl_to_best_of_n_against_enumeration(exact: Exact, ev
         noise = 1.0 / np.sqrt(draws * len(estimate))  # terms spread by about one nat
         assert estimate.mean() == pytest.approx(value, abs=PLUG_IN + STANDARD_ERRORS * noise)
     assert 0 < summary["floor"]["kl_policy_bon"] < PLUG_IN
+
+
+@pytest.mark.parametrize("name", ["pool", "tied"])
+def test_best_of_k_of_the_policy_against_enumeration(exact: Exact, evaluated, name: str):
+    tables, (summary, _) = exact(name), evaluated(name)
+    rows = summary["policies"]["policy"]["best_of_k"]
+    assert [row["k"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        best, spread = [], []
+        for logprobs, rewards in zip(tables["policy"], tables["rewards"], strict=True):
+            levels, level = np.unique(rewards, return_inverse=True)
+            mass = np.bincount(level, np.exp(logprobs)) / np.exp(logprobs).sum()
+            probability = np.diff(np.cumsum(mass) ** row["k"], prepend=0.0)
+            best.append(probability @ levels)
+            spread.append(probability @ levels**2 - best[-1] ** 2)
+        # the variance of a U-statistic of order k is at most k/K of one draw's
+        error = np.sqrt(row["k"] * np.mean(spread) / SAMPLES / len(best))
+        assert abs(row["reward"]["value"] - np.mean(best)) < STANDARD_ERRORS * error
+    assert rows[0]["win_rate"] == pytest.approx(summary["policies"]["policy"]["metrics"]["win_rate"], rel=1e-9)
+    assert summary["reference"]["best_of_k"][3]["win_rate"]["value"] == pytest.approx(
+        summary["target"]["metrics"]["win_rate"]["value"], abs=0.03
+    )
+
+
+def test_length_correlation_and_share_worse_against_enumeration(exact: Exact, evaluated, completion_ids):
+    tables, (summary, folder) = exact("pool"), evaluated("pool")
+    lengths = np.array([len(row) for row in completion_ids], float)
+    for index, (logprobs, rewards) in enumerate(zip(tables["policy"], tables["rewards"], strict=True)):
+        covariance = np.cov(lengths, rewards, aweights=np.exp(logprobs))
+        expected = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+        measured = per_prompt(folder, "policy", "length_reward_correlation")[index]
+        assert measured == pytest.approx(expected, abs=STANDARD_ERRORS / np.sqrt(SAMPLES))
+    worse = np.mean(per_prompt(folder, "policy", "win_rate") < 0.5)
+    assert summary["policies"]["policy"]["metrics"]["share_worse"]["value"] == worse
+    assert summary["target"]["metrics"]["win_rate_bon"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert summary["target"]["metrics"]["share_worse"]["value"] == 0.0
 
 
 def test_the_target_against_enumeration(exact: Exact, evaluated):

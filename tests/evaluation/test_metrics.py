@@ -1,12 +1,18 @@
 """Pure metrics against brute force and closed forms."""
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from scipy.stats import pearsonr
 
 from vbon.core import best_of_n
 from vbon.core.reward_cdf import RewardCDF
 from vbon.evaluation import metrics
 from vbon.evaluation.result import gain_shares
+from vbon.evaluation.warnings import judge_warnings
+from vbon.pool.predict import sample_weights
 
 EXACT = 1e-12
 
@@ -52,3 +58,77 @@ def test_no_gain_to_share_is_null():
     flat = {"reward": np.ones(4), "win_rate": np.full(4, 0.5)}
     shares = gain_shares({"reward": np.arange(4.0), "win_rate": np.full(4, 0.7)}, flat, np.ones(4), seed=0)
     assert shares == {"reward_gain_share": None, "win_rate_gain_share": None}
+
+
+def beats(a: float, b: float) -> float:
+    return 1.0 * (a > b) + 0.5 * (a == b)
+
+
+def bon_cdf(pool: Sequence[float], n: float) -> np.ndarray:
+    return np.concatenate([[0.0], np.cumsum(sample_weights(np.sort(pool), n))])
+
+
+def test_win_rate_against_best_of_n_by_drawing_every_subset():
+    """Best of 3 of a pool without replacement, all subsets of it, ties within and with the completion."""
+    rng = np.random.default_rng(2)
+    pools = [rng.integers(0, 5, size).astype(float) for size in (6, 9)]
+    fresh = rng.integers(-1, 6, (2, 8)).astype(float)
+    cdf = RewardCDF(np.concatenate(pools), [6, 9])
+    k_lt, k_eq = (k.reshape(2, 8) for k in cdf.counts(np.repeat([0, 1], 8), fresh.ravel()))
+    expected = [
+        [np.mean([beats(r, max(drawn)) for drawn in itertools.combinations(pool, 3)]) for r in row]
+        for pool, row in zip(pools, fresh, strict=True)
+    ]
+    measured = metrics.win_rate_bon(k_lt, k_eq, [bon_cdf(pool, 3) for pool in pools])
+    assert measured == pytest.approx(np.array(expected), abs=EXACT)
+
+
+@pytest.mark.parametrize("n", [2, 4, 2.5, 30])
+def test_best_of_n_wins_half_the_time_against_itself(n: float):
+    """Completions of the pool under best-of-N's weights, whole N, N that is no integer, and N above M."""
+    pool = np.random.default_rng(3).integers(0, 8, 20).astype(float)
+    k_lt, k_eq = (k[None] for k in RewardCDF(pool, [20]).counts(np.zeros(20, int), pool))
+    wins = metrics.win_rate_bon(k_lt, k_eq, [bon_cdf(pool, n)])[0]
+    assert sample_weights(pool, n) @ wins == pytest.approx(0.5, abs=EXACT)
+    assert wins.mean() < 0.45
+
+
+def test_best_of_k_by_drawing_every_subset():
+    values = np.random.default_rng(4).integers(0, 6, (2, 7)).astype(float)
+    for k in range(1, 8):
+        expected = [np.mean([max(drawn) for drawn in itertools.combinations(row, k)]) for row in values]
+        assert metrics.best_of_k(values, k) == pytest.approx(np.array(expected), abs=EXACT)
+
+
+def test_length_and_reward_against_scipy_and_constant_prompts_are_0():
+    rng = np.random.default_rng(5)
+    lengths = rng.integers(1, 9, (3, 12)).astype(float)
+    rewards = lengths * [[0.5], [-1.0], [0.0]] + rng.normal(size=(3, 12))
+    expected = [pearsonr(x, y).statistic for x, y in zip(lengths, rewards, strict=True)]
+    assert metrics.length_reward_correlation(lengths, rewards) == pytest.approx(np.array(expected), abs=EXACT)
+    huge = metrics.length_reward_correlation(lengths, 1e300 * rewards / np.abs(rewards).max())
+    assert huge == pytest.approx(np.array(expected), abs=EXACT)
+    constant = np.full((3, 12), 0.1)  # its mean differs from 0.1 in the last bit
+    assert metrics.length_reward_correlation(lengths, constant).tolist() == [0.0] * 3
+    assert metrics.length_reward_correlation(constant, rewards).tolist() == [0.0] * 3
+
+
+def test_a_prompt_is_worse_only_below_one_half():
+    assert metrics.share_worse([[0.4, 0.6], [0.4, 0.59], [0.5, 0.5], [1.0, 0.0]]).tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_a_judge_that_falls_while_the_reward_rises_is_named():
+    noise = np.random.default_rng(6).normal(scale=0.01, size=50)
+    reference = {"reward": np.zeros(50), "judge_reward/j": np.zeros(50)}
+    level = noise - noise.mean()
+    rising, falling = 0.5 + level, -0.25 + level
+    cases = {
+        "exploits": (rising, falling),
+        "improves": (rising, rising),
+        "worsens": (falling, falling),
+        "same": (level, falling),
+        "unmoved": (rising, level),
+    }
+    policies = {name: {"reward": r, "judge_reward/j": j} for name, (r, j) in cases.items()}
+    lines = list(judge_warnings(policies, reference, seed=0))
+    assert len(lines) == 1 and lines[0].startswith("exploits: judge j falls by 0.25")

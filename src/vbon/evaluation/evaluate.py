@@ -18,14 +18,20 @@ from vbon.evaluation.output import make_folder, print_evaluation, write_evaluati
 from vbon.evaluation.plan import Plan, make_plan
 from vbon.evaluation.progress import progress_bar
 from vbon.evaluation.runs import Run
-from vbon.evaluation.samples import Advance, Samples, draw_samples, kl_bon_policy, per_prompt_metrics, pool_logprobs
+from vbon.evaluation.samples import (
+    Advance,
+    Samples,
+    best_of_k,
+    draw_samples,
+    kl_bon_policy,
+    per_prompt_metrics,
+    pool_logprobs,
+)
 from vbon.evaluation.setting import Setting
+from vbon.evaluation.warnings import judge_warnings, setting_warnings
 from vbon.models import load
 
 Float = NDArray[np.float64]
-SAMPLES_PER_N = 25
-"""M below 25·N leaves the estimate of KL(π_θ‖π_bon) a floor of about 0.02 nats a unit of N/M."""
-RANK_TEST_P_VALUE = 1e-4
 REFERENCE = "reference"
 TARGET = "best-of-n"
 
@@ -85,7 +91,7 @@ def evaluate(
             per_prompt[name]["kl_bon_policy"] = kl_bon_policy(policy, setting, ref_logprobs)
         if with_throughput:
             rates[name] = throughput.one_sample_rate(policy, setting)
-    return Evaluation(setting, _summary(setting, per_prompt, samples[REFERENCE]), per_prompt, samples, rates)
+    return Evaluation(setting, _summary(setting, per_prompt, samples), per_prompt, samples, rates)
 
 
 def _evaluate_plan(plan: Plan, config: EvaluateConfig) -> Evaluation:
@@ -136,8 +142,9 @@ def _ref_logprobs(setting: Setting) -> Float | None:
     return stored if np.isfinite(stored).all() else pool_logprobs(setting.sampler.model, setting)
 
 
-def _summary(setting: Setting, per_prompt: dict[str, dict[str, Float]], reference: Samples) -> dict[str, Any]:
-    rank_test = _rank_test(setting, reference)
+def _summary(setting: Setting, per_prompt: dict[str, dict[str, Float]], samples: dict[str, Samples]) -> dict[str, Any]:
+    rank_test = _rank_test(setting, samples[REFERENCE])
+    curves = {name: best_of_k(one, setting) for name, one in samples.items()}
     names = [name for name in per_prompt if name not in (REFERENCE, TARGET)]
     return {
         "format_version": 1,
@@ -149,12 +156,17 @@ def _summary(setting: Setting, per_prompt: dict[str, dict[str, Float]], referenc
         "fingerprint": setting.pool.fingerprint.to_json(),
         "reward": setting.reward.name,
         "judges": [judge.name for judge in setting.judges],
-        "policies": {name: _policy_row(name, names[0], per_prompt, setting) for name in names},
-        REFERENCE: {"metrics": _metrics(REFERENCE, per_prompt, setting)},
+        "policies": {
+            name: {**_policy_row(name, names[0], per_prompt, setting), "best_of_k": curves[name]} for name in names
+        },
+        REFERENCE: {"metrics": _metrics(REFERENCE, per_prompt, setting), "best_of_k": curves[REFERENCE]},
         "target": {"metrics": result.estimates(per_prompt[TARGET], setting.seed)},
         "floor": {"kl_policy_bon": target.kl_policy_bon_floor(setting)},
         "rank_test": {"chi2": rank_test.chi2, "p_value": rank_test.p_value},
-        "warnings": _warnings(setting, rank_test),
+        "warnings": [
+            *setting_warnings(setting, rank_test),
+            *judge_warnings({name: per_prompt[name] for name in names}, per_prompt[REFERENCE], setting.seed),
+        ],
     }
 
 
@@ -172,23 +184,3 @@ def _rank_test(setting: Setting, reference: Samples) -> stats.RankTest:
     index = np.repeat(np.arange(len(setting.pool)), setting.samples_per_prompt)
     counts = (reference.k_lt.ravel(), reference.k_eq.ravel())
     return stats.rank_test(*counts, setting.pool.num_samples[index], index, setting.seed)
-
-
-def _warnings(setting: Setting, rank_test: stats.RankTest) -> list[str]:
-    samples, wanted = int(setting.pool.num_samples.min()), SAMPLES_PER_N * setting.n
-    lines = [
-        (
-            samples < wanted,
-            f"M = {samples} is below {SAMPLES_PER_N}·N = {wanted:g}: KL to best-of-N reads high by about the floor",
-        ),
-        (
-            rank_test.p_value < RANK_TEST_P_VALUE,
-            f"fresh samples of the reference do not rank like the pool's (p = {rank_test.p_value:.1e}): another model, "
-            "temperature, length, stop rule, template or reward made it",
-        ),
-        (
-            not setting.pool.has_completion_ids,
-            "the pool has no token ids, so KL(π_bon‖π_θ) is not measured",
-        ),
-    ]
-    return [line for holds, line in lines if holds]

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vbon.errors import VbonError
-from vbon.evaluation import metrics
+from vbon.evaluation.samples import sample_win_rates
 from vbon.pool.files import replace_file
 from vbon.pool.prompts import canonical_json
 
@@ -100,7 +100,7 @@ def _sample_rows(evaluation: "Evaluation") -> Iterator[dict[str, Any]]:
     setting = evaluation.setting
     size = setting.samples_per_prompt
     for policy, samples in evaluation.samples.items():
-        wins = metrics.win_rate(samples.k_lt, samples.k_eq, setting.pool.num_samples)
+        wins = sample_win_rates(samples, setting)
         for p, prompt in enumerate(setting.pool.prompts):
             for k in range(min(size, SHOWN_SAMPLES)):
                 yield {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 from vbon.core import best_of_n
 from vbon.evaluation import metrics
 from vbon.evaluation.divergence import Divergence, divergence, sequence_logprobs
+from vbon.evaluation.result import estimates
 from vbon.evaluation.setting import Setting
 from vbon.models import load
 from vbon.models.prompts import decode
@@ -64,24 +66,44 @@ def draw_samples(policy: PreTrainedModel, setting: Setting, advance: Advance = l
 def per_prompt_metrics(samples: Samples, setting: Setting) -> dict[str, Float]:
     """Every metric of fresh samples, one value a prompt."""
     div, weight, rows = samples.divergence, samples.log_weight, _by_prompt(samples, setting)
+    lengths = np.array([[len(row) for row in one] for one in rows], np.float64)
+    win_rates = sample_win_rates(samples, setting)
     means = {
         "reward": samples.rewards,
-        "win_rate": metrics.win_rate(samples.k_lt, samples.k_eq, setting.pool.num_samples),
+        "win_rate": win_rates,
+        "win_rate_bon": metrics.win_rate_bon(samples.k_lt, samples.k_eq, setting.bon_cdf),
         "kl_policy_ref": div.kl,
         "kl_policy_ref_k1": div.log_ratio,
         "eos_rate": samples.finished,
-        "completion_length": np.array([[len(row) for row in one] for one in rows], np.float64),
+        "completion_length": lengths,
         "entropy": div.entropy,
         **{f"judge_reward/{name}": rewards for name, rewards in samples.judge_rewards.items()},
     }
     return {
         **{name: values.mean(1) for name, values in means.items()},
+        "share_worse": metrics.share_worse(win_rates),
         "kl_policy_bon": metrics.kl_policy_bon(div.kl, weight),
         "kl_policy_bon_k1": metrics.kl_policy_bon(div.log_ratio, weight),
+        "length_reward_correlation": metrics.length_reward_correlation(lengths, samples.rewards),
         "distinct_1": np.array([metrics.distinct_n(one, 1) for one in rows]),
         "distinct_2": np.array([metrics.distinct_n(one, 2) for one in rows]),
         "distinct_completions": np.array([metrics.distinct_completions(one) for one in rows]),
     }
+
+
+def sample_win_rates(samples: Samples, setting: Setting) -> Float:
+    """Share of the pool that each completion beats, ties half, (P, K)."""
+    return metrics.win_rate(samples.k_lt, samples.k_eq, setting.pool.num_samples)
+
+
+def best_of_k(samples: Samples, setting: Setting) -> list[dict[str, Any]]:
+    """Reward and win rate of the best of k of the policy's own samples, k = 1 … min(N, K), with intervals."""
+    values = {"reward": samples.rewards, "win_rate": sample_win_rates(samples, setting)}
+    most = min(int(setting.n), setting.samples_per_prompt)
+    return [
+        {"k": k, **estimates({name: metrics.best_of_k(value, k) for name, value in values.items()}, setting.seed)}
+        for k in range(1, most + 1)
+    ]
 
 
 def kl_bon_policy(policy: PreTrainedModel, setting: Setting, ref_logprobs: Float) -> Float:

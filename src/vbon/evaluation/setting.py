@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from vbon.core import best_of_n, seeds
 from vbon.core.reward_cdf import RewardCDF
+from vbon.pool.predict import sample_weights
 from vbon.pool.sampling import Sampler
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
@@ -40,6 +41,12 @@ class Setting:
         """log Ŵ of the pool's own samples, leave-one-out, (ΣM,)."""
         interval = self.cdf.pool_interval()
         return best_of_n.log_weight(interval.cdf_lt, interval.cdf_le, self.n)
+
+    @cached_property
+    def bon_cdf(self) -> list[Float]:
+        """P(best-of-N is one of the k lowest of the pool's samples), k = 0 … M; (M+1,) of each prompt."""
+        ordered = (np.sort(rewards) for rewards in self.per_prompt(self.pool.rewards))
+        return [np.concatenate([[0.0], np.cumsum(sample_weights(rewards, self.n))]) for rewards in ordered]
 
     @cached_property
     def draw_seed(self) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbon.core import best_of_n
+from vbon.evaluation.metrics import share_worse
 from vbon.evaluation.setting import Setting
 from vbon.pool.predict import predict, sample_weights
 from vbon.pool.prompts import reward_columns
@@ -21,7 +22,10 @@ def target_metrics(setting: Setting) -> dict[str, Float]:
     """
     predictions = np.array([predict(rewards, setting.n) for rewards in setting.per_prompt(setting.pool.rewards)])
     keys = ("reward", "win_rate", "kl_policy_ref")
-    return {**dict(zip(keys, predictions.T, strict=True)), **_of_completions(setting)}
+    values = dict(zip(keys, predictions.T, strict=True))
+    against_itself = np.full(len(predictions), 0.5)
+    worse = share_worse(predictions[:, 1:2])
+    return {**values, "win_rate_bon": against_itself, "share_worse": worse, **_of_completions(setting)}
 
 
 def pool_reward(setting: Setting) -> Float:
