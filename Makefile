@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-fast test-verl check format clean
+.PHONY: help demo test test-fast test-verl test-faults check audit format clean
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -33,15 +33,25 @@ test-verl:      ## contracts with verl and OpenRLHF, in .venv-verl: verl pins an
 	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check --no-deps openrlhf==0.11.2
 	.venv-verl/bin/python -m pytest tests/integrations/test_verl.py tests/integrations/test_openrlhf.py
 
-check: $(STAMP) ## lint, format, types, and the direction of imports
+test-faults: $(STAMP) ## 200 SIGKILLs over collect and train, 100,000 damaged files into every reader (about 12 minutes)
+	$(BIN)/python tests/faults/kills.py --kills 200
+	$(BIN)/python tests/faults/fuzz.py --inputs 100000
+
+check: $(STAMP) ## lint (ruff's security rules among it), format, types, the direction of imports, the audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory audit
+
+audit:          ## known vulnerabilities of the pinned dependencies, by pip-audit in .venv-audit; needs the network
+	test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 format: $(STAMP) ## rewrite the code as `make check` wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:          ## remove the virtual environment and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-audit .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

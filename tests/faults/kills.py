@@ -9,6 +9,7 @@ is still there, bit for bit.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -129,11 +130,10 @@ def diary(out: Path) -> list[dict[str, Any]]:
 def last_checkpoint(out: Path) -> dict[str, Any]:
     """That a checkpoint was written: the number of the newest one."""
     checkpoints = out / "vbon/checkpoints"
-    found = sorted(
-        path.parent.name for kind in ("offline", "step") for path in checkpoints.glob(f"{kind}-*/state.json")
+    offline, online = (
+        sorted(path.parent.name for path in checkpoints.glob(f"{kind}-*/state.json")) for kind in ("offline", "step")
     )
-    steps = [name for name in found if name.startswith("step-")] or found
-    return dict.fromkeys(steps[-1:])
+    return dict.fromkeys((online or offline)[-1:])
 
 
 def subjects(folder: Path) -> list[Subject]:
@@ -198,10 +198,8 @@ def attempt(subject: Subject, out: Path, random: Random, duration: float, count:
 
 
 def _kill(child: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _check_kept(subject: Subject, out: Path, before: dict[str, Any], count: Count) -> None:
@@ -290,9 +288,7 @@ def run(kills: int, seed: int) -> dict[str, Count]:
 
 def summary(counts: dict[str, Count]) -> str:
     """A Markdown table."""
-    lines = [
-        "| command | SIGKILLs | of them at a file operation | runs finished | lost | repeated | not bit-identical |"
-    ]
+    lines = ["| command | SIGKILLs | of them at a file operation | runs finished | lost | repeated | different |"]
     lines.append("|---|--:|--:|--:|--:|--:|--:|")
     names = ("kills", "at_files", "runs", "lost", "repeated", "different")
     rows = {name: [getattr(count, key) for key in names] for name, count in counts.items()}

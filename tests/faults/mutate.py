@@ -18,11 +18,13 @@ TEXTS = (
 NUMBERS = (0, -1, 1, 2**31, 2**63, -(2**63), 2**64, 10**400, 0.1, -0.0, 1e-320, 1e308, True, False)
 VALUES: tuple[Any, ...] = (None, [], {}, [[]], [None], {"": None}, *TEXTS, *NUMBERS)
 SNIPPETS = (
-    b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r\n", b"\n", b"\r", b"\x1a", b"\xed\xa0\x80", b"\xc0\x80", b"\\ud800", b'"',
-    b"'", b",", b":", b"\t", b"#", b"{", b"}", b"[", b"]", b"[" * 20_000, b'{"a":' * 20_000, b"NaN", b"Infinity",
+    b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r\n", b"\n", b"\r", b"\x1a", b"\xed\xa0\x80", b"\xc0\x80", b"\\ud800",
+    b'"', b"'", b",", b":", b"\t", b"#", b"{", b"}", b"[", b"]", b"[" * 20_000, b'{"a":' * 20_000, b"NaN", b"Infinity",
     b"-Infinity", b"1e999", b"1" * 5_000, b"-0", b"0x10", b"null", b"true", b"\\u0000", b'"prompt":', b'"prompt":"x",',
-    b"../", b"/etc/passwd", HTML.encode(), b"x" * 100_000, b"&a ", b"*a", b"<<: *a", b"? ", b"- ", b"---\n", b"%YAML 9.9\n",
-    b"!!python/object/apply:os.system ['touch canary']", b"!!python/name:os.system", b"!!binary aGk=", b"!!timestamp 9999",
+    b"../", b"/etc/passwd", HTML.encode(), b"x" * 100_000, b"&a ", b"*a", b"<<: *a", b"? ", b"- ", b"---\n",
+    b"%YAML 9.9\n",
+    b"!!python/object/apply:os.system ['touch canary']", b"!!python/name:os.system", b"!!binary aGk=",
+    b"!!timestamp 9999",
     b"2001-12-14t21:59:43.10-05:00", b"0o8", b"1:60:60", b".inf", b".nan", b"PAR1", b"\x1f\x8b", b"\x80\x04\x95",
 )  # fmt: skip
 
