@@ -1,4 +1,6 @@
-"""A reward server to test against, run as `python reward_server.py LOG`: prints its port, the path picks a behaviour.
+"""A reward server to test against, run as `python reward_server.py LOG [PORT]`: it prints its port.
+
+The path of a request picks the behaviour.
 
 Every request is appended to LOG as one JSON line. An honest answer is the number of characters of each completion.
 """
@@ -8,6 +10,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 LOG = sys.argv[1]
 FAILURES = {}
@@ -41,6 +44,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_nan(self, body):
         rewards = ["NaN" if "bad" in c else "1.0" for c in body["completions"]]
         self.answer(200, '{"rewards": [' + ", ".join(rewards) + "]}")
+
+    def do_all_nan(self, body):
+        self.answer(200, json.dumps({"rewards": [float("nan")] * len(body["completions"])}))
 
     def do_short(self, body):
         self.answer(200, json.dumps({"rewards": [1.0]}))
@@ -95,6 +101,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         for _ in range(200):
             self.wfile.write(b" " * (1 << 20))
 
+    def do_switch(self, body):
+        """As told by the file LOG.mode, `COUNT NAME`: honest for so many requests, then as the path NAME."""
+        mode = LOG + ".mode"
+        told = Path(mode).read_text() if os.path.exists(mode) else "0 ok"
+        count, name = told.split()
+        FAILURES[told] = FAILURES.get(told, 0) + 1
+        getattr(self, f"do_{name if FAILURES[told] > int(count) else 'ok'}")(body)
+
     def do_hangup(self, body):
         self.send_response(200)
         self.send_header("Content-Length", "1000")
@@ -115,6 +129,6 @@ class Server(http.server.ThreadingHTTPServer):
         pass
 
 
-server = Server(("127.0.0.1", 0), Handler)
+server = Server(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0), Handler)
 print(server.server_port, flush=True)
 server.serve_forever()
