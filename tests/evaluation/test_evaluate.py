@@ -210,7 +210,7 @@ def test_same_seed_same_bytes_another_seed_other_samples(world: Path, tmp_path: 
     before = {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
     evaluate_command(small)
     assert {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()} == before
-    assert set(before) == {"evaluation.json", "per_prompt.parquet", "samples.parquet"}
+    assert set(before) == {"evaluation.json", "per_prompt.parquet", "reference.parquet", "samples.parquet"}
 
 
 def test_shares_of_gain_resample_both_sides_together(evaluated):
@@ -250,6 +250,18 @@ def test_the_target_of_a_judge_against_all_pairs(world: Path, tmp_path: Path):
         assert abs(expected - values.mean()) > 0.01  # best-of-N is longer or shorter than the pool
 
 
+@pytest.mark.parametrize("name", ["pool", "tied"])
+def test_reward_quantiles_of_the_reference_by_counting(world: Path, evaluated, name: str):
+    """The smallest reward of the pool that at least a share p of the pool does not exceed; exact in hundredths."""
+    pool = ReferencePool.open(world / name)
+    rows = pq.read_table(evaluated(name)[1] / "reference.parquet").to_pylist()
+    assert [row["prompt"] for row in rows] == [prompt.prompt for prompt in pool.prompts]
+    for row, rewards in zip(rows, pool.rewards.reshape(-1, 400), strict=True):
+        counts = {r: int(np.sum(rewards <= r)) for r in rewards}
+        expected = [min(r for r, count in counts.items() if 100 * count >= 400 * p) for p in range(101)]
+        assert row["reward_quantiles"] == expected
+
+
 def test_few_samples_are_warned_of(world: Path, tmp_path: Path):
     summary = evaluate_command(config_of(world, n=32.0, samples_per_prompt=2, out=str(tmp_path / "eval")))
     assert any("M = 400 is below 25·N = 800" in line for line in summary["warnings"])
@@ -258,8 +270,10 @@ def test_few_samples_are_warned_of(world: Path, tmp_path: Path):
 def test_throughput_stands_apart(world: Path, tmp_path: Path):
     config = config_of(world, throughput=True, batch_size=8, samples_per_prompt=2, limit=2, out=str(tmp_path / "eval"))
     evaluate_command(config)
-    rates = json.loads((tmp_path / "eval" / "throughput.json").read_text())["completions_per_second"]
-    assert set(rates) == {"reference", "policy", "best-of-n"} and rates["policy"] > rates["best-of-n"] > 0
+    speeds = json.loads((tmp_path / "eval" / "throughput.json").read_text())
+    rates, latencies = speeds["completions_per_second"], speeds["latency_seconds"]
+    assert set(rates) == set(latencies) == {"reference", "policy", "best-of-n"}
+    assert rates["policy"] > rates["best-of-n"] > 0 and min(latencies.values()) > 0
     evaluate_command(dataclasses.replace(config, throughput=False))
     assert not (tmp_path / "eval" / "throughput.json").exists()
 

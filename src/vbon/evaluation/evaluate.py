@@ -47,8 +47,8 @@ class Evaluation:
     summary: dict[str, Any]
     per_prompt: dict[str, dict[str, Float]]
     samples: dict[str, Samples]
-    rates: dict[str, float]
-    """Completions a second, where they were timed."""
+    speeds: dict[str, throughput.Speed]
+    """Empty where nothing was timed."""
 
 
 def evaluate_command(config: EvaluateConfig) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def evaluate(
     """
     ref_policy, ref_logprobs = setting.sampler.model, _ref_logprobs(setting)
     per_prompt: dict[str, dict[str, Float]] = {TARGET: target.target_metrics(setting)}
-    samples, rates = {}, {TARGET: throughput.best_of_n_rate(setting)} if with_throughput else {}
+    samples, speeds = {}, {TARGET: throughput.best_of_n_speed(setting)} if with_throughput else {}
     for name, policy in _with_reference(policies, ref_policy):
         if name in per_prompt:
             raise VbonError(f"two policies are named {name}; {REFERENCE} and {TARGET} stand for themselves")
@@ -90,8 +90,8 @@ def evaluate(
         if ref_logprobs is not None:
             per_prompt[name]["kl_bon_policy"] = kl_bon_policy(policy, setting, ref_logprobs)
         if with_throughput:
-            rates[name] = throughput.one_sample_rate(policy, setting)
-    return Evaluation(setting, _summary(setting, per_prompt, samples), per_prompt, samples, rates)
+            speeds[name] = throughput.one_sample_speed(policy, setting)
+    return Evaluation(setting, _summary(setting, per_prompt, samples), per_prompt, samples, speeds)
 
 
 def _evaluate_plan(plan: Plan, config: EvaluateConfig) -> Evaluation:

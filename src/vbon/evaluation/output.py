@@ -3,12 +3,14 @@
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -16,10 +18,11 @@ from rich.table import Table
 from vbon.errors import VbonError
 from vbon.evaluation.samples import sample_win_rates
 from vbon.pool.files import replace_file
-from vbon.pool.prompts import canonical_json
+from vbon.pool.prompts import Prompt, canonical_json
 
 if TYPE_CHECKING:
     from vbon.evaluation.evaluate import Evaluation
+    from vbon.evaluation.throughput import Speed
 
 SHOWN_SAMPLES = 4
 """Completions of each prompt and policy that samples.parquet keeps."""
@@ -45,6 +48,10 @@ _SAMPLE_SCHEMA = pa.schema(
     ]
 )
 
+_REFERENCE_SCHEMA = pa.schema(
+    [("prompt_id", pa.string()), ("prompt", pa.string()), ("reward_quantiles", pa.list_(pa.float64()))]
+)
+
 
 def make_folder(out: str) -> Path:
     """The folder of the evaluation. Raises VbonError where it cannot be made, before the work."""
@@ -57,11 +64,12 @@ def make_folder(out: str) -> Path:
 
 
 def write_evaluation(folder: Path, evaluation: "Evaluation") -> None:
-    """per_prompt.parquet, samples.parquet, throughput.json (where timed) and, last, evaluation.json."""
+    """The tables in Parquet, throughput.json (where timed) and, last, evaluation.json."""
     replace_file(folder / "per_prompt.parquet", _parquet(per_prompt_table(evaluation)))
     replace_file(folder / "samples.parquet", _parquet(samples_table(evaluation)))
-    if evaluation.rates:
-        replace_file(folder / "throughput.json", _json({"completions_per_second": evaluation.rates}))
+    replace_file(folder / "reference.parquet", _parquet(reference_table(evaluation)))
+    if evaluation.speeds:
+        replace_file(folder / "throughput.json", _json(_speeds_record(evaluation.speeds)))
     else:
         (folder / "throughput.json").unlink(missing_ok=True)
     replace_file(folder / "evaluation.json", _json(evaluation.summary))
@@ -86,12 +94,32 @@ def samples_table(evaluation: "Evaluation") -> pa.Table:
     return pa.Table.from_pylist(list(_sample_rows(evaluation)), _SAMPLE_SCHEMA)
 
 
+def reference_table(evaluation: "Evaluation") -> pa.Table:
+    """The reference's reward CDF of each prompt: rewards of its pool at 0, 1 … 100 %, each one that was drawn."""
+    setting = evaluation.setting
+    rows = [
+        {
+            "prompt_id": prompt.prompt_id,
+            "prompt": _text(prompt),
+            "reward_quantiles": reward_quantiles(rewards),
+        }
+        for prompt, rewards in zip(setting.pool.prompts, setting.per_prompt(setting.pool.rewards), strict=True)
+    ]
+    return pa.Table.from_pylist(rows, _REFERENCE_SCHEMA)
+
+
+def reward_quantiles(rewards: NDArray[np.float64]) -> list[float]:
+    """For p = 0, 1 … 100 %: the lowest of M rewards that a share p of them does not exceed; the lowest for 0."""
+    ranks = -(-np.arange(101) * len(rewards) // 100)  # ⌈p·M⌉ without rounding
+    return [float(reward) for reward in np.sort(rewards)[np.maximum(ranks, 1) - 1]]
+
+
 def print_evaluation(evaluation: "Evaluation", console: Console) -> None:
     """Policies × main metrics with intervals, the target, the floor, warnings."""
     summary = evaluation.summary
     console.print(_table(summary))
-    if evaluation.rates:
-        console.print(_rates_line(evaluation.rates), highlight=False)
+    for line in _speed_lines(evaluation.speeds):
+        console.print(line, highlight=False)
     for line in summary["warnings"]:
         console.print(f"[yellow]warning:[/] {line}", highlight=False)
 
@@ -106,7 +134,7 @@ def _sample_rows(evaluation: "Evaluation") -> Iterator[dict[str, Any]]:
                 yield {
                     "policy": policy,
                     "prompt_id": prompt.prompt_id,
-                    "prompt": canonical_json(prompt.prompt) if prompt.is_chat else prompt.prompt,
+                    "prompt": _text(prompt),
                     "sample_index": k,
                     "completion": samples.completions[p * size + k],
                     "reward": samples.rewards[p, k],
@@ -115,6 +143,10 @@ def _sample_rows(evaluation: "Evaluation") -> Iterator[dict[str, Any]]:
                     "log_weight": samples.log_weight[p, k],
                     "finished": bool(samples.finished[p, k]),
                 }
+
+
+def _text(prompt: Prompt) -> str:
+    return canonical_json(prompt.prompt) if isinstance(prompt.prompt, list) else prompt.prompt
 
 
 def _table(summary: dict[str, Any]) -> Table:
@@ -148,8 +180,17 @@ def _cell(estimate: dict[str, float | None] | None) -> str:
     return f"{text}\n{estimate['low']:.3f}…{estimate['high']:.3f}"
 
 
-def _rates_line(rates: dict[str, float]) -> str:
-    return "completions a second: " + ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
+def _speeds_record(speeds: "Mapping[str, Speed]") -> dict[str, Any]:
+    return {
+        "completions_per_second": {name: speed.rate for name, speed in speeds.items()},
+        "latency_seconds": {name: speed.latency for name, speed in speeds.items()},
+    }
+
+
+def _speed_lines(speeds: "Mapping[str, Speed]") -> Iterator[str]:
+    if speeds:
+        yield "completions a second: " + ", ".join(f"{name} {speed.rate:.3g}" for name, speed in speeds.items())
+        yield "one prompt, seconds: " + ", ".join(f"{name} {speed.latency:.3g}" for name, speed in speeds.items())
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -1,9 +1,10 @@
-"""Completions a second: one sample of a policy against best-of-N of the reference, both at a full batch."""
+"""One sample of a policy against best-of-N of the reference: rate at a full batch, latency at batch 1."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,41 +18,55 @@ from vbon.models.prompts import decode
 from vbon.pool.prompts import reward_columns
 
 REPEATS = 3
+PROMPTS_ONE_BY_ONE = 8
+"""Prompts whose mean is the latency: completions differ in length."""
 
 
-def one_sample_rate(policy: PreTrainedModel, setting: Setting) -> float:
-    """Completions a second of plain sampling, `batch_size` prompts at a time."""
-    return setting.batch_size / _median_seconds(lambda: _sample(policy, setting, setting.batch_size, 1))
+class Speed(NamedTuple):
+    """Completions a second at a full batch; latency: seconds from one prompt to its one completion."""
+
+    rate: float
+    latency: float
 
 
-def best_of_n_rate(setting: Setting) -> float:
-    """Completions a second of best-of-⌈N⌉ of the reference: `batch_size` draws at a time, scored, one in N kept."""
+def one_sample_speed(policy: PreTrainedModel, setting: Setting) -> Speed:
+    """Plain sampling: `batch_size` prompts at a time, then one at a time."""
+    return _speed(lambda prompts: _sample(policy, setting, prompts, 1), setting, setting.batch_size)
+
+
+def best_of_n_speed(setting: Setting) -> Speed:
+    """Best-of-⌈N⌉ of the reference, scoring included: `batch_size` draws at a time, then the N draws of one prompt."""
     n = math.ceil(setting.n)
-    num_prompts = max(1, setting.batch_size // n)
-    return num_prompts / _median_seconds(lambda: _sample_and_score(setting, num_prompts, n))
+    return _speed(lambda prompts: _sample_and_score(setting, prompts, n), setting, max(1, setting.batch_size // n))
 
 
-def _sample_and_score(setting: Setting, num_prompts: int, n: int) -> None:
-    texts = decode(setting.sampler.tokenizer, _sample(setting.sampler.model, setting, num_prompts, n))
-    prompts = [setting.pool.prompts[i] for i in np.repeat(_cycle(setting, num_prompts), n)]
-    setting.reward([prompt.prompt for prompt in prompts], texts, **reward_columns(prompts))
+def _speed(work: Callable[[Sequence[int]], object], setting: Setting, num_prompts: int) -> Speed:
+    """`work` takes the indices of the prompts to complete, each of them once."""
+    full = [i % len(setting.prompt_ids) for i in range(num_prompts)]
+    singles = range(min(PROMPTS_ONE_BY_ONE, len(setting.prompt_ids)))
+    rate = len(full) / _median_seconds(lambda: work(full))
+    return Speed(rate, _median_seconds(lambda: [work([i]) for i in singles]) / len(singles))
 
 
-def _sample(model: PreTrainedModel, setting: Setting, num_prompts: int, num_samples: int) -> list[list[int]]:
+def _sample_and_score(setting: Setting, prompts: Sequence[int], n: int) -> None:
+    texts = decode(setting.sampler.tokenizer, _sample(setting.sampler.model, setting, prompts, n))
+    rows = [setting.pool.prompts[i] for i in np.repeat(prompts, n)]
+    setting.reward([prompt.prompt for prompt in rows], texts, **reward_columns(rows))
+
+
+def _sample(model: PreTrainedModel, setting: Setting, prompts: Sequence[int], num_samples: int) -> list[list[int]]:
     sampler = setting.sampler
     completions = generate(
         model,
-        [setting.prompt_ids[i] for i in _cycle(setting, num_prompts)],
-        seeds.uniforms((num_prompts, num_samples, sampler.max_new_tokens), setting.seed, seeds.EVALUATION, 1),
+        [setting.prompt_ids[i] for i in prompts],
+        seeds.uniforms(
+            (len(prompts), num_samples, sampler.max_new_tokens), setting.seed, seeds.EVALUATION, 1, prompts[0]
+        ),
         temperature=sampler.temperature,
         stop_token_ids=sampler.stop_token_ids,
         pad_token_id=load.pad_token_id(sampler.tokenizer),
     )
     return completions.rows()  # reading them waits for the device
-
-
-def _cycle(setting: Setting, num_prompts: int) -> np.ndarray:
-    return np.arange(num_prompts) % len(setting.prompt_ids)
 
 
 def _median_seconds(work: Callable[[], object]) -> float:
