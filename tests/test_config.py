@@ -236,3 +236,10 @@ def test_other_verbs_name_their_flags():
     assert "--best-of needs --reward" in refusal(config.GenerateConfig(model="m", prompts="p", best_of=4).validate)
     assert "DIR" in refusal(config.ReportConfig(dirs=()).validate)
     assert "--limit is 0" in refusal(CollectConfig(**COLLECT, limit=0).validate)
+
+
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\u2029", "é"])
+def test_yaml_keeps_unicode_line_breaks(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    save_yaml(ReportConfig(dirs=(text,), out=text), path)
+    assert load_yaml(ReportConfig, path) == ReportConfig(dirs=(text,), out=text)

@@ -60,10 +60,16 @@ def save_yaml(config: Any, path: str | Path) -> None:
     os.replace(partial, path)
 
 
+UNICODE_LINE_BREAKS = frozenset("\x85\u2028\u2029")
+
+
 def merged_text(config: Any) -> str:
     """Every field of a config as YAML, in the order of its declaration."""
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    if UNICODE_LINE_BREAKS & set(text):  # unescaped, a reader folds them away
+        return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=120)
+    return text
 
 
 def nearest(word: str, known: list[str]) -> str:
