@@ -241,5 +241,5 @@ def test_other_verbs_name_their_flags():
 @pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\u2029", "é"])
 def test_yaml_keeps_unicode_line_breaks(tmp_path, text):
     path = tmp_path / "config.yaml"
-    save_yaml(ReportConfig(dirs=(text,), out=text), path)
-    assert load_yaml(ReportConfig, path) == ReportConfig(dirs=(text,), out=text)
+    save_yaml(config.ReportConfig(dirs=(text,), out=text), path)
+    assert load_yaml(config.ReportConfig, path) == config.ReportConfig(dirs=(text,), out=text)
