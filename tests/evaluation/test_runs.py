@@ -14,6 +14,7 @@ from vbon.evaluation.evaluate import evaluate_command
 from vbon.evaluation.plan import make_plan
 from vbon.evaluation.runs import read_runs
 from vbon.pool import ReferencePool
+from vbon.pool.fingerprint import FIELDS
 
 
 def make_run(world: Path, folder: Path, **changes: Any) -> str:
@@ -56,6 +57,28 @@ def test_a_run_from_another_pool_is_refused_by_name(world: Path, tmp_path: Path)
     with pytest.raises(VbonError, match=r"run .*cold does not match .*: temperature is 1\.0 in the pool but 0\.5"):
         make_plan(config_of(world, tmp_path, run))
     assert make_plan(config_of(world, tmp_path, run, allow_mismatch=("temperature",))).setting.n == 3.0
+
+
+OTHER = {
+    "model": "m", "tokenizer": "t", "chat_template": "c", "temperature": 0.5, "max_new_tokens": 9, "stop": [1, 2],
+    "reward": "r",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_each_field_a_run_was_really_trained_with_is_held_to_the_pool(world: Path, tmp_path: Path, field: str):
+    """`fingerprint` is what the run used, where a mismatch with its own pool was allowed."""
+    used = {**ReferencePool.open(world / "pool").fingerprint.to_json(), field: OTHER[field]}
+    run = make_run(world, tmp_path / "other", fingerprint=used)
+    with pytest.raises(
+        VbonError, match=rf"other does not match the pool: {field} is .* --allow-mismatch {field}"
+    ):
+        make_plan(config_of(world, tmp_path, run))
+    others = tuple(name for name in FIELDS if name != field)
+    with pytest.raises(VbonError, match=f"--allow-mismatch {field}"):
+        make_plan(config_of(world, tmp_path, run, allow_mismatch=others))
+    summary = evaluate_command(config_of(world, tmp_path, run, allow_mismatch=(field, "model")))
+    assert summary["settings"]["allowed_mismatches"] == [field]
 
 
 def test_another_reward_or_reference_is_refused(world: Path, tmp_path: Path):
