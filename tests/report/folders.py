@@ -33,6 +33,14 @@ def policy_metrics(win_rate: float, kl: float, kl_policy_bon: float, reward: flo
     }
 
 
+def best_of_k(win_rate: float) -> list[dict[str, Any]]:
+    """As if the policy were best-of-m with that win rate: best of k of it is best-of-km."""
+    m = win_rate / (1 - win_rate)
+    return [
+        {"k": k, "reward": estimate(k / 4, 0.1), "win_rate": estimate(k * m / (k * m + 1), 0.0)} for k in range(1, 9)
+    ]
+
+
 def evaluation_record(policies: dict[str, dict[str, Any]], warnings: Sequence[str] = ()) -> dict[str, Any]:
     target = {"win_rate": 8 / 9, "reward": 2.0, "kl_policy_ref": best_of_n.kl_from_reference(N)}
     first = next(iter(policies))
@@ -44,10 +52,17 @@ def evaluation_record(policies: dict[str, dict[str, Any]], warnings: Sequence[st
         "samples_per_prompt": 20,
         "fingerprint": {"model": "0123456789abcdef", "temperature": 1.0},
         "policies": {
-            name: {"metrics": metrics, "differences": None if name == first else {"win_rate": estimate(-0.2, 0.02)}}
+            name: {
+                "metrics": metrics,
+                "differences": None if name == first else {"win_rate": estimate(-0.2, 0.02)},
+                "best_of_k": best_of_k(metrics["win_rate"]["value"]),
+            }
             for name, metrics in policies.items()
         },
-        "reference": {"metrics": policy_metrics(0.5, 0.0, 4.8, 0.0) | {"kl_policy_ref": estimate(0.0, 0.0)}},
+        "reference": {
+            "metrics": policy_metrics(0.5, 0.0, 4.8, 0.0) | {"kl_policy_ref": estimate(0.0, 0.0)},
+            "best_of_k": best_of_k(0.5),
+        },
         "target": {"metrics": {key: estimate(value, 0.0) for key, value in target.items()}},
         "floor": {"kl_policy_bon": best_of_n.kl_floor(200, N)},
         "settings": {"seed": 0, "batch_size": 256},
@@ -64,11 +79,19 @@ def sample_rows(policies: Sequence[str], prompts: Sequence[str]) -> list[dict[st
             "sample_index": k,
             "completion": f" completion {k} of {policy} to {p}" + (HOSTILE if p == 0 else ""),
             "reward": float(p + k + 3 * (policy != "reference")),
+            "win_rate": (1 + k + 3 * (policy != "reference")) / 8,
             "finished": k == 0,
         }
         for policy in ("reference", *policies)
         for p, prompt in enumerate(prompts)
         for k in range(2)
+    ]
+
+
+def reference_rows(prompts: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"prompt_id": f"{p:016x}", "prompt": prompt, "reward_quantiles": [float(p + q) for q in range(9)]}
+        for p, prompt in enumerate(prompts)
     ]
 
 
@@ -78,8 +101,10 @@ def write_evaluation(
     folder.mkdir(parents=True)
     (folder / "evaluation.json").write_text(json.dumps(evaluation_record(policies, warnings)))
     pq.write_table(pa.Table.from_pylist(sample_rows(list(policies), prompts)), folder / "samples.parquet")
+    pq.write_table(pa.Table.from_pylist(reference_rows(prompts)), folder / "reference.parquet")
     rates = {"best-of-n": 120.0, "reference": 930.0} | dict.fromkeys(policies, 900.0)
-    (folder / "throughput.json").write_text(json.dumps({"completions_per_second": rates}))
+    latencies = {"best-of-n": 0.5, "reference": 0.25} | dict.fromkeys(policies, 0.25)
+    (folder / "throughput.json").write_text(json.dumps({"completions_per_second": rates, "latency_seconds": latencies}))
     return folder
 
 

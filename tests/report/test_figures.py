@@ -54,6 +54,28 @@ def _affine(places: np.ndarray, expected: list[tuple[float, float]]) -> tuple[fl
     raise AssertionError("no three markers lie as the points do")
 
 
+def path_heights(svg: str, colour: str) -> np.ndarray:
+    """The distinct heights of the staircase drawn in `colour` in the first panel, from the bottom up."""
+    paths = (p for p in ET.fromstring(svg).iter(f"{SVG}path") if f"stroke: {colour}" in p.get("style", ""))
+    stairs = next(p for p in paths if p.get("d", "").count("L") > 2 and "clip-path" in p.attrib)
+    heights = {round(float(y), 4) for y in re.findall(r"[ML] \S+ (\S+)", stairs.get("d", ""))}
+    return np.array(sorted(heights, reverse=True))
+
+
+def test_reward_cdfs_rise_by_share_and_by_its_nth_power_and_completions_lie_at_their_figures():
+    points = [(0.0, 0.2), (3.0, 0.5), (10.0, 0.9)]
+    marks = [Curve("mine", [x for x, _ in points], [y for _, y in points], 0)]
+    svg = figures.reward_cdfs("k", [figures.Panel("prompt 1", [0.0, 1.0, 4.0, 9.0, 10.0], marks)] * 3, n=3, alt="a")
+    reference, best = path_heights(svg, "var(--muted)"), path_heights(svg, "var(--target)")
+    bottom, rise = reference[0], reference[-1] - reference[0]
+    assert (reference - bottom) / rise == pytest.approx(np.arange(5) / 4, abs=1e-4)
+    assert (best - bottom) / rise == pytest.approx((np.arange(5) / 4) ** 3, abs=1e-4)
+    uses = [u for u in ET.fromstring(svg).iter(f"{SVG}use") if "series" in u.get("style", "")]
+    assert len(uses) == 3 * 3 + 1  # in three panels, and once in the legend
+    slope_x, slope_y = _affine(np.array([[float(u.get("x")), float(u.get("y"))] for u in uses]), points)
+    assert slope_x > 0 and slope_y == pytest.approx(rise, abs=0.01)
+
+
 def test_bytes_depend_on_the_data_alone():
     assert drawn() == drawn()
     assert drawn() != drawn(targets=[("best-of-8", 1.2, 0.9)])

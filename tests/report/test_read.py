@@ -8,6 +8,7 @@ from folders import policy_metrics, write_evaluation, write_run
 
 from vbon.core.stats import Estimate
 from vbon.errors import VbonError
+from vbon.report.plots import evaluation_plots
 from vbon.report.read import read_folders
 
 
@@ -29,8 +30,25 @@ def test_reads_what_was_written(tmp_path, evaluation):
     assert one.policies["n8"]["win_rate"] == Estimate(0.8, pytest.approx(0.79), pytest.approx(0.81))
     assert "kl_bon_policy" not in one.policies["n8"]  # null there
     assert one.target["win_rate"].value == pytest.approx(8 / 9)
-    assert one.throughput["best-of-n"] == 120.0
+    assert (one.throughput["best-of-n"], one.latency["best-of-n"]) == (120.0, 0.5)
     assert len(one.samples) == 2 * 2 * 2
+    k, best = one.best_of_k["n8"][2]
+    assert (k, set(best), best["win_rate"].value) == (3, {"reward", "win_rate"}, pytest.approx(12 / 13))
+    assert one.best_of_k["reference"][0][1]["win_rate"].value == 0.5
+    assert [row["reward_quantiles"][0] for row in one.reward_cdfs] == [0.0, 1.0]
+
+
+def test_an_evaluation_of_an_earlier_version_is_read_without_what_it_lacks(evaluation):
+    (evaluation / "reference.parquet").unlink()
+    (evaluation / "throughput.json").write_text('{"completions_per_second": {"n8": 3.0}}')
+    record = json.loads((evaluation / "evaluation.json").read_text())
+    for row in (*record["policies"].values(), record["reference"]):
+        del row["best_of_k"]
+    (evaluation / "evaluation.json").write_text(json.dumps(record))
+    one = read_folders([str(evaluation)])[1][0]
+    assert (one.reward_cdfs, one.latency, one.best_of_k) == ([], {}, {"n8": [], "reference": []})
+    drawn = [drawing.title for drawing in evaluation_plots(one, "e")]
+    assert drawn == ["Win rate against KL", "Reward against KL", "Distance to best-of-N", "Speed"]
 
 
 def test_a_torn_last_line_is_left_out_and_a_torn_earlier_one_is_named(tmp_path):
@@ -59,6 +77,8 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
         ({"policies": []}, "'policies' must be a mapping"),
         ({"policies": {"n8": {"metrics": {"reward": "high"}}}}, "'reward' must hold value, low and high"),
         ({"target": None}, "'metrics' must be a mapping"),
+        ({"policies": {"n8": {"metrics": {}, "best_of_k": [{"reward": 1.0}]}}}, "'best_of_k' must be a list"),
+        ({"policies": {"n8": {"metrics": {}, "best_of_k": [{"k": 1, "reward": "x"}]}}}, "'reward' must hold value"),
     ],
 )
 def test_a_malformed_evaluation_is_one_line_with_its_file(evaluation, changes, message):

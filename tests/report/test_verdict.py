@@ -72,5 +72,11 @@ def test_a_judge_that_falls_is_named_and_one_that_rises_is_not():
     assert "judge bad" in said and "judge good" not in said
 
 
+def test_a_judge_that_the_evaluation_warned_of_is_named_once():
+    judges, reference = {"judge_reward/bad": estimate(0.0, 0.1)}, {"judge_reward/bad": estimate(0.5, 0.1)}
+    warning = "mine: judge bad falls by 0.5 from the reference while the reward rises: the reward may be exploited"
+    assert shortfalls(judges, reference=reference, warnings=[warning]) == warning
+
+
 def test_warnings_of_the_evaluation_are_repeated():
     assert shortfalls({}, warnings=["M is small"]) == "M is small"

@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from vbon.core import best_of_n
 from vbon.core.stats import Estimate
@@ -74,6 +76,14 @@ class Curve(NamedTuple):
     dashed: bool = False
 
 
+class Panel(NamedTuple):
+    """One prompt: the reference's rewards at evenly spaced shares from 0 to 1, and completions as points."""
+
+    title: str
+    rewards: Sequence[float]
+    marks: Sequence[Curve]
+
+
 def against_kl(
     key: str,
     points: Sequence[Point],
@@ -125,8 +135,16 @@ def bars(key: str, rows: Sequence[tuple[str, Estimate, int]], *, floor: float | 
     return _svg(key, draw, alt=alt, size=(5.4, 1.5 + 0.42 * len(rows)))
 
 
-def curves(key: str, lines: Sequence[Curve], *, y_label: str, alt: str, level: tuple[str, float] | None = None) -> str:
-    """Training curves over iterations; `level` is a horizontal line (label, height) to compare with."""
+def curves(
+    key: str,
+    lines: Sequence[Curve],
+    *,
+    y_label: str,
+    alt: str,
+    level: tuple[str, float] | None = None,
+    x_label: str = "iteration",
+) -> str:
+    """Curves over whole numbers, such as iterations; `level` is a horizontal line (label, height) to compare with."""
 
     def draw(axes: Axes) -> None:
         for line in lines:
@@ -136,12 +154,41 @@ def curves(key: str, lines: Sequence[Curve], *, y_label: str, alt: str, level: t
             axes.plot(line.x, line.y, style, marker=marker, markersize=3.5, color=_colour(line.series), label=label)
         if level is not None:
             axes.axhline(level[1], color=TARGET, linestyle=":", label=level[0])
-        axes.set_xlabel("iteration")
+        axes.set_xlabel(x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(y_label)
         if len(lines) > 1 or level is not None:
             axes.legend(loc="best", labelcolor=INK, fontsize=9)
 
     return _svg(key, draw, alt=alt, size=(4.4, 2.8))
+
+
+def reward_cdfs(key: str, panels: Sequence[Panel], *, n: float, alt: str) -> str:
+    """A small plot a prompt, two in a row: F of the reference, F^N of best-of-N, and completions by reward and rank."""
+
+    def draw(grid: NDArray[Any]) -> None:
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            _reward_cdf(axes, panel, n)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        grid.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=3, labelcolor=INK, fontsize=9)
+
+    shape = (-(-len(panels) // 2), 2)
+    return _svg(key, lambda grid: draw(np.reshape(grid, shape)), alt=alt, size=(5.4, 0.6 + 1.9 * shape[0]), shape=shape)
+
+
+def _reward_cdf(axes: Axes, panel: Panel, n: float) -> None:
+    share = np.linspace(0.0, 1.0, len(panel.rewards))
+    axes.step(panel.rewards, share, where="post", color=MUTED, label="F, the reference")
+    axes.step(panel.rewards, share**n, where="post", color=TARGET, linestyle="--", label=f"F^{n:g}, best-of-{n:g}")
+    for mark in panel.marks:
+        axes.plot(
+            mark.x, mark.y, _MARKERS[mark.series % len(_MARKERS)], color=_colour(mark.series), markersize=5.5,
+            label=_shortened(mark.name), zorder=4,
+        )  # fmt: skip
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xlabel("reward")
 
 
 def _error_bars(axes: Axes, point: Point) -> None:
@@ -167,10 +214,17 @@ def _shortened(name: str, limit: int = 28) -> str:
     return name.replace("$", r"\$").replace("_", "\u200b_", 1) if name.startswith("_") else name.replace("$", r"\$")
 
 
-def _svg(key: str, draw: Callable[[Axes], None], *, alt: str, size: tuple[float, float]) -> str:
+def _svg(
+    key: str,
+    draw: Callable[[Any], None],
+    *,
+    alt: str,
+    size: tuple[float, float],
+    shape: tuple[int, int] = (1, 1),
+) -> str:
     with rc_context({**_STYLE, "svg.hashsalt": key}):
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
+        draw(figure.subplots(*shape))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     return _inline(buffer.getvalue(), key, alt)

@@ -1,12 +1,12 @@
 """Which figures a page has: from runs and evaluations to drawings with captions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vbon.core.stats import Estimate
 from vbon.report import figures
-from vbon.report.figures import Curve, Drawing, Point
-from vbon.report.read import Evaluation, Metrics, Run
+from vbon.report.figures import Curve, Drawing, Panel, Point
+from vbon.report.read import Evaluation, Metrics, Run, is_number
 from vbon.report.words import n_text, number
 
 # metric → (title, axis label, whether validation lines are drawn as well)
@@ -18,6 +18,7 @@ TRAINING = {
     "entropy": ("Entropy", "nats a completion"),
 }
 VALIDATION = "validation/"
+PROMPTS_SHOWN = 4
 
 
 def evaluation_plots(evaluation: Evaluation, key: str) -> list[Drawing]:
@@ -26,7 +27,10 @@ def evaluation_plots(evaluation: Evaluation, key: str) -> list[Drawing]:
         _win_rate_plot(evaluation, f"{key}-win"),
         _reward_plot(evaluation, f"{key}-reward"),
         _distance_plot(evaluation, f"{key}-distance"),
+        _best_of_k_plot(evaluation, f"{key}-best-of-k"),
+        _cdf_plot(evaluation, f"{key}-cdf"),
         _speed_plot(evaluation, f"{key}-speed"),
+        _latency_plot(evaluation, f"{key}-latency"),
     ]
     return [plot for plot in plots if plot is not None]
 
@@ -89,17 +93,86 @@ def _distance_plot(evaluation: Evaluation, key: str) -> Drawing | None:
 
 
 def _speed_plot(evaluation: Evaluation, key: str) -> Drawing | None:
-    rates = evaluation.throughput
-    if not rates:
+    rows = _timings(evaluation, evaluation.throughput)
+    if not rows:
         return None
-    best = f"best-of-{n_text(evaluation.n)}"
-    order = [(name, name, series) for series, name, _ in _numbered(evaluation)]
-    order.append(("best-of-n", best, figures.TARGET_SERIES))
-    rows = [(label, Estimate(*[rates[name]] * 3), series) for name, label, series in order if name in rates]
     said = "; ".join(f"{label} {number(rate.value, 0)} completions a second" for label, rate, _ in rows)
     svg = figures.bars(key, rows, floor=None, x_label="completions a second", alt=f"Speed: {said}")
     caption = "Measured within the evaluation, at saturated batch; best-of-N draws N and scores them for each one."
     return Drawing("Speed", svg, caption)
+
+
+def _latency_plot(evaluation: Evaluation, key: str) -> Drawing | None:
+    rows = _timings(evaluation, evaluation.latency)
+    if not rows:
+        return None
+    said = "; ".join(f"{label} {value.value:.3g} s" for label, value, _ in rows)
+    svg = figures.bars(key, rows, floor=None, x_label="seconds for one prompt", alt=f"Latency at batch 1: {said}")
+    caption = "One prompt at a time: shorter is better. Best-of-N draws its N together, as one batch, and scores them."
+    return Drawing("Latency at batch 1", svg, caption)
+
+
+def _timings(evaluation: Evaluation, timings: Mapping[str, float]) -> list[tuple[str, Estimate, int]]:
+    order = [(name, name, series) for series, name, _ in _numbered(evaluation)]
+    order.append(("best-of-n", f"best-of-{n_text(evaluation.n)}", figures.TARGET_SERIES))
+    return [(label, Estimate(*[timings[name]] * 3), series) for name, label, series in order if name in timings]
+
+
+def _best_of_k_plot(evaluation: Evaluation, key: str) -> Drawing | None:
+    lines = []
+    for series, name, _ in _numbered(evaluation):
+        points = [
+            (k, metrics["win_rate"].value) for k, metrics in evaluation.best_of_k.get(name, ()) if "win_rate" in metrics
+        ]
+        if len(points) > 1:
+            ks, wins = zip(*points, strict=True)
+            lines.append(Curve(name, ks, wins, series, dashed=series == figures.REFERENCE_SERIES))
+    if not lines:
+        return None
+    target = evaluation.target.get("win_rate")
+    level = None if target is None else (f"best-of-{n_text(evaluation.n)} of the reference", target.value)
+    alt = f"Win rate of the best of k samples, k from 1: {'; '.join(map(_ends, lines))}"
+    svg = figures.curves(key, lines, y_label="win rate", alt=alt, level=level, x_label="k, samples to choose from")
+    caption = "What choosing among a policy's own samples still gains: a flat line is a policy without diversity."
+    return Drawing("Best of k of each policy", svg, caption)
+
+
+def _cdf_plot(evaluation: Evaluation, key: str) -> Drawing | None:
+    shown = [row for row in evaluation.reward_cdfs if _are_quantiles(row.get("reward_quantiles"))][:PROMPTS_SHOWN]
+    if not shown:
+        return None
+    panels = [
+        Panel(f"prompt {place}", row["reward_quantiles"], _marks(evaluation, row.get("prompt_id")))
+        for place, row in enumerate(shown, 1)
+    ]
+    alt = f"Reward CDF of the reference and of best-of-{n_text(evaluation.n)}: {'; '.join(map(_heights, panels))}"
+    svg = figures.reward_cdfs(key, panels, n=evaluation.n, alt=alt)
+    # Prompts are named here and not in the figure: its font may lack their letters.
+    prompts = "; ".join(f"{place} “{row.get('prompt')!s:.60}”" for place, row in enumerate(shown, 1))
+    caption = (
+        "Each policy's first samples by reward and by the share of the pool that they beat. Best-of-N's samples spread "
+        f"along F with the heights of F^N: most of them near 1. Prompts: {prompts}."
+    )
+    return Drawing("F of a few prompts", svg, caption)
+
+
+def _marks(evaluation: Evaluation, prompt_id: Any) -> list[Curve]:
+    marks = []
+    for series, name in enumerate(evaluation.policies):
+        rows = [row for row in evaluation.samples if (row.get("policy"), row.get("prompt_id")) == (name, prompt_id)]
+        points = [(row.get("reward"), row.get("win_rate")) for row in rows]
+        known = [(x, y) for x, y in points if is_number(x) and is_number(y)]
+        marks.append(Curve(name, [x for x, _ in known], [y for _, y in known], series))
+    return marks
+
+
+def _heights(panel: Panel) -> str:
+    said = [f"{mark.name} at {', '.join(number(y, 2) for y in mark.y)}" for mark in panel.marks if mark.y]
+    return f"{panel.title}, samples of {' and of '.join(said)}" if said else panel.title
+
+
+def _are_quantiles(values: Any) -> bool:
+    return isinstance(values, list) and len(values) > 1 and all(map(is_number, values))
 
 
 def _numbered(evaluation: Evaluation) -> Iterable[tuple[int, str, Metrics]]:

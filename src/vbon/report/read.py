@@ -50,6 +50,12 @@ class Evaluation:
     samples: Sequence[Mapping[str, Any]] = ()
     throughput: Mapping[str, float] = field(default_factory=dict)
     """Completions a second of the policies, `reference` and `best-of-n`; empty where they were not timed."""
+    latency: Mapping[str, float] = field(default_factory=dict)
+    """Seconds from one prompt to its completion, of the same."""
+    best_of_k: Mapping[str, Sequence[tuple[int, Metrics]]] = field(default_factory=dict)
+    """(k, reward and win rate of the best of k samples) of the policies and `reference`."""
+    reward_cdfs: Sequence[Mapping[str, Any]] = ()
+    """Rows of reference.parquet: a prompt, and rewards of its pool at evenly spaced shares."""
 
 
 def read_folders(paths: Sequence[str]) -> tuple[list[Run], list[Evaluation]]:
@@ -95,14 +101,14 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise
             break  # the run was killed while it wrote its last line, or still runs
-    return [row for row in rows if isinstance(row, dict) and _is_number(row.get("iteration"))]
+    return [row for row in rows if isinstance(row, dict) and is_number(row.get("iteration"))]
 
 
 def _read_evaluation(path: Path, name: str) -> Evaluation:
     where = path / EVALUATION_RECORD
     record = _read_json(where)
     n: Any = record.get("n")
-    if not _is_number(n) or n <= 1:
+    if not is_number(n) or n <= 1:
         raise VbonError(f"{where}: 'n' is {n!r}, but must be a number greater than 1")
     policies = _mapping(record, "policies", where)
     floor = _estimate(_mapping(record, "floor", where).get("kl_policy_bon"), "floor", where)
@@ -120,7 +126,10 @@ def _read_evaluation(path: Path, name: str) -> Evaluation:
             policy: _metrics(row, "differences", where) for policy, row in policies.items() if row.get("differences")
         },
         samples=_read_rows(path / "samples.parquet"),
-        throughput=_read_throughput(path / "throughput.json"),
+        throughput=_read_timings(path / "throughput.json", "completions_per_second"),
+        latency=_read_timings(path / "throughput.json", "latency_seconds"),
+        best_of_k={name: _curve(row, where) for name, row in (*policies.items(), ("reference", record["reference"]))},
+        reward_cdfs=_read_rows(path / "reference.parquet"),
     )
 
 
@@ -133,17 +142,28 @@ def _metrics(row: Any, key: str, where: Path) -> Metrics:
 
 def _estimate(value: Any, key: str, where: Path) -> Estimate | None:
     parts: list[Any] = [value.get(part) for part in Estimate._fields] if isinstance(value, dict) else [value] * 3
-    if not all(part is None or _is_number(part) for part in parts):
+    if not all(part is None or is_number(part) for part in parts):
         raise VbonError(f"{where}: {key!r} must hold value, low and high, not {value!r:.60}")
     # An interval that could not be computed is null; so is, then, the whole estimate.
     return None if None in parts else Estimate(*map(float, parts))
 
 
-def _read_throughput(path: Path) -> dict[str, float]:
-    if not path.is_file():
+def _curve(row: Mapping[str, Any], where: Path) -> list[tuple[int, Metrics]]:
+    entries = row.get("best_of_k") or []
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and is_number(e.get("k")) for e in entries):
+        raise VbonError(f"{where}: 'best_of_k' must be a list of mappings with a number k, not {entries!r:.60}")
+    measured = ({name: entry.get(name) for name in ("reward", "win_rate")} for entry in entries)
+    return [
+        (int(e["k"]), _metrics({"best_of_k": m}, "best_of_k", where)) for e, m in zip(entries, measured, strict=True)
+    ]
+
+
+def _read_timings(path: Path, key: str) -> dict[str, float]:
+    record = _read_json(path) if path.is_file() else {}
+    if key not in record:
         return {}
-    rates = _mapping(_read_json(path), "completions_per_second", path)
-    return {name: float(rate) for name, rate in rates.items() if _is_number(rate) and rate > 0}
+    timings = _mapping(record, key, path)
+    return {name: float(value) for name, value in timings.items() if is_number(value) and value > 0}
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -181,5 +201,6 @@ def _mapping(record: Mapping[str, Any], key: str, where: Path) -> dict[str, Any]
     return value
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value from a file is a finite number, and no truth value."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -35,14 +35,22 @@ class Table(NamedTuple):
 # key → (column header, explanation, decimals, factor); in the order of the columns.
 COLUMNS: dict[str, tuple[str, str, int, float]] = {
     "win_rate": ("win rate, %", "Share of reference samples that one sample beats, ties counted half", 1, 100.0),
+    "win_rate_bon": (
+        "wins against best-of-N, %",
+        "P(one sample beats one best-of-N draw), ties counted half",
+        1,
+        100.0,
+    ),
     "reward": ("reward", "Mean reward of one sample", 3, 1.0),
     "reward_gain_share": ("share of gain, %", "Of the reward that best-of-N gains over the reference", 1, 100.0),
+    "share_worse": ("worse on, %", "Prompts with a win rate below one half; the reference reads near 50", 1, 100.0),
     "kl_policy_ref": ("KL(π_θ‖π_ref)", "Distance from the reference, nats a completion", 3, 1.0),
     "kl_policy_bon": ("KL(π_θ‖π_bon)", "Distance to best-of-N itself, nats a completion", 3, 1.0),
     "kl_bon_policy": ("KL(π_bon‖π_θ)", "The same distance from the other side, nats a completion", 3, 1.0),
     "entropy": ("entropy", "Nats a completion: what diversity is left", 2, 1.0),
     "distinct_2": ("distinct-2", "Share of token pairs that differ, among the samples of a prompt", 3, 1.0),
     "completion_length": ("length", "Tokens a completion", 1, 1.0),
+    "length_reward_correlation": ("length ~ reward", "Pearson correlation within a prompt, mean over prompts", 2, 1.0),
     "eos_rate": ("finished, %", "Completions that end by themselves", 1, 100.0),
 }
 JUDGE = "judge_reward/"

@@ -32,7 +32,7 @@ def verdict(name: str, evaluation: Evaluation) -> Verdict:
     return Verdict(
         f"One sample of {name} {grade} {best}",
         " ".join(_figures(metrics, evaluation, best)),
-        list(_shortfalls(metrics, evaluation, best)),
+        list(_shortfalls(name, evaluation, best)),
     )
 
 
@@ -74,8 +74,8 @@ def _figures(metrics: Metrics, evaluation: Evaluation, best: str) -> Iterator[st
         )  # fmt: skip
 
 
-def _shortfalls(metrics: Metrics, evaluation: Evaluation, best: str) -> Iterator[str]:
-    target = evaluation.target
+def _shortfalls(name: str, evaluation: Evaluation, best: str) -> Iterator[str]:
+    metrics, target = evaluation.policies[name], evaluation.target
     if _below(metrics.get("win_rate"), target.get("win_rate")):
         gap = target["win_rate"].value - metrics["win_rate"].value
         yield f"It wins less often than {best}, by {100 * gap:.1f} percentage points; chance does not explain the gap."
@@ -83,7 +83,7 @@ def _shortfalls(metrics: Metrics, evaluation: Evaluation, best: str) -> Iterator
     floor = evaluation.kl_policy_bon_floor or 0.0
     if "kl_policy_bon" in metrics and metrics["kl_policy_bon"].low - floor > CLOSE_NATS:
         yield f"It is not yet the distribution of {best}: KL(π_θ‖π_bon) is above {metrics['kl_policy_bon'].low:.2f}."
-    yield from _judges(metrics, evaluation.reference)
+    yield from _judges(name, evaluation)
     yield from evaluation.warnings
 
 
@@ -95,10 +95,12 @@ def _overspending(metrics: Metrics, target: Metrics, best: str) -> Iterator[str]
         yield f"It moves further from the reference than it needs to: {spent / allowed:.2f} times the KL of {best}."
 
 
-def _judges(metrics: Metrics, reference: Metrics) -> Iterator[str]:
-    for key, value in metrics.items():
-        if key.startswith("judge_reward/") and key in reference and value.high < reference[key].low:
-            judge = key.removeprefix("judge_reward/")
+def _judges(name: str, evaluation: Evaluation) -> Iterator[str]:
+    reference = evaluation.reference
+    for key, value in evaluation.policies[name].items():
+        judge = key.removeprefix("judge_reward/")
+        warned = any(line.startswith(f"{name}: judge {judge} ") for line in evaluation.warnings)
+        if judge != key and key in reference and value.high < reference[key].low and not warned:
             yield f"The judge {judge}, never trained on, likes it less than the reference: the reward may be exploited."
 
 
