@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 import vbon
 from vbon.config.pool import ImportConfig
+from vbon.config.secrets import cut_urls
 from vbon.errors import VbonError
 from vbon.models.prompts import decode
 from vbon.pool.declarations import Declarations, parse_declarations
@@ -152,7 +153,7 @@ def _manifest(
         num_samples=sizes.pop() if len(sizes) == 1 else None,
         seed=config.seed,
         model=declared.model,
-        reward=declared.reward,
+        reward=cut_urls(declared.reward),
     )
 
 
