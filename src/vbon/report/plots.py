@@ -150,8 +150,8 @@ def _cdf_plot(evaluation: Evaluation, key: str) -> Drawing | None:
     # Prompts are named here and not in the figure: its font may lack their letters.
     prompts = "; ".join(f"{place} “{row.get('prompt')!s:.60}”" for place, row in enumerate(shown, 1))
     caption = (
-        "Each policy's first samples by reward and by the share of the pool that they beat. Best-of-N's samples spread "
-        f"along F with the heights of F^N: most of them near 1. Prompts: {prompts}."
+        "Points: each policy's first samples, at their reward and the share of the pool that they beat. The dashed "
+        f"line is the CDF of best-of-N's rewards, so most of its own samples lie high on F. Prompts: {prompts}."
     )
     return Drawing("F of a few prompts", svg, caption)
 
