@@ -70,9 +70,7 @@ def test_each_field_a_run_was_really_trained_with_is_held_to_the_pool(world: Pat
     """`fingerprint` is what the run used, where a mismatch with its own pool was allowed."""
     used = {**ReferencePool.open(world / "pool").fingerprint.to_json(), field: OTHER[field]}
     run = make_run(world, tmp_path / "other", fingerprint=used)
-    with pytest.raises(
-        VbonError, match=rf"other does not match the pool: {field} is .* --allow-mismatch {field}"
-    ):
+    with pytest.raises(VbonError, match=rf"other does not match the pool: {field} is .* --allow-mismatch {field}"):
         make_plan(config_of(world, tmp_path, run))
     others = tuple(name for name in FIELDS if name != field)
     with pytest.raises(VbonError, match=f"--allow-mismatch {field}"):
