@@ -33,7 +33,7 @@ test-verl:      ## contracts with verl and OpenRLHF, in .venv-verl: verl pins an
 	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check --no-deps openrlhf==0.11.2
 	.venv-verl/bin/python -m pytest tests/integrations/test_verl.py tests/integrations/test_openrlhf.py
 
-test-faults: $(STAMP) ## 200 SIGKILLs over collect and train, 100,000 damaged files into every reader (about 12 minutes)
+test-faults: $(STAMP) ## 200 SIGKILLs over collect and train, 100,000 damaged files into every reader (about 7 minutes)
 	$(BIN)/python tests/faults/kills.py --kills 200
 	$(BIN)/python tests/faults/fuzz.py --inputs 100000
 
