@@ -2,8 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from vbon.demo.reference import denormals_flushed
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 LABELS = {0: "NEGATIVE", 1: "POSITIVE"}
@@ -162,16 +163,6 @@ def fit(model: PreTrainedModel, windows: Windows, config: ModelConfig, loss_of: 
             optimizer.step()
             schedule.step()
     model.eval()
-
-
-@contextmanager
-def denormals_flushed() -> Iterator[None]:
-    """Adam's averages of rare tokens fade into denormals, which cost twice the time. Not left on after it."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 @torch.no_grad()

@@ -138,7 +138,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch
     def killed(*_):
         raise SystemExit
 
-    monkeypatch.setattr(checkpoint, "_sync", killed)
+    monkeypatch.setattr(checkpoint, "sync", killed)
     with pytest.raises(SystemExit):
         checkpoint.save(tmp_path / "step-000002", {"policy": model}, None, {"iteration": 2})
     monkeypatch.undo()

@@ -65,7 +65,7 @@ class TrainConfig:
     gae_lambda: float = 0.95
     """λ of generalised advantage estimation; 1 is Monte Carlo."""
     kl_estimator: Literal["k1", "full"] = "k1"
-    """k1: log-ratio of the sampled token. full: KL over the vocabulary at each token, of lower variance."""
+    """k1: log-ratio of the sampled token; ends nearer (docs/experiments.md). full: KL over the vocabulary."""
     refresh_kl: bool = True
     """Take the KL part of each advantage at the current policy in every minibatch, not once at the rollout."""
     advantage_clip: float = 10.0
@@ -126,6 +126,11 @@ class TrainConfig:
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
 
+    @property
+    def targets_best_of_n(self) -> bool:
+        """Whether the objective leads to best-of-N; the others have optima of their own."""
+        return self.objective.startswith("vbon")
+
     def validate(self) -> None:
         """Raise VbonError naming the first flag whose value will not do."""
         _check_ranges(self)
@@ -154,7 +159,7 @@ def _check_ranges(config: TrainConfig) -> None:
 
 
 def _check_objective(config: TrainConfig) -> None:
-    if config.kl_coef is not None and config.objective.startswith("vbon"):
+    if config.kl_coef is not None and config.targets_best_of_n:
         raise VbonError(
             f"--kl-coef does not go with --objective {config.objective}, which fixes it at 1/(N-1): "
             "leave it out and choose --n, or use --objective reward"

@@ -10,6 +10,8 @@ from vbon.core.special import chi2_sf
 
 Float = NDArray[np.float64]
 BOOTSTRAP_RESAMPLES = 2000
+RANK_TEST_P_VALUE = 1e-4
+"""Below it draws are taken not to be a pool's: one pool in ten thousand is refused by chance."""
 
 
 class Estimate(NamedTuple):

@@ -77,7 +77,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
 
 
 @contextmanager
-def _denormals_flushed() -> Iterator[None]:
+def denormals_flushed() -> Iterator[None]:
     """Adam's averages of rare tokens fade into denormals, which cost twice the time. Others count on them."""
     torch.set_flush_denormal(True)
     try:
@@ -92,7 +92,7 @@ def fit(model: GPT2LMHeadModel, rows: Tensor, labels: Tensor, steps: int) -> flo
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
     losses = []
     model.train()
-    with _denormals_flushed():
+    with denormals_flushed():
         for _ in track(range(steps), "reference", transient=True):
             batch = torch.randint(0, len(rows), (BATCH,))
             logits = model(rows[batch]).logits

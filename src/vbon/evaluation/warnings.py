@@ -11,7 +11,6 @@ from vbon.evaluation.setting import Setting
 PerPrompt = Mapping[str, NDArray[np.float64]]
 SAMPLES_PER_N = 25
 """M below 25·N leaves the estimate of KL(π_θ‖π_bon) a floor of about 0.02 nats a unit of N/M."""
-RANK_TEST_P_VALUE = 1e-4
 JUDGE = "judge_reward/"
 
 
@@ -24,7 +23,7 @@ def setting_warnings(setting: Setting, rank_test: stats.RankTest) -> list[str]:
             f"M = {samples} is below {SAMPLES_PER_N}·N = {wanted:g}: KL to best-of-N reads high by about the floor",
         ),
         (
-            rank_test.p_value < RANK_TEST_P_VALUE,
+            rank_test.p_value < stats.RANK_TEST_P_VALUE,
             f"fresh samples of the reference do not rank like the pool's (p = {rank_test.p_value:.1e}): another model, "
             "temperature, length, stop rule, template or reward made it",
         ),

@@ -22,10 +22,10 @@ def replace_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        message = f"{path}: cannot be written ({error.strerror}); what is already in the pool is intact"
+        message = f"{path}: cannot be written ({error.strerror}); what was written before is intact"
         raise VbonError(message) from None
 
 
@@ -58,8 +58,9 @@ class FolderLock:
         os.close(self._file)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

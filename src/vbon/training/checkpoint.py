@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vbon.errors import VbonError
+from vbon.pool.files import sync
 
 FORMAT = 1
 ONLINE, OFFLINE, BEST = "step-", "offline-", "best-"
@@ -41,7 +42,7 @@ def save(
         _write(partial, models, optimizer, progress)
         _remove(folder)
         os.replace(partial, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise VbonError(f"{folder}: cannot be written ({error}); earlier checkpoints are intact") from None
@@ -117,7 +118,7 @@ def _write(
         save_file(tensors, folder / "optimizer.safetensors")
     (folder / STATE).write_text(json.dumps(state))
     for path in folder.iterdir():
-        _sync(path)
+        sync(path)
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -223,11 +224,3 @@ def _read_state(folder: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT or "progress" not in state:
         raise VbonError(f"{folder}: checkpoint of another format; train again with this version")
     return state
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -46,8 +46,8 @@ def default_offline_steps(num_rows: int, n: float, batch_size: int) -> int:
 def _warm_start(config: TrainConfig, pool: ReferencePool, steps: int) -> Literal["none", "offline"]:
     if config.warm_start != "auto":
         return config.warm_start
-    towards_bon = config.objective.startswith("vbon")  # the pool's weights lead to best-of-N and nowhere else
-    worth_it = towards_bon and steps >= MIN_WARM_START_STEPS and pool.has_completion_ids
+    # the pool's weights lead to best-of-N and nowhere else
+    worth_it = config.targets_best_of_n and steps >= MIN_WARM_START_STEPS and pool.has_completion_ids
     return "offline" if worth_it and config.algorithm != "offline" else "none"
 
 

@@ -22,7 +22,7 @@ from vbon.rewards import Reward
 from vbon.training.rollout import Sampling
 
 RANK_TEST_DRAWS = 512
-RANK_TEST_P_VALUE = 1e-4  # one start in ten thousand is refused by chance
+RANK_TEST = "rank_test"  # its name among the mismatches that may be allowed
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ def pool_rank_test(policy: nn.Module, task: Task, seed: int, num_draws: int = RA
 
 def check_rank_test(result: stats.RankTest, pool: ReferencePool, *, allowed: bool) -> bool:
     """Whether fresh samples fit the pool; if not and not allowed, VbonError with the p-value and the usual causes."""
-    if result.p_value >= RANK_TEST_P_VALUE or allowed:
-        return result.p_value >= RANK_TEST_P_VALUE
+    if result.p_value >= stats.RANK_TEST_P_VALUE or allowed:
+        return result.p_value >= stats.RANK_TEST_P_VALUE
     raise VbonError(
         f"{pool.path}: fresh samples of the model do not rank like this pool's (p = {result.p_value:.1e}); its model, "
         "temperature, length, stop rule, chat template or reward was another one. Collect the pool again, or accept "
-        "it with --allow-mismatch rank_test"
+        f"it with --allow-mismatch {RANK_TEST}"
     )

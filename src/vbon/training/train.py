@@ -14,7 +14,7 @@ from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
 from vbon.rewards import load_reward
 from vbon.training.run_folder import Origin
-from vbon.training.task import sampling_of
+from vbon.training.task import RANK_TEST, sampling_of
 from vbon.training.trainer import VBoNTrainer, make_accelerator
 
 
@@ -46,7 +46,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     allowed = check_fingerprint(
         pool.fingerprint,
         actual,
-        allow_mismatch=[field for field in config.allow_mismatch if field != "rank_test"],
+        allow_mismatch=[field for field in config.allow_mismatch if field != RANK_TEST],
         what="training",
     )
     trainer = VBoNTrainer(

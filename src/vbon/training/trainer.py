@@ -29,13 +29,12 @@ from vbon.training.progress import Progress
 from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import Origin, RunFolder, describe, save_model
 from vbon.training.state import RunState
-from vbon.training.task import check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
+from vbon.training.task import RANK_TEST, check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
 from vbon.training.validation import validate
 from vbon.training.watch import Watcher
 
 SAMPLES_SHOWN = 4
 FINITE_ROWS = 8
-RANK_TEST = "rank_test"
 
 
 class VBoNTrainer:
@@ -113,7 +112,7 @@ class VBoNTrainer:
         self.folder.check(self.config)
         self._learner = make_learner(self.policy, self.config, self.accelerator)
         self._state = self._restore()
-        vbon_objective = self.config.objective.startswith("vbon")
+        vbon_objective = self.config.targets_best_of_n
         self._watcher = Watcher(self._console, self._state, self.config.n, vbon_objective=vbon_objective)
         if not self._state.validations:
             self._check_pool()
@@ -192,9 +191,7 @@ class VBoNTrainer:
             OBJECTIVES[config.objective], config.n, config.kl_coef, config.seed,
         )  # fmt: skip
         if not abs(measured["objective"]) < float("inf"):
-            raise FloatingPointError(
-                f"after iteration {self._state.iteration} the policy gives no finite log-probabilities"
-            )
+            raise self._not_finite()
         [agreed] = broadcast_object_list([measured])
         return dict(agreed)
 
@@ -203,9 +200,12 @@ class VBoNTrainer:
         few = rollouts.sequences.select(torch.arange(min(FINITE_ROWS, len(rollouts.prompt_index))))
         logprobs = completion_logprobs(self._learner.modules()["policy"], few, self.task.sampling.temperature)
         if not torch.isfinite(logprobs).all():
-            raise FloatingPointError(
-                f"after iteration {self._state.iteration} the policy gives no finite log-probabilities"
-            )
+            raise self._not_finite()
+
+    def _not_finite(self) -> FloatingPointError:
+        return FloatingPointError(
+            f"after iteration {self._state.iteration} the policy gives no finite log-probabilities"
+        )
 
     def _checkpoint(self, prefix: str, count: int) -> None:
         if self.accelerator.is_main_process:
