@@ -288,7 +288,14 @@ class VBoNTrainer:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Where it runs, as `accelerate launch` and `config.device` say, and where curves go."""
+    """Where it runs, as the launcher and `config.device` say, and where curves go.
+
+    Raises:
+        VbonError: a device that is not on this machine.
+    """
+    device = load.resolve_device(config.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     if not wants_curves(config):
         return Accelerator(cpu=config.device == "cpu")
     return Accelerator(cpu=config.device == "cpu", log_with="tensorboard", project_dir=RunFolder(config.out).own)
