@@ -1,4 +1,4 @@
-"""`python -m vbon`, which is also what `torchrun -m vbon train …` runs."""
+"""`python -m vbon`, which is also what `torchrun -m -- vbon train …` runs."""
 
 import sys
 
