@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vbon import config, flags
 from vbon.config import CollectConfig, InspectConfig, TrainConfig, load_yaml, merged_text, save_yaml
+from vbon.config.methods import DEFAULTS, METHODS
 from vbon.config.yaml_file import read_sections
 from vbon.errors import VbonError
 
@@ -207,6 +208,14 @@ def test_n_must_be_a_finite_number_above_one(value):
         ({"algorithm": "offline", "warm_start": "offline"}, ["--warm-start"]),
         ({"rollouts_per_iteration": 100}, ["--rollouts-per-iteration 100", "--samples-per-prompt 8"]),
         ({"samples_per_prompt": 1}, ["--samples-per-prompt must be at least 2"]),
+        ({"method": "best-of-n"}, ["--method best-of-n", "vbon generate --best-of 8"]),
+        ({"method": "dpo", "algorithm": "ppo"}, ["--method dpo", "--algorithm ppo", "offline"]),
+        ({"method": "vbon", "objective": "reward"}, ["--method vbon", "--objective reward"]),
+        ({"method": "bonbon", "offline_loss": "dpo"}, ["--method bonbon", "--offline-loss dpo"]),
+        ({"method": "bon-sft", "n": 2.5}, ["--n is 2.5", "an integer"]),
+        ({"method": "bond", "kl_coef": 0.1}, ["--kl-coef", "--method bond"]),
+        ({"algorithm": "grpo", "objective": "reward"}, ["--algorithm grpo", "--method"]),
+        ({"offline_loss": "bonbon", "algorithm": "rloo"}, ["--offline-loss bonbon", "--algorithm rloo"]),
     ],
 )
 def test_what_training_cannot_do_is_refused_by_flag(changes, named):
@@ -225,6 +234,34 @@ def test_what_training_cannot_do_is_refused_by_flag(changes, named):
 )
 def test_what_training_can_do_is_admitted(changes):
     TrainConfig(**TRAIN | changes).validate()
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trained])
+def test_a_method_is_the_flags_it_stands_for(name):
+    """Named or spelled out, the config is the same; and the spelling alone is known by the name again."""
+    named = TrainConfig(**TRAIN, method=name)
+    spelled = TrainConfig(**TRAIN, **METHODS[name].settings)
+    named.validate()
+    spelled.validate()
+    assert dataclasses.replace(named, method=None) == spelled
+    assert spelled.method_name == named.method_name == name
+    assert "auto" not in {getattr(named, field) for field in DEFAULTS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "method", "resolved"),
+    [
+        ({}, "vbon", ("vbon", "rloo", "weighted-sft", "k1")),
+        ({"method": "kl-rl", "algorithm": "ppo"}, "kl-rl", ("reward", "ppo", "weighted-sft", "k1")),
+        ({"algorithm": "offline"}, "bon-sft-all", ("vbon", "offline", "weighted-sft", "k1")),
+        ({"offline_loss": "listwise"}, "vbon", ("vbon", "rloo", "listwise", "k1")),
+        ({"algorithm": "offline", "offline_loss": "listwise"}, "listwise", ("vbon", "offline", "listwise", "k1")),
+        ({"algorithm": "grpo"}, "grpo", ("vbon", "grpo", "weighted-sft", "k3")),
+    ],
+)
+def test_flags_without_a_name_are_some_method(changes, method, resolved):
+    made = TrainConfig(**TRAIN | changes)
+    assert (made.method_name, *(getattr(made, field) for field in DEFAULTS)) == (method, *resolved)
 
 
 def test_other_verbs_name_their_flags():

@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vbon.config import checks
+from vbon.config.methods import DEFAULTS, METHODS, MethodName, method_of, resolved
 from vbon.config.pool import Dtype
 from vbon.errors import VbonError
 
-Objective = Literal["vbon", "vbon-bound", "reward", "quantile"]
-Algorithm = Literal["ppo", "rloo", "offline"]
+Objective = Literal["auto", "vbon", "vbon-bound", "reward", "quantile", "bond"]
+Algorithm = Literal["auto", "ppo", "rloo", "grpo", "offline"]
+OfflineLoss = Literal["auto", "weighted-sft", "sft", "regression", "listwise", "dpo", "bonbon"]
+KlEstimator = Literal["auto", "k1", "k3", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +28,18 @@ class TrainConfig:
     """N of best-of-N: any real number greater than 1."""
     out: str
     """Directory of the run: a plain model directory, with logs and checkpoints under vbon/."""
-    objective: Objective = "vbon"
+    method: MethodName | None = None
+    """The method by name, which chooses objective, algorithm and offline loss; default: vbon."""
+    objective: Objective = "auto"
     """vbon: −KL(π_θ‖π_bon). vbon-bound: the paper's (N−1)·log F. reward: the reward itself. quantile: its rank."""
-    algorithm: Algorithm = "rloo"
-    """ppo: with a critic. rloo: leave-one-out baseline, no critic. offline: on the pool's samples, no rollouts."""
+    algorithm: Algorithm = "auto"
+    """ppo: a critic. rloo: a leave-one-out baseline. grpo: the KL in the loss. offline: pool samples, no rollouts."""
     warm_start: Literal["auto", "none", "offline"] = "auto"
     """offline: train on the pool's samples before the online iterations. auto: where the pool has enough of them."""
     tie_rule: Literal["random", "order"] = "random"
     """How equal rewards are ranked: broken at random, or by a fixed order of the completions."""
     kl_coef: float | None = None
-    """KL coefficient for the objectives reward and quantile; default 1/(N−1). The vbon objectives fix it there."""
+    """KL coefficient of kl-rl, quantile and dpo; default 1/(N−1), where the other methods fix it."""
     prompts: str | None = None
     """Train on the pool's prompts that are also in this file; default: all of them."""
 
@@ -64,8 +69,8 @@ class TrainConfig:
     """Weight of the critic's loss."""
     gae_lambda: float = 0.95
     """λ of generalised advantage estimation; 1 is Monte Carlo."""
-    kl_estimator: Literal["k1", "full"] = "k1"
-    """k1: log-ratio of the sampled token; ends nearer (docs/experiments.md). full: KL over the vocabulary."""
+    kl_estimator: KlEstimator = "auto"
+    """k1: log-ratio of the sampled token; ends nearer (docs/experiments.md). full: over the vocabulary. k3: grpo's."""
     refresh_kl: bool = True
     """Take the KL part of each advantage at the current policy in every minibatch, not once at the rollout."""
     advantage_clip: float = 10.0
@@ -73,7 +78,7 @@ class TrainConfig:
     whiten_advantages: bool = False
     """Scale advantages to unit variance in every minibatch, as common PPO does, instead of keeping them in nats."""
 
-    offline_loss: Literal["weighted-sft", "regression", "listwise"] = "weighted-sft"
+    offline_loss: OfflineLoss = "auto"
     """Loss on the pool's samples, for `algorithm offline` and `warm-start offline`."""
     offline_steps: int | None = None
     """Optimiser steps on the pool's samples; default: 200, or 8 passes over the samples that weigh where fewer."""
@@ -126,14 +131,28 @@ class TrainConfig:
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
 
+    def __post_init__(self) -> None:
+        """Fill in what is `auto`, so that a config says what runs."""
+        for name, value in resolved(self._choices(), self.method).items():
+            object.__setattr__(self, name, value)
+
+    def _choices(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in DEFAULTS}
+
+    @property
+    def method_name(self) -> MethodName:
+        """The method that this is, named or not."""
+        return self.method or method_of(self._choices()) or "vbon"
+
     @property
     def targets_best_of_n(self) -> bool:
-        """Whether the objective leads to best-of-N; the others have optima of their own."""
-        return self.objective.startswith("vbon")
+        """Whether the method leads to best-of-N or close to it; the others have optima of their own."""
+        return METHODS[self.method_name].optimum in ("best-of-n", "near best-of-n")
 
     def validate(self) -> None:
         """Raise VbonError naming the first flag whose value will not do."""
         _check_ranges(self)
+        _check_method(self)
         _check_objective(self)
         _check_rollouts(self)
 
@@ -158,16 +177,39 @@ def _check_ranges(config: TrainConfig) -> None:
         raise checks.refuse("gae_lambda", config.gae_lambda, "between 0 and 1")
 
 
+def _check_method(config: TrainConfig) -> None:
+    if config.method is None:
+        return
+    if not METHODS[config.method].trained:
+        raise VbonError(f"--method {config.method} trains nothing: sample it with vbon generate --best-of {config.n:g}")
+    for name, allowed in METHODS[config.method].choices.items():
+        value = getattr(config, name)
+        if value not in allowed:
+            raise VbonError(
+                f"--method {config.method} does not go with {checks.flag(name)} {value}: "
+                f"it takes {' or '.join(allowed)}; leave one of the two out"
+            )
+
+
 def _check_objective(config: TrainConfig) -> None:
-    if config.kl_coef is not None and config.targets_best_of_n:
-        raise VbonError(
-            f"--kl-coef does not go with --objective {config.objective}, which fixes it at 1/(N-1): "
-            "leave it out and choose --n, or use --objective reward"
-        )
+    named = f"--method {config.method}" if config.method else f"--objective {config.objective}"
     if config.algorithm == "offline" and config.objective != "vbon":
         raise VbonError(f"--algorithm offline trains --objective vbon only, not {config.objective}")
     if config.algorithm == "offline" and config.warm_start == "offline":
         raise VbonError("--warm-start offline does not go with --algorithm offline, which is that already")
+    if method_of({name: getattr(config, name) for name in DEFAULTS}) is None:
+        raise VbonError(
+            f"--objective {config.objective}, --algorithm {config.algorithm}, --offline-loss {config.offline_loss} and "
+            f"--kl-estimator {config.kl_estimator} are no method together; choose one by --method"
+        )
+    method = METHODS[config.method_name]
+    if config.kl_coef is not None and method.knob != "kl_coef":
+        raise VbonError(
+            f"--kl-coef does not go with {named}, which fixes it at 1/(N-1): "
+            "leave it out and choose --n, or use --method kl-rl"
+        )
+    if method.whole_n and config.n % 1:
+        raise VbonError(f"--n is {config.n}, but {config.method_name} takes whole sets of N from the pool: an integer")
 
 
 def _check_rollouts(config: TrainConfig) -> None:
@@ -178,5 +220,7 @@ def _check_rollouts(config: TrainConfig) -> None:
             f"--rollouts-per-iteration {config.rollouts_per_iteration} is not a multiple of "
             f"--samples-per-prompt {config.samples_per_prompt}"
         )
-    if config.algorithm == "rloo" and config.samples_per_prompt < 2:
-        raise VbonError("--algorithm rloo compares samples of one prompt: --samples-per-prompt must be at least 2")
+    if config.algorithm in ("rloo", "grpo") and config.samples_per_prompt < 2:
+        raise VbonError(
+            f"--algorithm {config.algorithm} compares samples of one prompt: --samples-per-prompt must be at least 2"
+        )
