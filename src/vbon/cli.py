@@ -65,6 +65,12 @@ VERBS = {
         "GenerateConfig",
         "vbon.evaluation.generate:generate_command",
     ),
+    "sweep": Verb(
+        "Every method on the same pool, over one grid and several seeds: one table, one report.",
+        "vbon sweep recipes/demo/sweep.yaml --num-workers 2",
+        "SweepConfig",
+        "vbon.sweep:sweep_command",
+    ),
     "report": Verb(
         "One self-contained HTML page from runs and evaluations.",
         "vbon report runs/n8 runs/n8-eval --out report.html",

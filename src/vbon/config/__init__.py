@@ -5,6 +5,7 @@ from vbon.config.integrate import IntegrateConfig
 from vbon.config.lab import LabConfig
 from vbon.config.pool import CollectConfig, ImportConfig, InspectConfig
 from vbon.config.secrets import without_secrets
+from vbon.config.sweep import SweepConfig
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import load_yaml, merged_text, read_values, save_yaml
 
@@ -18,6 +19,7 @@ __all__ = [
     "IntegrateConfig",
     "LabConfig",
     "ReportConfig",
+    "SweepConfig",
     "TrainConfig",
     "load_yaml",
     "merged_text",

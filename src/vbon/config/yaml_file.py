@@ -36,7 +36,7 @@ def load_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
 
 def read_values(cls: type[Any], path: str | Path) -> dict[str, Any]:
     """The fields that a YAML file sets, each of its field's type; an empty file sets none."""
-    return _typed_values(cls, read_mapping(path), str(path))
+    return typed_values(cls, read_mapping(path), str(path))
 
 
 def read_sections(sections: Mapping[str, type[Any]], path: str | Path) -> dict[str, dict[str, Any]]:
@@ -48,7 +48,7 @@ def read_sections(sections: Mapping[str, type[Any]], path: str | Path) -> dict[s
     for name, values in content.items():
         if not isinstance(values, dict | None):
             raise VbonError(f"{path}: {name} must hold lines of `key: value`, not a {type(values).__name__}")
-    return {name: _typed_values(cls, content.get(name) or {}, f"{path}: {name}") for name, cls in sections.items()}
+    return {name: typed_values(cls, content.get(name) or {}, f"{path}: {name}") for name, cls in sections.items()}
 
 
 def save_yaml(config: Any, path: str | Path) -> None:
@@ -112,7 +112,8 @@ def _key_given_twice(root: yaml.Node | None) -> yaml.Node | None:
     return next((key for i, key in enumerate(keys) if names[i] in names[:i]), None)
 
 
-def _typed_values(cls: type[Any], values: Mapping[Any, Any], where: str) -> dict[str, Any]:
+def typed_values(cls: type[Any], values: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """Values that were read from a file, each of its field's type. Raises VbonError beginning with `where`."""
     hints = typing.get_type_hints(cls)
     names = [f.name for f in fields(cls)]
     return {

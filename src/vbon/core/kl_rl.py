@@ -4,8 +4,15 @@ For other rewards there is no closed form (`vbon lab n-beta` solves for it). Not
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from vbon.core.best_of_n import kl_coef_from_n, kl_from_reference
+
+_BISECTIONS = 200
 
 
 def kl_coef_for_gaussian(n: float, std: float) -> float:
@@ -36,6 +43,58 @@ def kl_coef_for_log_rank(n: float, scale: float) -> float:
     """
     _check(n, scale=scale)
     return scale * kl_coef_from_n(n)
+
+
+def tilted_weights(scores: ArrayLike, kl_coef: float) -> NDArray[np.float64]:
+    """π_ref·exp(score/β)/Z on M samples of π_ref, the optimum of E[score] − β·KL: weights (M,) that sum to 1."""
+    scaled = np.asarray(scores, np.float64) / kl_coef
+    weights = np.exp(scaled - scaled.max())
+    return np.asarray(weights / weights.sum())
+
+
+def kl_of_tilt(scores: ArrayLike, kl_coef: float) -> float:
+    """KL(π_ref·exp(score/β)/Z ‖ π_ref), plug-in from M samples of π_ref, nats; at most log M."""
+    weights = tilted_weights(scores, kl_coef)
+    kept = weights[weights > 0]
+    return float(np.sum(kept * np.log(kept * len(weights))))
+
+
+def kl_coef_for_samples(scores: Sequence[ArrayLike], kl: float) -> float:
+    """The β whose optimum spends `kl` nats, mean over prompts: `scores` holds samples of π_ref, (M,) of each prompt.
+
+    KL falls as β rises: bisection in log β. Raises ValueError for kl ≤ 0, or one that the samples cannot reach.
+    """
+    rows = [np.asarray(one, np.float64) for one in scores]
+    spread = max(float(np.ptp(row)) for row in rows)
+    if not kl > 0 or not spread > 0:
+        raise ValueError(f"kl must be positive and the scores not all equal, got kl = {kl}, spread {spread}")
+    low, high = math.log(spread * 1e-6), math.log(spread * 1e6)
+    if float(np.mean([kl_of_tilt(row, math.exp(low)) for row in rows])) < kl:
+        raise ValueError(f"the samples cannot reach {kl:g} nats")
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        reached = float(np.mean([kl_of_tilt(row, math.exp(middle)) for row in rows]))
+        low, high = (middle, high) if reached > kl else (low, middle)
+    return math.exp((low + high) / 2)
+
+
+class Frontier(NamedTuple):
+    """A point of the win-rate–KL front."""
+
+    kl: float
+    win_rate: float
+
+
+def win_rate_frontier(scale: float) -> Frontier:
+    """The highest win rate over π_ref at its KL: ranks u of continuous rewards tilted by e^{su}, s = 1/β ≥ 0.
+
+    E[u] = 1/(1−e^{−s}) − 1/s,  KL = s·E[u] − log((e^s − 1)/s). The optimum of the quantile reward; at s = 0, π_ref.
+    """
+    if scale < 1e-4:  # the series: both differences cancel
+        return Frontier(scale**2 / 24, 0.5 + scale / 12)
+    mean = -1 / math.expm1(-scale) - 1 / scale
+    log_normaliser = scale + math.log(-math.expm1(-scale)) - math.log(scale)
+    return Frontier(scale * mean - log_normaliser, mean)
 
 
 def _check(n: float, **positive: float) -> None:

@@ -22,11 +22,11 @@ from vbon.core.stats import Estimate
 INK, MUTED, GRID, TARGET = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
 REFERENCE_SERIES, TARGET_SERIES = -1, -2
 """In place of a policy's number, which chooses its colour and marker."""
-SERIES = tuple(f"#0a0c{index:02d}" for index in range(8))
+SERIES = tuple(f"#0a0c{index:02d}" for index in range(12))
 _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", TARGET: "var(--target)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
 }
-_MARKERS = "o^Dv<>Ps"
+MARKERS = "o^Dv<>Ps"
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: selectable, read aloud, in the page's own font
     "font.size": 10.0,
@@ -107,7 +107,7 @@ def against_kl(
         axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
         axes.legend(loc="lower right", labelcolor=INK)
 
-    return _svg(key, draw, alt=alt, size=(5.4, 3.7))
+    return as_svg(key, draw, alt=alt, size=(5.4, 3.7))
 
 
 def best_of_n_curve(max_kl: float) -> tuple[list[float], list[float]]:
@@ -121,10 +121,10 @@ def bars(key: str, rows: Sequence[tuple[str, Estimate, int]], *, floor: float | 
 
     def draw(axes: Axes) -> None:
         for place, (_, value, series) in enumerate(rows):
-            axes.barh(place, value.value, height=0.55, color=_colour(series), alpha=0.85)
+            axes.barh(place, value.value, height=0.55, color=colour_of(series), alpha=0.85)
             if value.low < value.high:
-                axes.errorbar(value.value, place, xerr=_reach(value), color=INK, capsize=3, linewidth=1.2)
-        axes.set_yticks(range(len(rows)), [_shortened(name) for name, _, _ in rows])
+                axes.errorbar(value.value, place, xerr=reach(value), color=INK, capsize=3, linewidth=1.2)
+        axes.set_yticks(range(len(rows)), [shortened(name) for name, _, _ in rows])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(x_label)
@@ -132,7 +132,7 @@ def bars(key: str, rows: Sequence[tuple[str, Estimate, int]], *, floor: float | 
             axes.axvline(floor, color=TARGET, linestyle="--", label=f"best-of-N itself reads {floor:.3f}")
             axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), labelcolor=INK)
 
-    return _svg(key, draw, alt=alt, size=(5.4, 1.5 + 0.42 * len(rows)))
+    return as_svg(key, draw, alt=alt, size=(5.4, 1.5 + 0.42 * len(rows)))
 
 
 def curves(
@@ -150,8 +150,8 @@ def curves(
         for line in lines:
             marker = "o" if len(line.x) < 2 or line.dashed else ""
             style = "--" if line.dashed else "-"
-            label = _shortened(line.name)
-            axes.plot(line.x, line.y, style, marker=marker, markersize=3.5, color=_colour(line.series), label=label)
+            label = shortened(line.name)
+            axes.plot(line.x, line.y, style, marker=marker, markersize=3.5, color=colour_of(line.series), label=label)
         if level is not None:
             axes.axhline(level[1], color=TARGET, linestyle=":", label=level[0])
         axes.set_xlabel(x_label)
@@ -160,7 +160,7 @@ def curves(
         if len(lines) > 1 or level is not None:
             axes.legend(loc="best", labelcolor=INK, fontsize=9)
 
-    return _svg(key, draw, alt=alt, size=(4.4, 2.8))
+    return as_svg(key, draw, alt=alt, size=(4.4, 2.8))
 
 
 def reward_cdfs(key: str, panels: Sequence[Panel], *, n: float, alt: str) -> str:
@@ -175,7 +175,9 @@ def reward_cdfs(key: str, panels: Sequence[Panel], *, n: float, alt: str) -> str
         grid.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=3, labelcolor=INK, fontsize=9)
 
     shape = (-(-len(panels) // 2), 2)
-    return _svg(key, lambda grid: draw(np.reshape(grid, shape)), alt=alt, size=(5.4, 0.6 + 1.9 * shape[0]), shape=shape)
+    return as_svg(
+        key, lambda grid: draw(np.reshape(grid, shape)), alt=alt, size=(5.4, 0.6 + 1.9 * shape[0]), shape=shape
+    )
 
 
 def _reward_cdf(axes: Axes, panel: Panel, n: float) -> None:
@@ -184,8 +186,8 @@ def _reward_cdf(axes: Axes, panel: Panel, n: float) -> None:
     axes.step(panel.rewards, share**n, where="post", color=TARGET, linestyle="--", label=f"F^{n:g}, best-of-{n:g}")
     for mark in panel.marks:
         axes.plot(
-            mark.x, mark.y, _MARKERS[mark.series % len(_MARKERS)], color=_colour(mark.series), markersize=5.5,
-            label=_shortened(mark.name), zorder=4,
+            mark.x, mark.y, MARKERS[mark.series % len(MARKERS)], color=colour_of(mark.series), markersize=5.5,
+            label=shortened(mark.name), zorder=4,
         )  # fmt: skip
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlabel("reward")
@@ -193,28 +195,28 @@ def _reward_cdf(axes: Axes, panel: Panel, n: float) -> None:
 
 def _error_bars(axes: Axes, point: Point) -> None:
     axes.errorbar(
-        point.x.value, point.y.value, xerr=_reach(point.x), yerr=_reach(point.y),
-        color=_colour(point.series), marker=_MARKERS[point.series % len(_MARKERS)], linestyle="none",
-        markersize=6.5, capsize=2.5, linewidth=1.3, label=_shortened(point.name), zorder=4,
+        point.x.value, point.y.value, xerr=reach(point.x), yerr=reach(point.y),
+        color=colour_of(point.series), marker=MARKERS[point.series % len(MARKERS)], linestyle="none",
+        markersize=6.5, capsize=2.5, linewidth=1.3, label=shortened(point.name), zorder=4,
     )  # fmt: skip
 
 
-def _colour(series: int) -> str:
+def colour_of(series: int) -> str:
     special = {REFERENCE_SERIES: MUTED, TARGET_SERIES: TARGET}
     return special.get(series, SERIES[series % len(SERIES)])
 
 
-def _reach(estimate: Estimate) -> list[list[float]]:
+def reach(estimate: Estimate) -> list[list[float]]:
     return [[max(estimate.value - estimate.low, 0.0)], [max(estimate.high - estimate.value, 0.0)]]
 
 
-def _shortened(name: str, limit: int = 28) -> str:
+def shortened(name: str, limit: int = 28) -> str:
     # matplotlib reads $…$ as mathematics and hides a label that begins with an underscore.
     name = name if len(name) <= limit else name[: limit - 1] + "…"
     return name.replace("$", r"\$").replace("_", "\u200b_", 1) if name.startswith("_") else name.replace("$", r"\$")
 
 
-def _svg(
+def as_svg(
     key: str,
     draw: Callable[[Any], None],
     *,

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, select_autoescape
+from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 import vbon
 from vbon.report import plots, samples, tables
+from vbon.report.figures import Drawing
 from vbon.report.read import Evaluation, Run
 from vbon.report.verdict import KL_ALLOWANCE, verdict
 from vbon.report.words import n_text, number, percent_text
@@ -24,23 +25,32 @@ TEMPLATES = files("vbon.report") / "templates"
 
 def render(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> str:
     """The HTML page, a function of its arguments alone."""
-    environment = Environment(
-        autoescape=select_autoescape(default=True, default_for_string=True),
+    style, script = template_text("report.css"), template_text("report.js")
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            style=Markup(style),
+            script=Markup(script),
+            script_hash=script_hash(script),
+            version=vbon.__version__,
+            title=_title(runs, evaluations),
+            evaluations=[_evaluation_section(evaluation, f"e{i}") for i, evaluation in enumerate(evaluations)],
+            training=[as_context(drawing) for drawing in plots.training_plots(runs, "t")],
+            settings=_settings(runs, evaluations),
+            kl_allowance=KL_ALLOWANCE,
+        )
+    )
+
+
+def environment() -> Environment:
+    """Templates of this package, every text escaped."""
+    return Environment(
+        loader=FunctionLoader(template_text),
+        autoescape=select_autoescape(enabled_extensions=("j2",), default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    style, script = _template("report.css"), _template("report.js")
-    return environment.from_string(_template("report.html.j2")).render(
-        style=Markup(style),
-        script=Markup(script),
-        script_hash=script_hash(script),
-        version=vbon.__version__,
-        title=_title(runs, evaluations),
-        evaluations=[_evaluation_section(evaluation, f"e{i}") for i, evaluation in enumerate(evaluations)],
-        training=[_drawing(drawing) for drawing in plots.training_plots(runs, "t")],
-        settings=_settings(runs, evaluations),
-        kl_allowance=KL_ALLOWANCE,
     )
 
 
@@ -64,7 +74,7 @@ def _evaluation_section(evaluation: Evaluation, key: str) -> dict[str, Any]:
         "table": tables.policy_table(evaluation),
         "differences": tables.differences_table(evaluation),
         "first": next(iter(evaluation.policies), ""),
-        "plots": [_drawing(drawing) for drawing in plots.evaluation_plots(evaluation, key)],
+        "plots": [as_context(drawing) for drawing in plots.evaluation_plots(evaluation, key)],
         "cards": samples.cards(evaluation),
         "num_prompts": evaluation.settings.get("num_prompts"),
         "samples_per_prompt": evaluation.settings.get("samples_per_prompt"),
@@ -102,7 +112,8 @@ def _tile(label: str, value: str, against: str) -> dict[str, str]:
     return {"label": label, "value": value, "against": against}
 
 
-def _drawing(drawing: plots.Drawing) -> dict[str, Any]:
+def as_context(drawing: Drawing) -> dict[str, Any]:
+    """A drawing as the template takes it: its SVG is this package's own."""
     return {"title": drawing.title, "svg": Markup(drawing.svg), "caption": drawing.caption}
 
 
@@ -112,5 +123,6 @@ def _settings(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[tu
     ]
 
 
-def _template(name: str) -> str:
+def template_text(name: str) -> str:
+    """A template, the style or the script of the page."""
     return (TEMPLATES / name).read_text(encoding="utf-8")

@@ -85,7 +85,7 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_run(path: Path, name: str) -> Run:
-    record = _read_json(path / RUN_RECORD)
+    record = read_json(path / RUN_RECORD)
     return Run(name, str(path), record, _read_history(path / "vbon/metrics.jsonl"))
 
 
@@ -106,12 +106,12 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
 
 def _read_evaluation(path: Path, name: str) -> Evaluation:
     where = path / EVALUATION_RECORD
-    record = _read_json(where)
+    record = read_json(where)
     n: Any = record.get("n")
     if not is_number(n) or n <= 1:
         raise VbonError(f"{where}: 'n' is {n!r}, but must be a number greater than 1")
     policies = _mapping(record, "policies", where)
-    floor = _estimate(_mapping(record, "floor", where).get("kl_policy_bon"), "floor", where)
+    floor = estimate_of(_mapping(record, "floor", where).get("kl_policy_bon"), "floor", where)
     return Evaluation(
         name,
         str(path),
@@ -125,22 +125,23 @@ def _read_evaluation(path: Path, name: str) -> Evaluation:
         differences={
             policy: _metrics(row, "differences", where) for policy, row in policies.items() if row.get("differences")
         },
-        samples=_read_rows(path / "samples.parquet"),
+        samples=read_parquet(path / "samples.parquet"),
         throughput=_read_timings(path / "throughput.json", "completions_per_second"),
         latency=_read_timings(path / "throughput.json", "latency_seconds"),
         best_of_k={name: _curve(row, where) for name, row in (*policies.items(), ("reference", record["reference"]))},
-        reward_cdfs=_read_rows(path / "reference.parquet"),
+        reward_cdfs=read_parquet(path / "reference.parquet"),
     )
 
 
 def _metrics(row: Any, key: str, where: Path) -> Metrics:
     """The entries of `row[key]` that hold an estimate; a metric that could not be measured is null and left out."""
     content = _mapping(row if isinstance(row, dict) else {}, key, where)
-    estimates = {name: _estimate(value, name, where) for name, value in content.items()}
+    estimates = {name: estimate_of(value, name, where) for name, value in content.items()}
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
-def _estimate(value: Any, key: str, where: Path) -> Estimate | None:
+def estimate_of(value: Any, key: str, where: Path) -> Estimate | None:
+    """An estimate, or a bare number as one without width; None where it could not be computed."""
     parts: list[Any] = [value.get(part) for part in Estimate._fields] if isinstance(value, dict) else [value] * 3
     if not all(part is None or is_number(part) for part in parts):
         raise VbonError(f"{where}: {key!r} must hold value, low and high, not {value!r:.60}")
@@ -159,14 +160,15 @@ def _curve(row: Mapping[str, Any], where: Path) -> list[tuple[int, Metrics]]:
 
 
 def _read_timings(path: Path, key: str) -> dict[str, float]:
-    record = _read_json(path) if path.is_file() else {}
+    record = read_json(path) if path.is_file() else {}
     if key not in record:
         return {}
     timings = _mapping(record, key, path)
     return {name: float(value) for name, value in timings.items() if is_number(value) and value > 0}
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def read_parquet(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file, none where it is not there. Raises VbonError naming the file."""
     if not path.is_file():
         return []
     try:
@@ -176,7 +178,8 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in this format version. Raises VbonError naming the file."""
     content = parse_json(_read_text(path), str(path))
     if not isinstance(content, dict) or content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise VbonError(f"{path}: not written by this vbon (format_version must be {FORMAT_VERSION}); upgrade vbon")

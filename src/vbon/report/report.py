@@ -1,23 +1,24 @@
-"""`vbon report`: one HTML page from run and evaluation folders; nothing is measured here."""
+"""`vbon report`: one HTML page from run and evaluation folders, or from a sweep's; nothing is measured here."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vbon.config.evaluate import ReportConfig
 from vbon.errors import VbonError
 from vbon.pool.files import replace_file
+from vbon.report.comparison.read import is_sweep, read_sweep
 from vbon.report.read import read_folders
 
 
 def report_command(config: ReportConfig) -> dict[str, Any]:
     """Write the page of `config.dirs` to `config.out`; the same folders give the same bytes.
 
-    Raises VbonError for a folder that is neither run nor evaluation, a file that cannot be read, or a missing extra.
+    Raises VbonError for a folder that is none of these, a sweep beside others, a file that cannot be read, or a
+    missing extra.
     """
-    page = _page_module()
-    runs, evaluations = read_folders(config.dirs)
-    html = page.render(runs, evaluations)
+    html, read = _page(config.dirs)
     out = Path(config.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -30,14 +31,28 @@ def report_command(config: ReportConfig) -> dict[str, Any]:
     return {
         "out": str(out),
         "bytes": len(html.encode()),
-        "runs": [run.name for run in runs],
-        "evaluations": [evaluation.name for evaluation in evaluations],
+        **read,
     }
 
 
-def _page_module() -> Any:
+def _page(dirs: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
+    """The page, and the names of what is on it: one sweep, or runs and evaluations."""
+    sweeps = [path for path in dirs if is_sweep(Path(path))]
+    if not sweeps:
+        page = _module("vbon.report.page")
+        runs, evaluations = read_folders(dirs)
+        names = {"runs": [run.name for run in runs], "evaluations": [one.name for one in evaluations]}
+        return page.render(runs, evaluations), names
+    if len(dirs) > 1:
+        raise VbonError(f"{sweeps[0]} is a sweep, which has a page of its own; report it alone")
+    page = _module("vbon.report.comparison.page")
+    comparison = read_sweep(Path(sweeps[0]))
+    return page.render(comparison), {"sweeps": [comparison.name]}
+
+
+def _module(name: str) -> Any:
     try:
-        return importlib.import_module("vbon.report.page")
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("jinja2", "markupsafe", "matplotlib"):
             raise

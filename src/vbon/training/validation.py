@@ -27,7 +27,7 @@ def validate(
     seed: int,
 ) -> dict[str, float]:
     """Metrics of `rollout_metrics` on up to 64 prompts, at least 512 completions; equal seeds draw equal uniforms."""
-    index = seeds.permutation(len(task), seed, seeds.VALIDATION)[:MAX_PROMPTS]
+    index = prompts_measured(len(task), seed)
     per_prompt = max(4, MIN_COMPLETIONS // len(index))
     rollouts = roll_out(
         policy, ref_policy, [task.prompt_ids[i] for i in index], index,
@@ -35,6 +35,11 @@ def validate(
         task.sampling, task.score, objective, n, kl_coef,
     )  # fmt: skip
     return rollout_metrics(rollouts, n)
+
+
+def prompts_measured(count: int, seed: int) -> Tensor:
+    """Which of `count` validation prompts are measured: up to 64 of them, the same each time. int64."""
+    return seeds.permutation(count, seed, seeds.VALIDATION)[:MAX_PROMPTS]
 
 
 def rollout_metrics(rollouts: Rollouts, n: float, gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:

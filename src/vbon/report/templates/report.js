@@ -4,11 +4,20 @@ for (const section of document.querySelectorAll(".samples")) {
   const find = section.querySelector("input[type=search]");
   const where = section.querySelector("select[name=where]");
   const order = section.querySelector("select[name=order]");
+  const n = section.querySelector("select[name=n]"); // only where methods are compared over N
   const count = section.querySelector(".count");
   const list = section.querySelector(".cards");
   const cards = Array.from(list.children);
 
-  const text = (card) => (where.value === "prompt" ? card.querySelector(".prompt") : card).textContent.toLowerCase();
+  const choose = () => {
+    for (const column of list.querySelectorAll("[data-n]")) column.hidden = n !== null && column.dataset.n !== n.value;
+  };
+
+  const text = (card) => {
+    if (where.value === "prompt") return card.querySelector(".prompt").textContent.toLowerCase();
+    const shown = [".prompt", ".columns > :not([hidden])"].flatMap((part) => Array.from(card.querySelectorAll(part)));
+    return shown.map((part) => part.textContent).join("\n").toLowerCase();
+  };
 
   const filter = () => {
     const wanted = find.value.trim().toLowerCase();
@@ -33,6 +42,7 @@ for (const section of document.querySelectorAll(".samples")) {
     if (find.value) parts.set("q", find.value);
     if (where.value !== "anywhere") parts.set("where", where.value);
     if (order.value !== "given") parts.set("order", order.value);
+    if (n !== null) parts.set("n", n.value);
     try {
       history.replaceState(null, "", `#${parts}`);
     } catch {
@@ -43,7 +53,8 @@ for (const section of document.querySelectorAll(".samples")) {
   const recall = () => {
     const parts = new URLSearchParams(location.hash.slice(1));
     find.value = parts.get("q") || "";
-    for (const choice of [where, order]) {
+    for (const choice of [where, order, n]) {
+      if (choice === null) continue;
       const value = parts.get(choice.name);
       if (Array.from(choice.options).some((option) => option.value === value)) choice.value = value;
     }
@@ -52,8 +63,10 @@ for (const section of document.querySelectorAll(".samples")) {
   find.addEventListener("input", () => { filter(); remember(); });
   where.addEventListener("change", () => { filter(); remember(); });
   order.addEventListener("change", () => { sort(); remember(); });
+  if (n !== null) n.addEventListener("change", () => { choose(); filter(); remember(); });
   section.querySelector(".controls").hidden = false;
   recall();
+  choose();
   filter();
   sort();
 }

@@ -1,0 +1,175 @@
+"""A sweep's folder, read as untrusted input: its record, the per-prompt values of each run, samples and timings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vbon.core.stats import Estimate
+from vbon.errors import VbonError
+from vbon.report.read import estimate_of, is_number, read_json, read_parquet
+
+RECORD = "sweep.json"
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One N of the grid: best-of-N itself and the reference there."""
+
+    n: float
+    target: Mapping[str, Estimate]
+    reference: Mapping[str, Estimate]
+    floor: float
+    evaluation: str
+    """The run whose evaluation holds the reference's rewards and best-of-N's per-prompt values."""
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """One method: its runs by (place on the grid, seed), and what was recorded of it."""
+
+    name: str
+    series: int
+    family: str
+    summary: str
+    kl_coef: Sequence[float | None]
+    learning_rate: float | None
+    search: Sequence[tuple[float, float | None]]
+    runs: Mapping[tuple[int, int], Mapping[str, Any]]
+    per_prompt: Mapping[tuple[int, int], Mapping[str, Float]]
+
+    def places(self) -> list[int]:
+        """Grid points with every seed there."""
+        seeds = {seed for _, seed in self.per_prompt}
+        return [
+            place
+            for place in sorted({p for p, _ in self.per_prompt})
+            if all((place, s) in self.per_prompt for s in seeds)
+        ]
+
+    def values(self, metric: str) -> Float | None:
+        """(seeds, grid points that are whole, prompts), or None where a run lacks the metric."""
+        places, seeds = self.places(), sorted({seed for _, seed in self.per_prompt})
+        rows = [[self.per_prompt[place, seed].get(metric) for place in places] for seed in seeds]
+        if not places or any(one is None for row in rows for one in row):
+            return None
+        return np.array(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Everything that the page shows of a sweep."""
+
+    name: str
+    path: Path
+    settings: Mapping[str, Any]
+    pool: Mapping[str, Any]
+    places: Sequence[Place]
+    methods: Sequence[Method]
+    failed: Sequence[tuple[str, str]]
+    num_runs: int
+    shape: Mapping[str, Any]
+    """num_prompts, num_samples, samples_per_prompt and judges of the evaluations."""
+    seconds: Mapping[str, Mapping[str, Any]]
+    rates: Mapping[str, float]
+    latencies: Mapping[str, float]
+    per_prompt_target: Mapping[float, Mapping[str, Float]] = field(default_factory=dict)
+
+    @cached_property
+    def reward_quantiles(self) -> list[Float]:
+        """The reference's rewards at even shares, of each held-out prompt."""
+        rows = read_parquet(self.path / "evaluations" / self.places[0].evaluation / "reference.parquet")
+        lists = [row.get("reward_quantiles") for row in rows]
+        return [np.array(one) for one in lists if isinstance(one, list) and one and all(map(is_number, one))]
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder holds a sweep's record."""
+    return (path / RECORD).is_file()
+
+
+def read_sweep(path: Path) -> Comparison:
+    """Raises VbonError naming the file and the field."""
+    where = path / RECORD
+    record = read_json(where)
+    timings = read_json(path / "timings.json") if (path / "timings.json").is_file() else {}
+    try:
+        return _comparison(path, record, timings)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise VbonError(f"{where}: not as a sweep writes it ({type(error).__name__}: {error})") from None
+
+
+def _comparison(path: Path, record: Mapping[str, Any], timings: Mapping[str, Any]) -> Comparison:
+    places = [_place(row) for row in record["grid"]]
+    if not places:
+        raise VbonError(f"{path}: no run of this sweep is done yet; run vbon sweep first")
+    runs = record["runs"]
+    done = [run for run in runs if run["status"] == "done"]
+    per_prompt = {run["name"]: _per_prompt(path / "evaluations" / run["name"], run["name"]) for run in done}
+    ns = [place.n for place in places]
+    return Comparison(
+        path.resolve().name,
+        path,
+        settings=record["settings"],
+        pool=record["pool"],
+        places=places,
+        methods=[
+            _method(name, series, row, [run for run in done if run["method"] == name], ns, per_prompt)
+            for series, (name, row) in enumerate(record["methods"].items())
+        ],
+        failed=[(str(run["name"]), str(run["reason"])) for run in runs if run["status"] != "done"],
+        num_runs=len(runs),
+        shape={key: record["grid"][0][key] for key in ("num_prompts", "num_samples", "samples_per_prompt", "judges")},
+        seconds=timings.get("seconds", {}),
+        rates=_timings(timings.get("completions_per_second")),
+        latencies=_timings(timings.get("latency_seconds")),
+        per_prompt_target={
+            place.n: _per_prompt(path / "evaluations" / place.evaluation, "best-of-n") for place in places
+        },
+    )
+
+
+def _place(row: Mapping[str, Any]) -> Place:
+    return Place(
+        float(row["n"]), _estimates(row["target"]), _estimates(row["reference"]),
+        float(row["floor"]["kl_policy_bon"]), str(row["evaluation"]),
+    )  # fmt: skip
+
+
+def _method(
+    name: str, series: int, row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], ns: Sequence[float],
+    per_prompt: Mapping[str, Mapping[str, Float]],
+) -> Method:  # fmt: skip
+    by_place = {(ns.index(run["n"]), run["seed"]): run for run in runs}
+    return Method(
+        name, series, str(row["family"]), str(row["summary"]), row["kl_coef"] or [None] * len(ns), row["learning_rate"],
+        [(one["learning_rate"], one["objective"]) for one in row["search"]], by_place,
+        {key: per_prompt[run["name"]] for key, run in by_place.items()},
+    )  # fmt: skip
+
+
+def _per_prompt(folder: Path, policy: str) -> dict[str, Float]:
+    """metric → (P,) of one policy, prompts in the order of the file, which all evaluations share."""
+    if "/" in folder.name or folder.name in (".", ".."):
+        raise ValueError(f"{folder.name} is no name of a run")
+    rows = [row for row in read_parquet(folder / "per_prompt.parquet") if row.get("policy") == policy]
+    names = [name for name in (rows[0] if rows else {}) if name not in ("policy", "prompt_id")]
+    return {
+        name: np.array([row[name] for row in rows], np.float64)
+        for name in names
+        if all(is_number(row[name]) for row in rows)
+    }
+
+
+def _estimates(values: Mapping[str, Any]) -> dict[str, Estimate]:
+    found = {name: estimate_of(value, name, Path(RECORD)) for name, value in values.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _timings(values: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in (values or {}).items() if is_number(value) and value > 0}

@@ -1,0 +1,97 @@
+"""What a run cost, and how soon it was nearly there, from its diary. Counts are exact; seconds are this machine's."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vbon.pool.predict import predict
+from vbon.pool.store import ReferencePool
+from vbon.sweep.plan import Job
+from vbon.training.metrics import read_rows
+from vbon.training.task import split_pool
+from vbon.training.validation import prompts_measured
+
+NEARLY = 0.95
+"""Share of best-of-N's gain in reward, on validation prompts, whose cost is reported."""
+
+
+class Cost(NamedTuple):
+    """Completions rolled out to learn from, each scored once; optimiser steps on the pool; seconds of both."""
+
+    rollouts: int
+    offline_steps: int
+    seconds: float
+
+
+class Measured(NamedTuple):
+    """A validation: what had been spent until then, and the share of best-of-N's gain in reward."""
+
+    cost: Cost
+    gain_share: float | None
+
+
+@dataclass(frozen=True)
+class GainScale:
+    """Mean reward of the reference (share 0) and of best-of-N (share 1) on the prompts that a run validates on."""
+
+    reference: float
+    best_of_n: float
+
+    def share(self, reward: float) -> float | None:
+        gain = self.best_of_n - self.reference
+        return (reward - self.reference) / gain if gain > 0 else None
+
+
+class GainScales:
+    """The scale of each job, by the pool that all share: seeds differ in their validation prompts."""
+
+    def __init__(self, pool: ReferencePool):
+        self._pool = pool
+        self._known: dict[tuple[int, float, float], GainScale] = {}
+
+    def of(self, job: Job) -> GainScale:
+        key = (job.seed, job.n, job.train.validation_fraction)
+        if key not in self._known:
+            _, validation = split_pool(self._pool, job.train)
+            rewards = [
+                validation.rewards[validation.offsets[i] : validation.offsets[i + 1]]
+                for i in prompts_measured(len(validation), job.seed).tolist()
+            ]
+            best = [predict(one, job.n).reward for one in rewards]
+            self._known[key] = GainScale(_mean([float(one.mean()) for one in rewards]), _mean(best))
+        return self._known[key]
+
+
+def measured(job: Job, scale: GainScale) -> list[Measured]:
+    """The validations of a finished run, in order, each with the cost up to it."""
+    return list(_measured(read_rows(Path(job.train.out) / "vbon/metrics.jsonl"), job, scale))
+
+
+def total(diary: Sequence[Measured]) -> Cost:
+    """What the whole run cost; its last validation is at its end."""
+    return diary[-1].cost if diary else Cost(0, 0, 0.0)
+
+
+def first_nearly_there(diary: Sequence[Measured]) -> Cost | None:
+    """The cost of the first validation with NEARLY of the gain, or None: at the resolution of the validations."""
+    return next((one.cost for one in diary if one.gain_share is not None and one.gain_share >= NEARLY), None)
+
+
+def _measured(rows: Sequence[Mapping[str, Any]], job: Job, scale: GainScale) -> Iterator[Measured]:
+    rollouts = offline_steps = 0
+    seconds = 0.0
+    for row in rows:
+        if "validation/reward" in row:
+            yield Measured(Cost(rollouts, offline_steps, seconds), scale.share(row["validation/reward"]))
+            continue
+        seconds += sum(value for key, value in row.items() if key.startswith("seconds_"))
+        if "offline_step" in row:
+            offline_steps += 1
+        else:
+            rollouts += job.train.rollouts_per_iteration
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

@@ -1,0 +1,43 @@
+"""Each method's learning rate: the same few rates, one grid point, validation prompts, its own objective."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vbon.config.methods import MethodName
+from vbon.config.sweep import Sweep
+from vbon.errors import VbonError
+from vbon.sweep.folder import SweepFolder, read_json
+from vbon.sweep.plan import Job, rates_of
+from vbon.sweep.work import is_done
+
+
+@dataclass(frozen=True)
+class Search:
+    """Method → the rate chosen, and → rate → its objective on validation prompts (None: that run failed).
+
+    A method whose every run failed has none chosen: its grid runs at the library's default, and fails or not.
+    """
+
+    chosen: Mapping[MethodName, float]
+    tried: Mapping[MethodName, Mapping[float, float | None]]
+
+
+def choose(sweep: Sweep, jobs: Mapping[MethodName, Mapping[float, Job]]) -> Search:
+    """The rate with the highest objective for each method; a single rate is taken without a search."""
+    tried = {method: {rate: _objective(job) for rate, job in by_rate.items()} for method, by_rate in jobs.items()}
+    chosen = {method: rates_of(sweep, method)[0] for method in sweep.methods if len(rates_of(sweep, method)) == 1}
+    for method, objectives in tried.items():
+        known = {rate: value for rate, value in objectives.items() if value is not None}
+        if known:
+            chosen[method] = max(known, key=lambda rate: known[rate])
+    return Search(chosen, tried)
+
+
+def _objective(job: Job) -> float | None:
+    """What the run itself chose its checkpoint by."""
+    if not is_done(job):
+        return None
+    value = read_json(SweepFolder(job.train.out).path / "vbon/run.json")["result"].get("validation/objective")
+    if not isinstance(value, int | float):
+        raise VbonError(f"{job.train.out}/vbon/run.json: result has no validation/objective")
+    return float(value)

@@ -1,0 +1,63 @@
+"""`vbon sweep`: search the learning rates, train and evaluate every run, time the policies, write table and report."""
+
+import dataclasses
+from typing import Any
+
+from rich.console import Console
+
+from vbon.config.evaluate import ReportConfig
+from vbon.config.sweep import Sweep, SweepConfig, read_sweep
+from vbon.pool.store import ReferencePool
+from vbon.report.report import report_command
+from vbon.sweep.folder import SweepFolder
+from vbon.sweep.matching import scales_of
+from vbon.sweep.plan import Scales, grid_jobs, search_jobs
+from vbon.sweep.results import write_results
+from vbon.sweep.search import choose
+from vbon.sweep.timing import timings
+from vbon.sweep.work import is_done
+from vbon.sweep.workers import run_jobs
+
+
+def sweep_command(config: SweepConfig) -> dict[str, Any]:
+    """Do what is left of the sweep, print its table, return what was done and what failed.
+
+    Stopped at any moment, the same command goes on: a finished run is never repeated, a run that failed is tried again.
+    Raises VbonError for a mistake in SWEEP.yaml, or other settings than it was started with.
+    """
+    sweep = read_sweep(config.file)
+    if config.out is not None:
+        sweep = dataclasses.replace(sweep, out=config.out)
+    folder = SweepFolder(sweep.out)
+    pool = ReferencePool.open(sweep.pool)
+    ReferencePool.open(sweep.heldout)
+    scales = scales_of(sweep, pool)
+    grid_jobs(sweep, folder, scales, {}, config.num_threads)  # every config is checked before the first run
+    lock = folder.open(sweep)
+    try:
+        return _run(sweep, folder, pool, scales, config)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{folder.path}: stopped; the same command goes on") from None
+    finally:
+        lock.release()
+
+
+def _run(sweep: Sweep, folder: SweepFolder, pool: ReferencePool, scales: Scales, config: SweepConfig) -> dict[str, Any]:
+    console = Console(stderr=True)
+    searching = search_jobs(sweep, folder, scales, config.num_threads)
+    tried = [job for by_rate in searching.values() for job in by_rate.values()]
+    if tried:
+        run_jobs(tried, folder, config.num_workers, console, "learning rates")
+    search = choose(sweep, searching)
+    jobs = grid_jobs(sweep, folder, scales, search.chosen, config.num_threads)
+    run_jobs(jobs, folder, config.num_workers, console, "runs")
+    done = [job for job in jobs if is_done(job)]
+    speeds = timings(done, sweep, folder, console)
+    write_results(sweep, folder, jobs, search, scales, pool, speeds)
+    print(folder.table.read_text(encoding="utf-8"))
+    result = {"out": str(folder.path), "done": [job.name for job in done],
+              "failed": {job.name: folder.reason(job.name) for job in jobs if not is_done(job)}}  # fmt: skip
+    if done:
+        report_command(ReportConfig(dirs=(str(folder.path),), out=str(folder.report)))
+        result["report"] = str(folder.report)
+    return result

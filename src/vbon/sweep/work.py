@@ -1,0 +1,71 @@
+"""One job in a process of its own: train (or go on), evaluate, leave one line behind where it fails."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+from vbon.errors import VbonError
+from vbon.evaluation.evaluate import evaluate_command
+from vbon.sweep.folder import SweepFolder
+from vbon.sweep.plan import Job
+from vbon.training.train import train
+
+
+def work(job: Job, out: str) -> None:
+    """Do what is left of a job. Its words go to its log, its failure to the sweep's folder."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, so that it alone says what was interrupted
+    _end_with_parent()
+    _speak_to(Path(job.log))
+    try:
+        do(job)
+    except BaseException as error:
+        traceback.print_exc()
+        expected = isinstance(error, VbonError | OSError)
+        SweepFolder(out).fail(job.name, one_line(str(error) if expected else f"{type(error).__name__}: {error}"))
+
+
+def do(job: Job) -> None:
+    """Train unless the run is whole; evaluate unless that is done."""
+    run = Path(job.train.out)
+    if not is_trained(job):
+        train(replace(job.train, resume=(run / "vbon/config.yaml").is_file()))
+    if job.evaluate is not None and not is_done(job):
+        evaluate_command(job.evaluate)
+
+
+def is_trained(job: Job) -> bool:
+    """Whether the run is whole: run.json is written last."""
+    return (Path(job.train.out) / "vbon/run.json").is_file()
+
+
+def is_done(job: Job) -> bool:
+    """Whether nothing is left to do: evaluation.json is written last."""
+    return is_trained(job) and (job.evaluate is None or (Path(job.evaluate.out) / "evaluation.json").is_file())
+
+
+def one_line(text: str) -> str:
+    """A reason as it stands in a table."""
+    return " ".join(text.split())[:300] or "no reason given"
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)  # a run may be written by one process: a sweep that is started again must not meet us
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _speak_to(log: Path) -> None:
+    """All that is printed from now on goes to the log, whoever prints it."""
+    with open(log, "a", encoding="utf-8") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
