@@ -44,6 +44,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(ns=(2, 8, 64), methods=("vbon", "vbon-bound"), scale=Scale(), optimum_steps=200, seeds=(0,)),
+    "medium": Preset(methods=("vbon", "vbon-bound"), scale=Scale(), optimum_steps=400),
     "vbon": Preset(methods=("vbon",)),
     "full": Preset(),
 }
