@@ -51,7 +51,7 @@ PRESETS = {
 
 
 def run(preset: Preset, context: Context) -> dict[str, Any]:
-    jobs = [_job(n, method, seed, preset, context) for n in preset.ns for method in preset.methods
+    jobs = [_job(n, method, seed, preset, context) for method in preset.methods for n in preset.ns
             for seed in context.seeds]  # fmt: skip
     measured = run_all(run_job, [job for _, job in jobs], context.num_workers)
     runs = [{"n": job.n, "method": method, "seed": job.seed, **row}
