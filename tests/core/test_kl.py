@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from vbon.core.kl import entropy, full_vocabulary_kl, future_kl, k1, k2, k3
+from vbon.core.kl import entropy, full_vocabulary_kl, future_kl, importance_weighted_k3, k1, k2, k3
 from vbon.core.policy_gradient import returns_to_go
 
 P = torch.tensor([0.6, 0.25, 0.1, 0.05], dtype=torch.float64)
@@ -42,6 +42,20 @@ def test_k2_gradient_is_the_gradient_of_kl():
     (from_k1,) = torch.autograd.grad(P @ k1(log_p, Q.log()), logits)
     torch.testing.assert_close(from_k2, exact)
     torch.testing.assert_close(from_k1, torch.zeros_like(exact), atol=1e-15, rtol=0)
+
+
+def test_importance_weighted_k3_has_the_gradient_of_kl_and_bare_k3_that_of_the_other_direction():
+    logits = P.log().clone().requires_grad_()
+    log_p = logits.log_softmax(0)
+    old = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)  # any sampler: the weight undoes it
+
+    def gradient(value):
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    exact = gradient(full_vocabulary_kl(log_p, Q.log()))
+    torch.testing.assert_close(gradient(old @ importance_weighted_k3(log_p, old.log(), Q.log())), exact)
+    torch.testing.assert_close(gradient(P @ k3(log_p, Q.log())), gradient(full_vocabulary_kl(Q.log(), log_p)))
+    assert (exact - gradient(full_vocabulary_kl(Q.log(), log_p))).norm() > 0.1 * exact.norm()
 
 
 def test_k3_keeps_small_differences():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbon.core.best_of_n import level_probabilities, log_weight
-from vbon.core.objectives import OBJECTIVES, Signal, quantile, reward, vbon, vbon_bound
+from vbon.core.objectives import OBJECTIVES, Signal, bond, quantile, reward, vbon, vbon_bound
 from vbon.core.reward_cdf import Interval, RewardCDF
 
 MASS = np.array([0.35, 0.2, 0.05, 0.3, 0.1])
@@ -75,6 +75,17 @@ def test_vbon_bound_without_ties_is_the_upper_form():
     )
 
 
+def test_bond_is_the_upper_bound_of_vbon():
+    """(N−1)·log F_≤ + log N ≥ log W, with equality as ties vanish; from plain sums of mass."""
+    interval = exact_interval()
+    signal = bond(REWARDS, interval, 6)
+    assert signal.kl_coef == 0.2
+    upper = [5 * math.log(MASS[r >= REWARDS].sum()) for r in REWARDS]
+    np.testing.assert_allclose(signal.sequence_reward / signal.kl_coef, upper, rtol=1e-12, atol=1e-14)
+    exact = vbon(REWARDS, interval, 6).sequence_reward / 0.2
+    assert (np.array(upper) + math.log(6) >= exact).all() and (np.array(upper) + math.log(6) > exact + 0.1).any()
+
+
 def test_reward_is_kl_rl():
     assert reward(REWARDS, exact_interval(), 5).kl_coef == 0.25
     signal = reward(REWARDS, exact_interval(), 5, kl_coef=0.7)
@@ -90,7 +101,7 @@ def test_quantile_has_reference_mean_one_half():
     np.testing.assert_allclose(signal.sequence_reward, beats_or_half, rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["vbon", "vbon-bound", "quantile", "reward"])
+@pytest.mark.parametrize("name", ["vbon", "vbon-bound", "quantile", "bond", "reward"])
 def test_only_kl_rl_sees_the_scale_of_rewards(name):
     rng = np.random.default_rng(1)
     pool, fresh = rng.normal(size=50), rng.normal(size=20)

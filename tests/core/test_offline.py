@@ -9,7 +9,7 @@ import scipy.special
 import torch
 
 from vbon.core.best_of_n import log_weight, tie_averaged_weights
-from vbon.core.offline import bonbon, bonbon_margin, dpo, ipo, listwise, regression, weighted_sft
+from vbon.core.offline import bonbon, bonbon_margin, dpo, ipo, jeffreys, listwise, regression, weighted_sft
 from vbon.core.reward_cdf import RewardCDF
 
 MASS = np.array([0.35, 0.2, 0.05, 0.3, 0.1])
@@ -153,6 +153,21 @@ def test_bonbon_mixes_sft_and_ipo():
     assert float(bonbon(*tensors, 4, sft_weight=0.2)) == pytest.approx(expected, rel=1e-13)
     default = 0.005 * 5.5 + 0.995 * np.mean((best - worst - margin) ** 2)
     assert float(bonbon(*tensors, 4)) == pytest.approx(default, rel=1e-13)
+
+
+def test_jeffreys_is_zero_at_best_of_n_only_and_mixes_the_two_directions():
+    best = MASS * np.exp(exact_log_weight())
+    other = torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25], dtype=torch.float64)
+
+    def divergence(policy, **weight):
+        target = torch.from_numpy(best)
+        forward = (target * (target / policy).log()).sum()
+        return float(jeffreys(forward, (policy * (policy / target).log()).sum(), **weight))
+
+    assert divergence(torch.from_numpy(best)) == pytest.approx(0, abs=1e-14)
+    one, two = scipy.special.rel_entr(best, other.numpy()).sum(), scipy.special.rel_entr(other.numpy(), best).sum()
+    assert divergence(other) == pytest.approx((one + two) / 2, rel=1e-12)
+    assert divergence(other, backward_weight=0.9) == pytest.approx(0.1 * one + 0.9 * two, rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 0, 2.5, -3, math.nan, math.inf])

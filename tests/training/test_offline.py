@@ -5,12 +5,23 @@ import pytest
 from accelerate import Accelerator
 from tests.training.conftest import plain_token_logprobs, task_of, write_pool
 
+from vbon.core.best_of_n import tie_averaged_weights
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
 from vbon.pool import ReferencePool
-from vbon.training.offline import PoolData, draw_rows, offline_step, pool_log_weights, systematic_draw
+from vbon.training.offline import (
+    PoolData,
+    best_and_worst,
+    draw_rows,
+    held_out_loss,
+    offline_step,
+    own_objective,
+    pool_log_weights,
+    systematic_draw,
+)
 from vbon.training.online import make_learner
+from vbon.training.train import train
 
 N = 4.0
 FLOAT32 = 1e-5  # a sum of at most 3 float32 log-probabilities
@@ -40,9 +51,9 @@ def test_weighted_rows_are_drawn_by_weight_and_regression_rows_half_so(task, con
     data = PoolData(task, N)
     expected = np.exp(data.log_weights).reshape(8, -1).sum(1)  # by prompt: M each, as the mean of Ŵ is 1
     np.testing.assert_allclose(expected, 250, rtol=1e-9)
-    rows = draw_rows(data, configure(offline_batch_size=800), 0)
+    rows = draw_rows(data, configure(offline_batch_size=800), 0, 5, 0)
     assert np.bincount(data.prompt_index[rows]).tolist() == [100] * 8
-    half = draw_rows(data, configure(offline_batch_size=800, offline_loss="regression"), 0)
+    half = draw_rows(data, configure(offline_batch_size=800, offline_loss="regression"), 0, 5, 0)
     mean_reward = [data.task.pool.rewards[part].mean() for part in (rows, half[:400], half[400:])]
     assert mean_reward[0] == pytest.approx(mean_reward[1], abs=0.02)
     assert mean_reward[2] == pytest.approx(data.task.pool.rewards.mean(), abs=0.02) and mean_reward[2] < mean_reward[0]
@@ -50,9 +61,49 @@ def test_weighted_rows_are_drawn_by_weight_and_regression_rows_half_so(task, con
 
 def test_listwise_groups_are_distinct_rows_of_one_prompt(task, configure):
     data = PoolData(task, N)
-    rows = draw_rows(data, configure(offline_loss="listwise", offline_batch_size=16, samples_per_prompt=4), 3)
+    rows = draw_rows(data, configure(offline_loss="listwise", offline_batch_size=16, samples_per_prompt=4), 0, 5, 3)
     groups = rows.reshape(4, 4)
     assert all(len(set(data.prompt_index[group])) == 1 and len(set(group)) == 4 for group in groups)
+
+
+def test_best_and_worst_are_order_statistics_of_sets_without_replacement(task):
+    """How often each row is the best of 4 (the worst: of negated rewards) against C(k−1, 3)/C(M, 4), by prompt."""
+    data, sets = PoolData(task, N), 40_000
+    best, worst = best_and_worst(data, 4, sets, 7, 1)
+    rewards = task.pool.rewards.reshape(8, -1)
+    for rows, sign in ((best, 1), (worst, -1)):
+        counts = np.bincount(rows, minlength=rewards.size).reshape(rewards.shape)
+        assert counts.sum(1).tolist() == [sets // 8] * 8
+        for count, reward in zip(counts, rewards, strict=True):
+            expected = tie_averaged_weights(sign * reward, 4)
+            levels = np.digitize(expected, np.quantile(expected, [0.25, 0.5, 0.75]))  # 4 bins: no count too small
+            seen, due = (np.bincount(levels, weights=w, minlength=4) for w in (count, expected * count.sum()))
+            kept = due > 5
+            assert (((seen - due)[kept] ** 2 / due[kept]).sum()) < 25  # χ² with 3 degrees: p = 1e-5
+
+
+def test_a_set_of_the_whole_pool_has_its_extremes(task):
+    best, worst = best_and_worst(PoolData(task, N), 250, 80, 1)
+    rewards = task.pool.rewards.reshape(8, -1)
+    assert task.pool.rewards[best].tolist() == np.repeat(rewards.max(1), 10).tolist()
+    assert task.pool.rewards[worst].tolist() == np.repeat(rewards.min(1), 10).tolist()
+
+
+def test_a_set_of_equals_gives_one_row_twice(world, task):
+    data = PoolData(task, N)
+    data.log_weights[:] = 0.0
+    best, worst = best_and_worst(data, 4, 40, 1)
+    assert (best == worst).all() and len(set(best.tolist())) > 30  # ties at random, not the first of the pool
+
+
+def test_pairs_come_first_half_best_second_half_worst(task, configure):
+    data = PoolData(task, N)
+    config = configure(method="dpo", offline_batch_size=64)
+    rows = draw_rows(data, config, 0, 5, 3)
+    best, worst = np.split(rows, 2)
+    assert (data.prompt_index[best] == data.prompt_index[worst]).all()
+    assert (task.pool.rewards[best] >= task.pool.rewards[worst]).all()
+    assert (task.pool.rewards[best] > task.pool.rewards[worst]).any()
 
 
 def test_unknown_reference_logprobs_are_computed(world, task):
@@ -89,7 +140,7 @@ def _all_null(column):
 
 STEPS = 200
 # Nats left of 1.07 (KL(π_θ‖π_bon)) or 0.49 (KL(π_bon‖π_θ)) after 200 steps of 64 rows; measured 0.07, 0.14, 0.08
-LEFT = {"weighted-sft": 0.12, "regression": 0.25, "listwise": 0.13}
+LEFT = {"weighted-sft": 0.12, "sft": 0.12, "regression": 0.25, "listwise": 0.13}
 
 
 @pytest.mark.parametrize("loss", list(LEFT))
@@ -107,3 +158,53 @@ def test_each_loss_nears_best_of_n(world, tmp_path, configure, loss):
     for step in range(STEPS):
         offline_step(learner, data, config, step)
     assert start > 0.4 and distance(policy, N) < LEFT[loss]
+
+
+def losses_by_hand(world, task, rows, loss: str) -> float:
+    """DPO (β = 1/3) and BoNBoN (margin 3·(1 + 1/2 + 1/3)) of pairs, pair by pair, from plain log-probabilities."""
+    data = PoolData(task, N)
+    logprobs = plain_token_logprobs(policy_of(world), data.batch(rows)).sum(1).detach().numpy()
+    ratio = logprobs - task.pool.ref_logprobs[rows]
+    pairs = len(rows) // 2
+    gaps = ratio[:pairs] - ratio[pairs:]
+    if loss == "dpo":
+        return float(np.mean([np.log(1 + np.exp(-gap / 3)) for gap in gaps]))
+    if loss == "sft":
+        return -float(logprobs.mean())
+    return float(np.mean([0.995 * (gap - 5.5) ** 2 - 0.005 * own for gap, own in zip(gaps, logprobs, strict=False)]))
+
+
+def policy_of(world):
+    """A policy that is not its reference, so that log-ratios are not 0."""
+    policy = load.load_policy(world.model)
+    for parameter in policy.parameters():
+        parameter.data.mul_(1.1)
+    return policy
+
+
+@pytest.mark.parametrize("loss", ["sft", "dpo", "bonbon"])
+def test_losses_on_sets_equal_those_by_hand(world, task, configure, loss):
+    config = configure(algorithm="offline", offline_loss=loss, offline_batch_size=16)
+    rows = np.concatenate([draw_rows(PoolData(task, N), config, 0, 3, 2, draw) for draw in range(4)])
+    by_draw = [losses_by_hand(world, task, part, loss) for part in np.split(rows, 4)]
+    assert held_out_loss(policy_of(world), PoolData(task, N), config) == pytest.approx(np.mean(by_draw), rel=1e-4)
+    objective = own_objective({}, policy_of(world), PoolData(task, N), config)["objective"]
+    assert objective == pytest.approx(-np.mean(by_draw), rel=1e-4)
+
+
+def test_the_objective_of_bond_is_half_of_either_divergence(world, task, configure):
+    """From the exact cross-entropy of the draws and an objective of rollouts that is given."""
+    config = configure(method="bond", offline_batch_size=16)
+    data = PoolData(task, N)
+    rows = [draw_rows(data, configure(offline_batch_size=16), 0, 3, 2, draw) for draw in range(4)]
+    forward = np.mean([losses_by_hand(world, task, part, "sft") for part in rows])
+    measured = {"objective": -0.7, "objective_se": 0.02}
+    own = own_objective(measured, policy_of(world), data, config)
+    assert own["objective"] == pytest.approx(0.5 * -0.7 - 0.5 * forward / 3, rel=1e-4)
+    assert own["objective_se"] == 0.01
+
+
+def test_sets_larger_than_a_pool_are_refused(world, configure):
+    config = configure(method="bonbon", n=251.0)
+    with pytest.raises(VbonError, match=r"takes sets of --n 251 samples, but a prompt has only 250"):
+        train(config)

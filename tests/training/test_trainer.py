@@ -127,6 +127,9 @@ def interrupt_after(monkeypatch, count: int, name: str = "run_iteration") -> Non
         ({"warm_start": "offline", "offline_loss": "regression"}, "offline_step", 3),
         ({"warm_start": "offline"}, "run_iteration", 0),
         ({"algorithm": "offline"}, "offline_step", 3),
+        ({"method": "bonbon"}, "offline_step", 3),
+        ({"method": "bond"}, "run_iteration", 3),
+        ({"method": "grpo"}, "run_iteration", 3),
         ({"lora_rank": 2, "algorithm": "ppo"}, "run_iteration", 3),
     ],
 )

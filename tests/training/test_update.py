@@ -131,6 +131,23 @@ def test_at_best_of_n_a_refreshed_gradient_vanishes_even_off_policy(world, polic
     assert expected_gradient(policy, batch, settings_of(refresh_kl=False)).norm() > 0.01
 
 
+@pytest.mark.parametrize("kl_estimator", ["k3", "full"])
+def test_grpo_follows_the_reward_and_the_kl_of_each_prefix_but_not_the_kl_to_come(world, policy, kl_estimator):
+    """∇ of −Σ_y π_θ(y)·ρ/β plus Σ_y π_θ(y)·Σ_t ∇KL_t with π_θ(y) held, by autograd over all completions."""
+    batch = enumeration(world, policy)
+    batch = dataclasses.replace(batch, baseline=torch.full((len(COMPLETIONS),), 0.3, dtype=torch.float64))
+    logprobs = plain_token_logprobs(policy, batch.sequences).sum(1)
+    ids = torch.cat([batch.sequences.prompt_ids, batch.sequences.completion_ids], 1)
+    log_p = policy(ids).logits.double().log_softmax(-1)[:, batch.sequences.prompt_ids.shape[1] - 1 : -1]
+    token_kl = (log_p.exp() * (log_p - batch.ref_log_softmax.double())).sum(-1) * batch.mask
+    kept = logprobs.detach().exp() @ token_kl.sum(1)
+    exact = flat_gradient(policy, kept - logprobs.exp() @ (batch.sequence_reward / batch.kl_coef))
+    settings = settings_of(algorithm="grpo", kl_estimator=kl_estimator)
+    assert (expected_gradient(policy, batch, settings) - exact).norm() < GRADIENT * exact.norm()
+    dropped = exact_gradient(policy, batch) - exact
+    assert dropped.norm() > 0.01 * exact.norm()  # what makes it an approximate host
+
+
 def test_advantages_are_bounded_in_nats(world, policy):
     batch = enumeration(world, policy)
     baseline = batch.sequence_reward - batch.kl_coef * (batch.old_logprobs - batch.ref_logprobs).double().sum(1)
@@ -171,6 +188,14 @@ def test_rloo_baseline_is_the_mean_return_of_the_prompts_other_samples(rollouts)
     everyone = np.arange(len(index))
     expected = [total[(index == index[i]) & (everyone != i)].mean() for i in everyone]
     np.testing.assert_allclose(make_baseline(rollouts, None, settings_of()).sequence.numpy(), expected, rtol=1e-12)
+
+
+def test_grpo_baseline_is_the_mean_sequence_reward_of_the_prompts_other_samples(rollouts):
+    rho, index = rollouts.sequence_reward.numpy(), rollouts.prompt_index.numpy()
+    everyone = np.arange(len(index))
+    expected = [rho[(index == index[i]) & (everyone != i)].mean() for i in everyone]
+    found = make_baseline(rollouts, None, settings_of(algorithm="grpo")).sequence.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_ppo_returns_with_lambda_1_are_the_rewards_still_to_come(rollouts, policy):

@@ -22,6 +22,14 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return log_ratio.expm1() - log_ratio
 
 
+def importance_weighted_k3(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """w·k3, w = π_θ/π_old at the sampled token, differentiable: the KL term of a loss (GRPO), unreduced.
+
+    Its expected gradient over y_t ~ π_old is ∇KL_t at the visited prefix; that of a bare k3 is ∇KL(π_ref‖π_θ).
+    """
+    return (logprobs - old_logprobs).exp() * k3(logprobs, ref_logprobs)
+
+
 def full_vocabulary_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Exact Σ_v p(v)·(log p(v) − log q(v)) at each position. log-softmaxed (..., V) → (...), differentiable in both."""
     return (log_p.exp() * (log_p - log_q)).sum(-1)

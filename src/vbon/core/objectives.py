@@ -54,11 +54,20 @@ def quantile(rewards: Float, interval: Interval, n: float, kl_coef: float | None
     return Signal((interval.cdf_lt + interval.cdf_le) / 2, _beta(n, kl_coef))
 
 
+def bond(rewards: Float, interval: Interval, n: float, kl_coef: float | None = None) -> Signal:
+    """BOND's backward half: ρ = log F_≤, β = 1/(N−1), the bound in its upper form (arXiv 2407.14622).
+
+    The forward half of its Jeffreys divergence is a loss on pool samples: `offline.jeffreys`.
+    """
+    return Signal(np.log(interval.cdf_le), kl_coef_from_n(n))
+
+
 OBJECTIVES: dict[str, Objective] = {
     "vbon": vbon,
     "vbon-bound": vbon_bound,
     "reward": reward,
     "quantile": quantile,
+    "bond": bond,
 }
 
 

@@ -47,6 +47,11 @@ def bonbon(
     return sft_weight * -best_logprobs.mean() + (1 - sft_weight) * alignment
 
 
+def jeffreys(forward: Tensor, backward: Tensor, backward_weight: float = 0.5) -> Tensor:
+    """BOND: (1−λ)·KL(π_bon‖π_θ) + λ·KL(π_θ‖π_bon), each up to a constant and in nats (arXiv 2407.14622)."""
+    return (1 - backward_weight) * forward + backward_weight * backward
+
+
 def bonbon_margin(n: int) -> float:
     """1/(2β_N) = (N−1)·Σ_{k=1..N−1} 1/k: E[log-ratio of the best − of the worst] under BoN. Integer N ≥ 2."""
     if not n >= 2 or n % 1 != 0:

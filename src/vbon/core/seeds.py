@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROLLOUT, PROMPT_ORDER, MINIBATCH, VALIDATION, RANK_TEST, OFFLINE, EVALUATION = range(7)
+ROLLOUT, PROMPT_ORDER, MINIBATCH, VALIDATION, RANK_TEST, OFFLINE, EVALUATION, FORWARD_KL = range(8)
 
 
 def generator(*key: int) -> np.random.Generator:

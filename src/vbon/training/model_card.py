@@ -30,7 +30,8 @@ def model_card(config: TrainConfig, task: Task, allowed: list[str], result: dict
 A policy trained by vbon {__version__} so that one sample of it is distributed like the best of {config.n:g} samples of
 its reference, `{config.model}`, by the reward `{task.reward.name}`
 ([Variational Best-of-N](https://arxiv.org/abs/2407.06057)).
-Objective `{config.objective}`, algorithm `{config.algorithm}`, warm start `{config.warm_start}`.
+Method `{config.method_name}` (objective `{config.objective}`, algorithm `{config.algorithm}`, warm start
+`{config.warm_start}`).
 
 | on validation prompts, after iteration {result["best_iteration"]} of {result["iterations"]} | |
 |---|--:|

@@ -1,7 +1,7 @@
-"""The online loop, in five numbered steps; PPO with a critic, RLOO without."""
+"""The online loop, in five numbered steps; PPO with a critic, RLOO and GRPO without."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.objectives import OBJECTIVES
+from vbon.core.offline import jeffreys
 from vbon.errors import VbonError
 from vbon.models.value_head import Critic
 from vbon.training.adapters import with_adapters
@@ -21,6 +22,8 @@ from vbon.training.task import Task, prompt_slots
 from vbon.training.update import Minibatch, UpdateSettings, make_baseline, minibatches, policy_loss, value_loss
 from vbon.training.validation import rollout_metrics
 
+PoolLoss = Callable[..., torch.Tensor]
+"""(*key) → the cross-entropy on best-of-N from the pool, nats a completion: BOND's forward half."""
 MAX_LOSS = 1e4  # nats a token; advantages are bounded by 10 nats, so only a ratio that has run away gets here
 MAX_LOGPROB_GAP = 1e-4  # nats a token, float32: sampling and training forward passes differ by shapes only
 
@@ -93,9 +96,16 @@ def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Acce
 
 
 def run_iteration(
-    learner: Learner, ref_policy: nn.Module, task: Task, config: TrainConfig, iteration: int
+    learner: Learner,
+    ref_policy: nn.Module,
+    task: Task,
+    config: TrainConfig,
+    iteration: int,
+    pool_loss: PoolLoss | None = None,
 ) -> tuple[dict[str, float], Rollouts]:
     """One iteration, counted from 0: returns its metrics over all processes, and this process's rollouts.
+
+    `pool_loss`: what every minibatch trains on beside the rollouts (bond), or None.
 
     Raises:
         FloatingPointError: a loss or gradient is not finite or has exploded; it names the minibatch and its prompts,
@@ -111,7 +121,8 @@ def run_iteration(
     # 3. Update: a baseline, then clipped steps over minibatches of the rollouts.
     settings = update_settings(config, task.sampling.temperature, learner.accelerator.num_processes)
     try:
-        steps = update(learner, rollouts, settings, config.max_grad_norm, config.seed, seeds.ROLLOUT, iteration)
+        key = (config.seed, seeds.ROLLOUT, iteration)
+        steps = update(learner, rollouts, settings, config.max_grad_norm, *key, pool_loss=pool_loss)
     except BadMinibatch as bad:
         raise FloatingPointError(f"iteration {iteration + 1}, {bad.named(task)}") from None
     # 4. Measure.
@@ -129,7 +140,12 @@ def run_iteration(
 
 
 def update(
-    learner: Learner, rollouts: Rollouts, settings: UpdateSettings, max_grad_norm: float, *key: int
+    learner: Learner,
+    rollouts: Rollouts,
+    settings: UpdateSettings,
+    max_grad_norm: float,
+    *key: int,
+    pool_loss: PoolLoss | None = None,
 ) -> list[dict[str, torch.Tensor]]:
     """Clipped steps over minibatches of the rollouts, in an order that is a function of the key; what each logs."""
     baseline = make_baseline(rollouts, learner.critic, settings)
@@ -137,7 +153,8 @@ def update(
     tokens_per_row = learner.accelerator.reduce(rollouts.mask.sum(1).float().mean(), "mean").item()
     for batch in minibatches(rollouts, baseline, settings, *key):
         try:
-            steps.append(_step(learner, batch, settings, max_grad_norm, tokens_per_row))
+            forward = None if pool_loss is None else pool_loss(*key, len(steps)) / tokens_per_row
+            steps.append(_step(learner, batch, settings, max_grad_norm, tokens_per_row, forward))
         except FloatingPointError as error:
             raise BadMinibatch(str(error), len(steps) + 1, batch.prompt_index) from None
     return steps
@@ -196,11 +213,19 @@ def check_first_ratio(gap: float, dtype: str) -> None:
 
 
 def _step(
-    learner: Learner, batch: Minibatch, settings: UpdateSettings, max_grad_norm: float, tokens_per_row: float
+    learner: Learner,
+    batch: Minibatch,
+    settings: UpdateSettings,
+    max_grad_norm: float,
+    tokens_per_row: float,
+    forward: torch.Tensor | None,
 ) -> dict[str, torch.Tensor]:
     loss, diagnostics = policy_loss(learner.policy, batch, settings, tokens_per_row)
     diagnostics["policy_loss"] = loss.detach()
     _check_loss(learner, loss.detach())
+    if forward is not None:
+        diagnostics["pool_loss"] = forward.detach().float()
+        loss = jeffreys(forward.float(), loss)
     if learner.critic is not None:
         critic_loss = value_loss(learner.critic, batch, settings, tokens_per_row)
         diagnostics["value_loss"] = critic_loss.detach()

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from vbon.config.train import TrainConfig
-from vbon.errors import VbonError
 from vbon.models import load
 from vbon.pool.fingerprint import check_fingerprint
 from vbon.pool.prompts import read_prompts
@@ -26,8 +25,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
         VbonError: anything the user can mend, before the first iteration.
     """
     config.validate()
-    if config.method_name in ("bond", "grpo", "bon-sft", "dpo", "bonbon"):
-        raise VbonError(f"--method {config.method_name} is named but not written yet")
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     pool = open_pool(config)

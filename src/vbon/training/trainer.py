@@ -23,13 +23,20 @@ from vbon.training.adapters import merged
 from vbon.training.defaults import with_defaults
 from vbon.training.metrics import Diary, wants_curves
 from vbon.training.model_card import model_card
-from vbon.training.offline import PoolData, offline_step
+from vbon.training.offline import (
+    CROSS_ENTROPIES,
+    PoolData,
+    best_of_n_loss,
+    check_sets,
+    offline_step,
+    own_objective,
+)
 from vbon.training.online import check_shares, make_learner, run_iteration
 from vbon.training.progress import Progress
 from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import Origin, RunFolder, describe, save_model
 from vbon.training.state import RunState
-from vbon.training.task import RANK_TEST, check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
+from vbon.training.task import RANK_TEST, Task, check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
 from vbon.training.validation import validate
 from vbon.training.watch import Watcher
 
@@ -68,6 +75,7 @@ class VBoNTrainer:
         self.config = config = with_defaults(config, policy, pool)
         self.accelerator = accelerator or make_accelerator(config)
         check_shares(config, self.accelerator.num_processes)
+        check_sets(pool, config)
         tokenizer = tokenizer or load.load_tokenizer(config.model)
         training, validation = split_pool(pool, config)
         sampling = sampling_of(policy, tokenizer, pool, config)
@@ -133,8 +141,12 @@ class VBoNTrainer:
                 self._train_offline(progress)
             self._validate()
             self._checkpoint(checkpoint.ONLINE, 0)
+        bond = config.objective == "bond"
+        pool_loss = best_of_n_loss(self._learner, self._pool_data(self.task), config) if bond else None
         while config.algorithm != "offline" and state.iteration < config.num_iterations:
-            metrics, rollouts = run_iteration(self._learner, self.ref_policy, self.task, config, state.iteration)
+            metrics, rollouts = run_iteration(
+                self._learner, self.ref_policy, self.task, config, state.iteration, pool_loss
+            )
             state.iteration += 1
             self._diary.write({"iteration": state.iteration, **metrics})
             self._watcher.see_iteration(metrics)
@@ -143,9 +155,7 @@ class VBoNTrainer:
 
     def _train_offline(self, progress: Progress) -> None:
         config, state = self.config, self._state
-        data = PoolData(self.task, config.n)
-        if config.offline_loss != "weighted-sft":
-            data.fill_ref_logprobs(self.ref_policy)
+        data = self._pool_data(self.task)
         while state.offline_step < self._num_offline_steps:
             metrics = offline_step(self._learner, data, config, state.offline_step)
             state.offline_step += 1
@@ -155,6 +165,12 @@ class VBoNTrainer:
                 self._checkpoint(checkpoint.OFFLINE, state.offline_step)
         if config.algorithm != "offline":  # the online phase has its own moments and step sizes
             self._learner.optimizer.state.clear()
+
+    def _pool_data(self, task: Task) -> PoolData:
+        data = PoolData(task, self.config.n)
+        if self.config.offline_loss not in CROSS_ENTROPIES:
+            data.fill_ref_logprobs(self.ref_policy)
+        return data
 
     def _at_milestones(self, rollouts: Rollouts) -> None:
         iteration, last = self._state.iteration, self._state.iteration == self.config.num_iterations
@@ -168,7 +184,7 @@ class VBoNTrainer:
     def _validate(self) -> None:
         """Measure on validation prompts; keep the latest policy within one standard error of the best objective.
 
-        The objective is the method's own, E[ρ] − β·KL: the reward itself decides nothing.
+        The objective is the method's own, mostly E[ρ] − β·KL: the reward itself decides nothing.
         """
         state, measured = self._state, self._measure()
         row = {"iteration": state.iteration, **{f"validation/{key}": value for key, value in measured.items()}}
@@ -185,11 +201,18 @@ class VBoNTrainer:
 
     def _measure(self) -> dict[str, float]:
         """Validation metrics, the main process's everywhere: all must decide alike."""
-        config = self.config
+        config, policy = self.config, self._learner.modules()["policy"]
         measured = validate(
-            self._learner.modules()["policy"], self.ref_policy, self.validation,
-            OBJECTIVES[config.objective], config.n, config.kl_coef, config.seed,
-        )  # fmt: skip
+            policy,
+            self.ref_policy,
+            self.validation,
+            OBJECTIVES[config.objective],
+            config.n,
+            config.kl_coef,
+            config.seed,
+        )
+        if config.algorithm == "offline" or config.objective == "bond":
+            measured |= own_objective(measured, policy, self._pool_data(self.validation), config)
         if not abs(measured["objective"]) < float("inf"):
             raise self._not_finite()
         [agreed] = broadcast_object_list([measured])

@@ -6,6 +6,10 @@ where log π_θ/π_ref = log W on every sample, and further epochs on the same r
 (N = 8, 150 iterations of 256 rollouts, 4 epochs) it takes KL(π_θ‖π_bon) from 0.059 to 0.038 nats with RLOO and from
 0.055 to 0.037 with PPO (docs/experiments.md).
 
+GRPO is an approximate host: ρ alone makes its advantages, and the KL is a term of the loss on the visited prefixes,
+which drops the KL still to come (its fixed point is measured in docs/experiments.md). Its advantages are not divided by
+their standard deviation, and the leave-one-out mean stands for the group's: the factor K/(K−1) keeps ρ : KL.
+
 Advantages are in nats: divided by β, so that they do not depend on the scale of ρ, and bounded by `advantage_clip`.
 """
 
@@ -35,6 +39,7 @@ from vbon.training.rollout import Rollouts
 class UpdateSettings:
     """How an iteration's rollouts are used; names as in `TrainConfig`."""
 
+    algorithm: str
     temperature: float
     num_epochs: int
     minibatch_size: int
@@ -80,8 +85,10 @@ class Minibatch:
 
 @torch.no_grad()
 def make_baseline(rollouts: Rollouts, critic: Critic | None, settings: UpdateSettings) -> Baseline:
-    """PPO: the critic's values and the returns it is to learn. RLOO: the mean return of a prompt's other samples."""
+    """PPO: the critic's values and the returns it is to learn. Else: the mean return of a prompt's other samples."""
     cost = _sampled_kl(rollouts.old_logprobs, rollouts.ref_logprobs)
+    if settings.algorithm == "grpo":
+        cost = torch.zeros_like(cost)
     rewards = token_rewards(rollouts.sequence_reward, cost, rollouts.mask, rollouts.kl_coef)
     if critic is None:
         total = rewards.sum(1)
@@ -114,6 +121,8 @@ def policy_loss(
     losses = clipped_token_loss(logprobs, batch.old_logprobs, advantages, settings.clip_range)
     if exact_kl is not None:
         losses = losses + exact_kl
+    elif settings.algorithm == "grpo":
+        losses = losses + kl.importance_weighted_k3(logprobs, batch.old_logprobs, batch.ref_logprobs)
     loss = (losses * mask).sum() / (len(ids) * tokens_per_row)
     return loss, _diagnostics(logprobs.detach(), advantages, batch, settings)
 
@@ -127,9 +136,7 @@ def value_loss(critic: Critic, batch: Minibatch, settings: UpdateSettings, token
 
 
 def _advantages(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, settings: UpdateSettings) -> Tensor:
-    current = logprobs if settings.refresh_kl else batch.old_logprobs
-    sampled = _sampled_kl(current, batch.ref_logprobs)
-    cost = sampled if exact_kl is None else kl.future_kl(exact_kl.detach(), batch.mask)
+    cost = _kl_in_return(logprobs, exact_kl, batch, settings)
     rewards = token_rewards(batch.sequence_reward, cost, batch.mask, batch.kl_coef)
     if batch.values is not None:
         advantages = gae(rewards.float(), batch.values, batch.mask, settings.gae_lambda)
@@ -142,6 +149,15 @@ def _advantages(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, set
         scale = masked_mean(advantages**2, batch.mask).sqrt().clamp_min(1e-8)
         return (advantages / scale).float()
     return (advantages / batch.kl_coef).clamp(-settings.advantage_clip, settings.advantage_clip).float()
+
+
+def _kl_in_return(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, settings: UpdateSettings) -> Tensor:
+    """The KL that tokens answer for by their advantages; the rest of it is in the loss. (B, T)."""
+    if settings.algorithm == "grpo":
+        return torch.zeros_like(logprobs)
+    if exact_kl is not None:
+        return kl.future_kl(exact_kl.detach(), batch.mask)
+    return _sampled_kl(logprobs if settings.refresh_kl else batch.old_logprobs, batch.ref_logprobs)
 
 
 def _sampled_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
