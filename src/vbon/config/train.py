@@ -43,6 +43,8 @@ class TrainConfig:
     prompts: str | None = None
     """Train on the pool's prompts that are also in this file; default: all of them."""
 
+    rounds: int = 1
+    """Train this often, each time from a fresh pool of the last result: N compounds to N^rounds, also past M."""
     num_iterations: int = 150
     """Iterations of: roll out, score, update."""
     rollouts_per_iteration: int = 256
@@ -159,7 +161,7 @@ class TrainConfig:
 
 _POSITIVE = ("temperature", "learning_rate", "critic_learning_rate", "offline_learning_rate", "max_grad_norm",
              "clip_range", "value_clip_range", "advantage_clip", "lora_alpha", "reward_timeout")  # fmt: skip
-_COUNTS = ("num_iterations", "rollouts_per_iteration", "samples_per_prompt", "num_epochs", "minibatch_size",
+_COUNTS = ("rounds", "num_iterations", "rollouts_per_iteration", "samples_per_prompt", "num_epochs", "minibatch_size",
            "offline_steps", "offline_batch_size", "validation_every", "checkpoint_every", "keep_checkpoints",
            "max_new_tokens", "reward_batch_size", "num_threads")  # fmt: skip
 

@@ -13,6 +13,7 @@ from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
 from vbon.rewards import load_reward
+from vbon.training.rounds import train_in_rounds
 from vbon.training.run_folder import Origin
 from vbon.training.task import RANK_TEST, sampling_of
 from vbon.training.trainer import VBoNTrainer, make_accelerator
@@ -25,6 +26,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
         VbonError: anything the user can mend, before the first iteration.
     """
     config.validate()
+    return train_in_rounds(config, open_pool(config), _train_once) if config.rounds > 1 else _train_once(config)
+
+
+def _train_once(config: TrainConfig) -> dict[str, Any]:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     pool = open_pool(config)

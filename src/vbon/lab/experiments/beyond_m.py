@@ -7,7 +7,7 @@ Trained part: `rounds` through the library itself, re-collecting from the traine
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,7 @@ from vbon.lab.figures import Line, Panel
 from vbon.lab.lab import Context
 from vbon.lab.pools import draw_counts, interval
 from vbon.lab.refined import RefinedCDF
-from vbon.lab.rounds import train_rounds
-from vbon.lab.training import Job, Scale, run_all, truth_of
+from vbon.lab.training import Job, Scale, run_all, run_log_probs, truth_of
 from vbon.lab.training import run as run_job
 from vbon.lab.world import World
 
@@ -134,7 +133,7 @@ def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
         ]  # fmt: skip
         for job, row in zip(jobs, run_all(run_job, jobs, context.num_workers), strict=True):
             rows.append({"num_samples": num_samples, "n": n, "way": "plain", "seed": job.seed, **row})
-            policy = train_rounds(job, 2)
+            policy = run_log_probs(replace(job, n=n**0.5, flags={"rounds": 2}))
             rows.append({"num_samples": num_samples, "n": n, "way": "2 rounds", "seed": job.seed,
                          **measure(policy, truth, n)})  # fmt: skip
     return rows

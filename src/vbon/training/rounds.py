@@ -1,0 +1,151 @@
+"""`vbon train --rounds R`: train, collect a pool from the result, train on that. N compounds to N^R.
+
+The best of N samples of best-of-N' is one of best-of-N·N', ties included: each round's policy is the next one's
+reference. So a pool of M reaches N far above M, and no round is asked for more than N. Not in the paper
+(arXiv 2407.06057); docs/experiments.md has what it gains and costs.
+
+Round r is an ordinary run, OUT/vbon/rounds/r, and from the second on it has a pool beside it, OUT/vbon/rounds/r-pool.
+OUT is a copy of the last round's model; its run.json says best-of-N^R of the first round's reference.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import GenerationConfig
+
+from vbon.config import CollectConfig
+from vbon.config.train import TrainConfig
+from vbon.pool.collect import collect
+from vbon.pool.files import replace_file
+from vbon.pool.prompts import canonical_json
+from vbon.pool.records import parse_json
+from vbon.pool.store import ReferencePool
+from vbon.training.run_folder import RunFolder
+
+Train = Callable[[TrainConfig], dict[str, Any]]
+SEED_STRIDE = 10_000
+"""Between the seeds of two rounds' pools: each is a fresh draw."""
+
+
+def train_in_rounds(config: TrainConfig, pool: ReferencePool, train_once: Train) -> dict[str, Any]:
+    """Do every round that is not done yet; return the last one's result, with N of all rounds together.
+
+    `pool`: the first round's, whose prompts and M all rounds share. `train_once`: one run, as configured.
+
+    Raises:
+        VbonError: a run in the way, or started with other settings; whatever a round refuses.
+    """
+    folder = RunFolder(config.out)
+    folder.check(config)
+    state = PartialState(cpu=config.device == "cpu")
+    state.wait_for_everyone()  # all have looked at the folder before one writes there
+    if state.is_main_process:
+        folder.open(config)
+    try:
+        results = []
+        for number in range(1, config.rounds + 1):
+            this = _round_config(config, number)
+            if number > 1 and state.is_main_process:
+                _collect(config, pool, number)
+            state.wait_for_everyone()
+            results.append(_result(this) or train_once(this))
+        if state.is_main_process:
+            _finish(folder, config, results)
+        state.wait_for_everyone()
+    finally:
+        folder.close()
+    return {**results[-1], "out": config.out, "n": config.n**config.rounds}
+
+
+def round_folder(out: str, number: int) -> Path:
+    """The run of a round, counted from 1."""
+    return Path(out) / "vbon" / "rounds" / str(number)
+
+
+def pool_folder(out: str, number: int) -> Path:
+    """The pool of a round, from the second on."""
+    return Path(out) / "vbon" / "rounds" / f"{number}-pool"
+
+
+def _round_config(config: TrainConfig, number: int) -> TrainConfig:
+    out = round_folder(config.out, number)
+    first = {"model": config.model, "pool": config.pool, "prompts": config.prompts}
+    later = {"model": str(round_folder(config.out, number - 1)), "pool": str(pool_folder(config.out, number)),
+             "prompts": None, "allow_mismatch": ()}  # fmt: skip
+    started = (out / "vbon" / "config.yaml").is_file()
+    return replace(config, rounds=1, out=str(out), resume=started, **(first if number == 1 else later))
+
+
+def _result(config: TrainConfig) -> dict[str, Any] | None:
+    """What a round that is done recorded."""
+    record = RunFolder(config.out).description
+    return dict(_read(record)["result"]) if record.is_file() else None
+
+
+def _collect(config: TrainConfig, pool: ReferencePool, number: int) -> None:
+    """M samples of the last round's policy for every prompt, as that policy's generation_config.json samples."""
+    model, out = round_folder(config.out, number - 1), pool_folder(config.out, number)
+    sampling = GenerationConfig.from_pretrained(model)
+    rows = [canonical_json({**prompt.columns, "prompt": prompt.prompt}) for prompt in pool.prompts]
+    prompts = out.with_name(f"{number}-prompts.jsonl")
+    replace_file(prompts, "".join(row + "\n" for row in rows).encode())
+    collect(CollectConfig(
+        model=str(model), reward=config.reward, prompts=str(prompts), out=str(out),
+        num_samples=int(pool.num_samples.min()), temperature=sampling.temperature,
+        max_new_tokens=sampling.max_new_tokens, stop_token_ids=tuple(sampling.eos_token_id),
+        seed=config.seed + SEED_STRIDE * (number - 1), device=config.device, dtype=config.dtype,
+        reward_batch_size=config.reward_batch_size, reward_timeout=config.reward_timeout,
+        trust_remote_code=config.trust_remote_code,
+    ))  # fmt: skip
+
+
+def _finish(folder: RunFolder, config: TrainConfig, results: list[dict[str, Any]]) -> None:
+    """The last round's model at OUT, and what made it."""
+    last = round_folder(config.out, config.rounds)
+    first, made = (_read(round_folder(config.out, n) / "vbon" / "run.json") for n in (1, config.rounds))
+    for file in last.iterdir():
+        if file.is_file() and file.name != "README.md":
+            shutil.copyfile(file, folder.path / file.name)
+    kept = ("pool", "pool_fingerprint", "fingerprint", "allowed_mismatches", "ref_model", "reward", "train_prompt_ids")
+    record = made | {key: first[key] for key in kept} | {
+        "n": config.n**config.rounds,
+        "config": json.loads(json.dumps(config.__dict__)) | {"reward": first["reward"]},
+        "rounds": results,
+    }  # fmt: skip
+    folder.write_card(_card(config, record))
+    replace_file(folder.description, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _card(config: TrainConfig, record: dict[str, Any]) -> str:
+    steps = "\n".join(
+        f"| {number} | {result['validation/win_rate']:.3f} | {result['validation/kl_policy_ref']:.3f} |"
+        for number, result in enumerate(record["rounds"], 1)
+    )
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [vbon, best-of-n, rlhf]
+---
+
+# Best-of-{record["n"]:g} in one sample
+
+A policy trained by vbon in {config.rounds} rounds of best-of-{config.n:g}, each from a fresh pool of the last one's
+samples, so that one sample of it is distributed like the best of {record["n"]:g} samples of its reference,
+`{config.model}`, by the reward `{record["reward"]}` ([Variational Best-of-N](https://arxiv.org/abs/2407.06057)).
+
+| round | win rate against the round before | KL to it, nats |
+|--:|--:|--:|
+{steps}
+
+`vbon/rounds/` holds each round's run and pool; `vbon train --config vbon/config.yaml --out RUN` makes it again.
+"""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"), str(path))
+    return content
