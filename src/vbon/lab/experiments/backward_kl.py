@@ -44,7 +44,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(ns=(2, 8, 64), methods=("vbon", "vbon-bound"), scale=Scale(), optimum_steps=200, seeds=(0,)),
-    "medium": Preset(methods=("vbon", "vbon-bound"), scale=Scale(), optimum_steps=400),
+    "medium": Preset(ns=(2, 4, 8, 16, 32, 64), methods=("vbon",), scale=Scale(num_iterations=80), optimum_steps=200),
     "vbon": Preset(methods=("vbon",)),
     "full": Preset(),
 }
