@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from vbon.core.best_of_n import log_weight
+from vbon.core.refined_cdf import RefinedCDF, balance_weights, weighted_interval
 from vbon.core.reward_cdf import RewardCDF
 from vbon.lab.pools import ESTIMATORS, Counts, beta_posterior, draw_counts, interval, ks_p_value
-from vbon.lab.refined import RefinedCDF, balance_weights, weighted_interval
 
 
 def test_counts_are_those_of_an_actual_pool(level_truth):
@@ -62,8 +62,9 @@ def test_refined_tail_is_closer_than_the_pool_alone(truth):
     random, ref = np.random.default_rng(5), truth.ref_probs[0]
     rewards, log_bon = truth.rewards[0], truth.log_bon(64)[0]
     pool, drawn = random.choice(40, 20, p=ref), random.choice(40, 1000, p=np.exp(log_bon))
-    cdf = RefinedCDF(rewards[pool], (log_bon - np.log(ref))[pool])
-    cdf.add(rewards[drawn], (log_bon - np.log(ref))[drawn])
+    cdf = RefinedCDF(RewardCDF(rewards[pool], [20]), 1000)
+    cdf.refresh(0, (log_bon - np.log(ref))[pool])
+    cdf.add(np.zeros(1000), rewards[drawn], (log_bon - np.log(ref))[drawn])
     top = rewards > np.quantile(rewards, 0.8)
     index = np.zeros(40, int)
     k_lt, k_eq = RewardCDF(rewards[pool], [20]).counts(index, rewards)

@@ -38,6 +38,8 @@ class TrainConfig:
     """offline: train on the pool's samples before the online iterations. auto: where the pool has enough of them."""
     tie_rule: Literal["random", "order"] = "random"
     """How equal rewards are ranked: broken at random, or by a fixed order of the completions."""
+    refine_tail: bool = False
+    """Let the policy's samples refine the upper tail of each prompt's F, for N near M and past it."""
     kl_coef: float | None = None
     """KL coefficient of kl-rl, quantile and dpo; default 1/(N−1), where the other methods fix it."""
     prompts: str | None = None
@@ -197,6 +199,8 @@ def _check_objective(config: TrainConfig) -> None:
     named = f"--method {config.method}" if config.method else f"--objective {config.objective}"
     if config.algorithm == "offline" and config.objective != "vbon":
         raise VbonError(f"--algorithm offline trains --objective vbon only, not {config.objective}")
+    if config.refine_tail and (config.algorithm == "offline" or config.tie_rule == "order"):
+        raise VbonError("--refine-tail needs rollouts and --tie-rule random: leave it, or the other, out")
     if config.algorithm == "offline" and config.warm_start == "offline":
         raise VbonError("--warm-start offline does not go with --algorithm offline, which is that already")
     if method_of({name: getattr(config, name) for name in DEFAULTS}) is None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds, stats
+from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
 from vbon.models import load
@@ -30,7 +31,7 @@ class Task:
     """Prompts with a pool, and everything needed to turn a prompt into ranked completions."""
 
     pool: ReferencePool
-    cdf: RewardCDF
+    cdf: RewardCDF | RefinedCDF
     tie_rule: str
     prompt_ids: list[list[int]]
     tokenizer: PreTrainedTokenizerBase

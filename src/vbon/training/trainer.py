@@ -33,6 +33,7 @@ from vbon.training.offline import (
 )
 from vbon.training.online import check_shares, make_learner, run_iteration
 from vbon.training.progress import Progress
+from vbon.training.refinement import Refinement
 from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import Origin, RunFolder, describe, save_model
 from vbon.training.state import RunState
@@ -119,6 +120,7 @@ class VBoNTrainer:
         """Refuse what cannot be started before anything is written; then open the run's folder."""
         self.folder.check(self.config)
         self._learner = make_learner(self.policy, self.config, self.accelerator)
+        self._refinement = self._refined() if self.config.refine_tail else None
         self._state = self._restore()
         vbon_objective = self.config.targets_best_of_n
         self._watcher = Watcher(self._console, self._state, self.config.n, vbon_objective=vbon_objective)
@@ -144,9 +146,13 @@ class VBoNTrainer:
         bond = config.objective == "bond"
         pool_loss = best_of_n_loss(self._learner, self._pool_data(self.task), config) if bond else None
         while config.algorithm != "offline" and state.iteration < config.num_iterations:
+            if self._refinement is not None:
+                self._refinement.before(self._learner, state.iteration)
             metrics, rollouts = run_iteration(
                 self._learner, self.ref_policy, self.task, config, state.iteration, pool_loss
             )
+            if self._refinement is not None:
+                self._refinement.after(self._learner, rollouts)
             state.iteration += 1
             self._diary.write({"iteration": state.iteration, **metrics})
             self._watcher.see_iteration(metrics)
@@ -184,14 +190,16 @@ class VBoNTrainer:
     def _validate(self) -> None:
         """Measure on validation prompts; keep the latest policy within one standard error of the best objective.
 
-        The objective is the method's own, mostly E[ρ] − β·KL: the reward itself decides nothing.
+        The objective is the method's own, mostly E[ρ] − β·KL: the reward itself decides nothing. Where F̂ is refined
+        the latest one is kept, since the same objective says more the later it is taken.
         """
         state, measured = self._state, self._measure()
         row = {"iteration": state.iteration, **{f"validation/{key}": value for key, value in measured.items()}}
         self._diary.write(row)
         state.validations.append(row)
         top = max(state.validations, key=lambda one: one["validation/objective"])
-        if measured["objective"] >= top["validation/objective"] - top["validation/objective_se"]:
+        close = measured["objective"] >= top["validation/objective"] - top["validation/objective_se"]
+        if close or self._refinement is not None:
             state.best = row
             if self.accelerator.is_main_process:
                 policy = self._learner.modules()["policy"]
@@ -233,7 +241,7 @@ class VBoNTrainer:
     def _checkpoint(self, prefix: str, count: int) -> None:
         if self.accelerator.is_main_process:
             where = checkpoint.numbered(self.folder.checkpoints, prefix, count)
-            checkpoint.save(where, self._learner.modules(), self._learner.optimizer, self._state.to_json())
+            checkpoint.save(where, self._modules(), self._learner.optimizer, self._state.to_json())
             checkpoint.keep_last(self.folder.checkpoints, self.config.keep_checkpoints)
             if self._state.best is not None:
                 checkpoint.keep_best(self.folder.checkpoints, self._best_folder())
@@ -243,8 +251,23 @@ class VBoNTrainer:
         found = checkpoint.latest(self.folder.checkpoints) if self.config.resume else None
         if found is None:
             return RunState()
-        progress = checkpoint.load(found, self._learner.modules(), self._learner.optimizer)
+        progress = checkpoint.load(found, self._modules(), self._learner.optimizer)
         return RunState.from_json(progress, str(found))
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        """What a checkpoint keeps: the networks, and the ranks' policy samples."""
+        refinement = {} if self._refinement is None else {"refinement": self._refinement}
+        return {**self._learner.modules(), **refinement}
+
+    def _refined(self) -> Refinement:
+        """Ranks that the policy's samples will refine, also for validation where that is on the same prompts."""
+        data = PoolData(self.task, self.config.n)
+        data.fill_ref_logprobs(self.ref_policy)
+        refinement = Refinement(data, self.config)
+        if self.validation.pool is self.task.pool:
+            self.validation = refinement.task
+        self.task = refinement.task
+        return refinement
 
     def _finish(self) -> dict[str, Any]:
         """Save the best policy as the run's model; the last one is the last checkpoint."""

@@ -3,27 +3,33 @@
 Both simulated with perfect training, so that what remains is the cost of estimation alone: the policy of a step is the
 exact optimum of the F̂ before it. plain: one pool of M. refined: then `steps` times K policy samples, weighted.
 rounds: R pools of M, each of the last policy, each with n^(1/R); best-of-N of best-of-N' is best-of-N·N'.
-Trained part: `rounds` through the library itself, re-collecting from the trained policy, beside plain.
+Trained part: plain, `--refine-tail` and `--rounds 2` through the library itself.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from vbon.core.best_of_n import log_weight
+from vbon.core.refined_cdf import RefinedCDF
+from vbon.core.reward_cdf import RewardCDF
 from vbon.lab.exact import Float, Truth, kl, mean_and_error, measure, normalised
 from vbon.lab.figures import Line, Panel
 from vbon.lab.lab import Context
 from vbon.lab.pools import draw_counts, interval
-from vbon.lab.refined import RefinedCDF
 from vbon.lab.training import Job, Scale, run_all, run_log_probs, truth_of
-from vbon.lab.training import run as run_job
 from vbon.lab.world import World
 
 TITLE = "beyond-m: KL(π̂‖π_bon) for N around M and past it (nats; ± is the 95 % interval over pools)"
 COLUMNS = ("num_samples", "n", "way", "reference_samples", "policy_samples", "kl", "kl_error", "reward", "reward_bon")
+
+
+TRAINED: tuple[tuple[str, int, dict[str, Any]], ...] = (
+    ("plain", 1, {}), ("refined", 1, {"refine_tail": True}), ("2 rounds", 2, {"rounds": 2}),
+)  # fmt: skip
+"""Ways to train, how many rounds each has, and its flags."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +107,12 @@ def refined(truth: Truth, num_samples: int, n: float, preset: Preset, rng: np.ra
     """log of the policy after `steps` refinements of F̂ with K samples of the policy before."""
     log_ref, rewards = np.log(truth.ref_probs[0]), truth.rewards[0]
     pool = rng.choice(len(rewards), num_samples, p=truth.ref_probs[0])
-    cdf = RefinedCDF(rewards[pool], np.zeros(num_samples), memory=preset.steps * preset.policy_samples)
+    cdf = RefinedCDF(RewardCDF(rewards[pool], [num_samples]), preset.steps * preset.policy_samples)
     log_policy = _optimum(log_ref, cdf, rewards, n)
     for _ in range(preset.steps):
         drawn = rng.choice(len(rewards), preset.policy_samples, p=np.exp(log_policy))
-        cdf.add(rewards[drawn], (log_policy - log_ref)[drawn])
-        cdf.refresh((log_policy - log_ref)[pool])
+        cdf.add(np.zeros(len(drawn)), rewards[drawn], (log_policy - log_ref)[drawn])
+        cdf.refresh(0, (log_policy - log_ref)[pool])
         log_policy = _optimum(log_ref, cdf, rewards, n)
     return log_policy
 
@@ -123,20 +129,15 @@ def _bon_of(probs: Float, truth: Truth, num_samples: int, n: float, rng: np.rand
 
 
 def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
-    """Plain and two rounds through the library: collect, train; for rounds again from the trained policy."""
-    truth, rows = truth_of(World()), []
-    for num_samples, n in preset.trained:
-        jobs = [
-            Job(world=World(), reward="continuous", n=n, seed=seed, scale=preset.scale, work=str(context.work),
-                num_samples=num_samples)
-            for seed in context.seeds
-        ]  # fmt: skip
-        for job, row in zip(jobs, run_all(run_job, jobs, context.num_workers), strict=True):
-            rows.append({"num_samples": num_samples, "n": n, "way": "plain", "seed": job.seed, **row})
-            policy = run_log_probs(replace(job, n=n**0.5, flags={"rounds": 2}))
-            rows.append({"num_samples": num_samples, "n": n, "way": "2 rounds", "seed": job.seed,
-                         **measure(policy, truth, n)})  # fmt: skip
-    return rows
+    """Each way through the library: collect and train; for rounds collect again from the trained policy."""
+    truth = truth_of(World())
+    cases = [(way, Job(world=World(), reward="continuous", n=n ** (1 / rounds), seed=seed, scale=preset.scale,
+                       work=str(context.work), num_samples=num_samples, flags=flags), n)
+             for num_samples, n in preset.trained for way, rounds, flags in TRAINED
+             for seed in context.seeds]  # fmt: skip
+    policies = run_all(run_log_probs, [job for _, job, _ in cases], context.num_workers)
+    return [{"num_samples": job.num_samples, "n": n, "way": way, "seed": job.seed, **measure(policy, truth, n)}
+            for (way, job, n), policy in zip(cases, policies, strict=True)]  # fmt: skip
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:

@@ -1,0 +1,101 @@
+"""N close to M and past it: the upper tail of F̂ refined by the policy's own samples, weighted by π_ref/π_θ.
+
+A pool of M says nothing of 1 − F below 1/M. The policy samples there, and each of its samples y stands for
+π_ref(y)/π_θ(y) of the reference: 1 − F_≤(R) = E_{π_θ}[π_ref/π_θ · 1{r > R}]. Pool and policy samples together are one
+sample of the mixture (M·π_ref + K·π_θ)/(M+K), each weighted by π_ref over it (the balance heuristic of multiple
+importance sampling, Veach and Guibas): weights are at most (M+K)/M, so that a sample off the policy's support is safe.
+Not in the paper (arXiv 2407.06057); what it gains is in docs/experiments.md.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vbon.core.reward_cdf import Interval, RewardCDF
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+_MOST_LOG_RATIO = 700.0  # exp of more is no float64
+
+
+def balance_weights(log_ratio: Float, num_ref: int, num_policy: int) -> Float:
+    """π_ref over the mixture, (M+K)/(M + K·π_θ/π_ref), from log π_θ/π_ref of samples of either."""
+    ratio = np.exp(np.minimum(log_ratio, _MOST_LOG_RATIO))
+    return np.asarray((num_ref + num_policy) / (num_ref + num_policy * ratio))
+
+
+def weighted_interval(rewards: Float, weights: Float, at: Float) -> tuple[Float, Float]:
+    """(F̂_<, F̂_≤) at `at` from weighted reference draws; equal weights give RewardCDF's rule.
+
+    Upper tails are summed from the top, so that a small 1 − F keeps its relative precision.
+    """
+    order = np.argsort(rewards)
+    ordered, mass = rewards[order], weights[order] / weights.sum()
+    from_top = np.concatenate([np.cumsum(mass[::-1])[::-1], [0.0]])
+    above = from_top[np.searchsorted(ordered, at, "right")]
+    not_below = from_top[np.searchsorted(ordered, at, "left")]
+    own = 1.0 / len(rewards)
+    # y itself is one more draw; in the tail, where draws weigh little, it weighs what they do
+    near = np.minimum(own, np.interp(at, ordered, mass))
+    total = 1.0 + near
+    return np.clip(1 - (not_below + near) / total, 0, 1), np.clip(1 - above / total, 0, 1)
+
+
+class RefinedCDF:
+    """Ranks of fresh completions among a pool and the policy's samples for the same prompt; stands in for RewardCDF.
+
+    Args:
+        pools: the reference's samples, without tie keys: ties are shared.
+        size: how many policy samples of all prompts together are kept, the latest.
+
+    A policy sample keeps the ratio π_θ/π_ref of the policy that drew it; the pool's is that of the last `refresh`.
+    """
+
+    def __init__(self, pools: RewardCDF, size: int):
+        self.pools, self.num_samples = pools, pools.num_samples
+        self.pool_log_ratio = np.zeros(len(pools.rewards))
+        """log π_θ/π_ref of the pools' completions, (ΣM,)."""
+        self.index: Int = np.full(size, -1)
+        """Which pool each policy sample belongs to, (size,); −1 where there is none yet."""
+        self.rewards, self.log_ratio = np.zeros(size), np.zeros(size)
+
+    def __len__(self) -> int:
+        return len(self.pools)
+
+    def counts(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> tuple[Int, Int]:
+        """(k_<, k_=) of each reward within its pool alone."""
+        return self.pools.counts(pool_index, rewards, tie_keys)
+
+    def pool_interval(self) -> Interval:
+        """(F_<, F_≤) of the pools' own completions, from the pools alone."""
+        return self.pools.pool_interval()
+
+    def refresh(self, pool: int, log_ratio: ArrayLike) -> None:
+        """log π_θ/π_ref of one pool's completions under the latest policy, (M,)."""
+        self.pool_log_ratio[self._own(pool)] = log_ratio
+
+    def add(self, pool_index: ArrayLike, rewards: ArrayLike, log_ratio: ArrayLike) -> None:
+        """Fresh policy samples and log π_θ/π_ref of each, all (B,); as many of the oldest are forgotten."""
+        fresh = (np.asarray(pool_index), np.asarray(rewards), np.asarray(log_ratio))
+        for kept, rows in zip((self.index, self.rewards, self.log_ratio), fresh, strict=True):
+            kept[:] = np.concatenate([kept, rows])[-len(kept) :]
+
+    def interval(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> Interval:
+        """(F_<, F_≤) of fresh completions. All arguments (B,). Raises ValueError for tie keys."""
+        if tie_keys is not None:
+            raise ValueError("weighted samples share their ties: tie_keys cannot be used")
+        index, values = np.asarray(pool_index, np.int64), np.asarray(rewards, np.float64)
+        lower, upper = np.empty(len(values)), np.empty(len(values))
+        for pool in np.unique(index):
+            chosen = index == pool
+            lower[chosen], upper[chosen] = weighted_interval(*self._draws(int(pool)), values[chosen])
+        return Interval(lower, upper, upper - lower)
+
+    def _draws(self, pool: int) -> tuple[Float, Float]:
+        """Rewards and weights of a pool's completions and of the policy's for its prompt."""
+        own, policy = self._own(pool), self.index == pool
+        log_ratio = np.concatenate([self.pool_log_ratio[own], self.log_ratio[policy]])
+        weights = balance_weights(log_ratio, int(self.num_samples[pool]), int(policy.sum()))
+        return np.concatenate([self.pools.rewards[own], self.rewards[policy]]), weights
+
+    def _own(self, pool: int) -> slice:
+        return slice(int(self.pools.offsets[pool]), int(self.pools.offsets[pool + 1]))

@@ -1,0 +1,52 @@
+"""`--refine-tail`: policy samples refine the upper tail of every prompt's F̂ while training (core.refined_cdf)."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from vbon.config.train import TrainConfig
+from vbon.core.refined_cdf import RefinedCDF
+from vbon.core.reward_cdf import RewardCDF
+from vbon.models.logprobs import completion_logprobs
+from vbon.training.offline import PoolData
+from vbon.training.online import Learner
+from vbon.training.rollout import Rollouts
+from vbon.training.task import prompt_slots
+
+ITERATIONS_KEPT = 16
+"""Policy samples of older iterations are forgotten: their policy is no longer near the present one."""
+
+
+class Refinement(nn.Module):
+    """A task with refined ranks, and what refines them; its buffers are the ranks' own memory, for checkpoints.
+
+    Args:
+        data: the pool that is refined, its log π_ref filled in.
+    """
+
+    def __init__(self, data: PoolData, config: TrainConfig):
+        super().__init__()
+        assert isinstance(data.task.cdf, RewardCDF)
+        self._data, self._config = data, config
+        self._cdf = RefinedCDF(data.task.cdf, ITERATIONS_KEPT * config.rollouts_per_iteration)
+        self.task = replace(data.task, cdf=self._cdf)
+        for name in ("pool_log_ratio", "index", "rewards", "log_ratio"):
+            self.register_buffer(name, torch.from_numpy(getattr(self._cdf, name)))
+
+    @torch.no_grad()
+    def before(self, learner: Learner, iteration: int) -> None:
+        """What the present policy says of the pools that the iteration's rollouts are ranked in."""
+        policy, config, offsets = learner.modules()["policy"], self._config, self._cdf.pools.offsets
+        slots = config.rollouts_per_iteration // config.samples_per_prompt
+        prompts = prompt_slots(len(self.task), iteration * slots, slots, config.seed)
+        for prompt in prompts.unique().tolist():
+            rows = np.arange(offsets[prompt], offsets[prompt + 1])
+            logprobs = completion_logprobs(policy, self._data.batch(rows), self.task.sampling.temperature)
+            self._cdf.refresh(prompt, logprobs.double().sum(1).numpy() - self._data.ref_logprobs[rows])
+
+    def after(self, learner: Learner, rollouts: Rollouts) -> None:
+        """Keep the rollouts of all processes."""
+        columns = (rollouts.prompt_index, torch.from_numpy(rollouts.rewards), rollouts.log_ratio())
+        self._cdf.add(*(learner.gather_rows(column).cpu().numpy() for column in columns))
