@@ -30,7 +30,6 @@ import vbon.flags
 import vbon.pool.collect
 import vbon.training.train  # noqa: F401
 from vbon import cli
-from vbon.pool import sampling
 from vbon.pool.store import ReferencePool
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
@@ -85,6 +84,7 @@ def make_world(folder: Path) -> Path:
 def collect_arguments(folder: Path) -> Callable[[Path], list[str]]:
     common = ["--model", f"{folder}/ref", "--reward", f"{folder}/reward.py:score", "--device", "cpu"]
     size = ["--prompts", f"{folder}/prompts.jsonl", "--max-new-tokens", "3", "--num-samples", "8", "--batch-size", "16"]
+    size += ["--samples-per-shard", "8"]  # a shard of few prompts, so that there is much to lose
     return lambda out: ["collect", *common, *size, "--out", str(out)]
 
 
@@ -156,7 +156,6 @@ def spawn(arguments: Sequence[str], log: Path, die_at: int | None = None) -> int
     status = 1
     try:
         torch.set_num_threads(1)
-        sampling.ROWS_PER_SHARD = 8  # a shard a prompt, so that there is much to lose
         if die_at is not None:
             _die_at(die_at, arguments[arguments.index("--out") + 1])
         status = cli.main(arguments)

@@ -30,10 +30,8 @@ import os, random, signal, sys, time
 from pathlib import Path
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import load_yaml
-from vbon.pool import sampling
 from vbon.pool.collect import collect
 
-sampling.ROWS_PER_SHARD = 8
 config = load_yaml(CollectConfig, sys.argv[1])
 out, random = Path(config.out), random.Random(int(sys.argv[2]))
 shards = lambda: len(list(out.glob("shard-*")))
@@ -57,9 +55,8 @@ collect(config, progress=False)
 
 
 @pytest.fixture
-def config(tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> CollectConfig:
+def config(tmp_path: Path, model_dir: Path) -> CollectConfig:
     """9 prompts × 5 samples, 3 prompts in a batch, shards of a batch or two."""
-    monkeypatch.setattr(sampling, "ROWS_PER_SHARD", 8)
     (tmp_path / "reward.py").write_text(REWARD)
     prompts = [{"prompt": "p" * (1 + index % 4) + str(index), "bonus": index / 7} for index in range(9)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
@@ -72,6 +69,7 @@ def config(tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
         temperature=0.8,
         max_new_tokens=6,
         batch_size=16,
+        samples_per_shard=8,
         device="cpu",
         seed=3,
     )

@@ -2,14 +2,8 @@
 
 import dataclasses
 import json
-import os
 import random
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
+from tests import stock_server
+from tests.stock_server import p_value
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.import_utils import is_serve_available
 
 from vbon.config.pool import CollectConfig
 from vbon.errors import VbonError
@@ -223,31 +217,8 @@ def test_settings_that_do_not_fit(config, changes: dict[str, Any], message: str)
 @pytest.fixture(scope="module")
 def transformers_serve(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of a real `transformers serve` process on the model that tests sample from."""
-    if not is_serve_available():
-        pytest.skip("transformers serve is not installed: pip install 'vbon[serve]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model_dir), "--port", str(port)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with open(log, "w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-
-
-def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.3)
-    pytest.fail(f"transformers serve did not come up:\n{log.read_text()[-2000:]}")
+    with stock_server.transformers_serve(model_dir, tmp_path_factory.mktemp("serve")) as url:
+        yield url
 
 
 def first_texts(config: CollectConfig, temperature: float, top_k: int = 0) -> dict[str, float]:
@@ -262,16 +233,6 @@ def first_texts(config: CollectConfig, temperature: float, top_k: int = 0) -> di
         text = tokenizer.decode([token], skip_special_tokens=True)
         probs[text] = probs.get(text, 0.0) + prob
     return probs
-
-
-def p_value(texts: list[str], probs: dict[str, float]) -> float:
-    """χ² of the texts against their probabilities; texts expected fewer than five times are counted together."""
-    common = [text for text, prob in probs.items() if prob * len(texts) >= 5]
-    observed = [texts.count(text) for text in common]
-    expected = [probs[text] * len(texts) for text in common]
-    observed.append(len(texts) - sum(observed))
-    expected.append(len(texts) - sum(expected))
-    return float(chisquare(observed, expected).pvalue)
 
 
 def test_a_real_server_samples_what_the_model_samples(config, transformers_serve: str):

@@ -79,6 +79,15 @@ def check_server(config: object) -> None:
         )
 
 
+def check_workers(config: object) -> None:
+    """`num_workers` goes with `engine` ray, whose workers are given a device each."""
+    engine, workers, device = (getattr(config, name) for name in ("engine", "num_workers", "device"))
+    if engine != "ray" and workers is not None:
+        raise VbonError("--num-workers goes with --engine ray; leave it out")
+    if engine == "ray" and ":" in device:
+        raise refuse("device", repr(device), "auto, cpu or cuda: Ray gives each worker a GPU of its own")
+
+
 def _check_number(config: object, name: str, holds: Any, want: str) -> None:
     value = getattr(config, name)
     if value is not None and not (math.isfinite(value) and holds(value)):

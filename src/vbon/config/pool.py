@@ -7,7 +7,7 @@ from vbon.config import checks
 from vbon.errors import VbonError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-EngineName = Literal["transformers", "vllm", "openai"]
+EngineName = Literal["transformers", "vllm", "openai", "ray"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class CollectConfig:
     """Token ids that end a completion; default: the model's end-of-sequence id."""
     batch_size: int = 256
     """Completions sampled at a time."""
+    samples_per_shard: int = 4096
+    """Completions stored together: what a crash may lose, and what a worker of --engine ray makes at a time."""
     prompt_column: str = "prompt"
     """Column that holds the prompt: a string or a list of chat messages."""
     limit: int | None = None
@@ -49,7 +51,9 @@ class CollectConfig:
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
     engine: EngineName = "transformers"
-    """What samples: the model in this process, vLLM in this process, or an OpenAI-style server."""
+    """What samples: the model in this process, vLLM in it, an OpenAI-style server, or the workers of a Ray cluster."""
+    num_workers: int | None = None
+    """Processes that sample for --engine ray; default: one for each GPU of the cluster, or else for each CPU."""
     base_url: str | None = None
     """Address of the server for --engine openai, as in http://127.0.0.1:8000/v1."""
     served_model: str | None = None
@@ -63,12 +67,13 @@ class CollectConfig:
         """Raise VbonError naming the first flag whose value will not do."""
         checks.check_text(self, "model", "reward", "prompts", "out", "prompt_column", "served_model")
         checks.check_at_least(self, 1, "num_samples", "max_new_tokens", "batch_size", "limit", "reward_batch_size")
-        checks.check_at_least(self, 1, "concurrency")
+        checks.check_at_least(self, 1, "concurrency", "num_workers", "samples_per_shard")
         checks.check_above(self, 0, "temperature", "reward_timeout", "request_timeout")
         checks.check_server(self)
         checks.check_at_least(self, 0, "seed")
         checks.check_each_at_least(self, 0, "stop_token_ids")
         checks.check_device(self)
+        checks.check_workers(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import cached_file
 
 from vbon.errors import VbonError
@@ -73,13 +80,13 @@ def stop_token_ids(
 
 
 def configured_stop_token_ids(
-    name: str, tokenizer: PreTrainedTokenizerBase, extra: Sequence[int] = ()
+    name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, extra: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """`stop_token_ids` of a model whose weights are elsewhere: from its generation config on disk or hub."""
+    """`stop_token_ids` of a model whose weights are elsewhere: from its generation config, else its model config."""
     try:
         configured = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:
-        configured = None
+        configured = getattr(config.get_text_config(), "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
     return tuple(sorted({t for t in (*several, tokenizer.eos_token_id, *extra) if t is not None}))
 

@@ -5,38 +5,25 @@ with the rows an uninterrupted run would have given (same machine and number of 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import vbon
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
-from vbon.pool.engines import Engine, Samples, load_engine
+from vbon.pool.described import describe_model
+from vbon.pool.engines import Described, Engine, load_engine, load_reward_of
 from vbon.pool.files import replace_file
+from vbon.pool.job import Part, make_shard, part_of
 from vbon.pool.manifest import Manifest
-from vbon.pool.prompts import Prompt, read_prompts, reward_columns
+from vbon.pool.prompts import Prompt, read_prompts
 from vbon.pool.sampling import make_plan
-from vbon.pool.shards import PromptSamples
 from vbon.pool.writer import PoolWriter, hash_prompt_ids, is_pool
-from vbon.rewards import Reward, load_reward
-
-
-class Job(NamedTuple):
-    """What is sampled and scored, or a part of it."""
-
-    prompts: Sequence[Prompt]
-    prompt_ids: Sequence[list[int]]
-    engine: Engine
-    reward: Reward
-
-    def part(self, first: int, count: int) -> "Job":
-        rows = slice(first, first + count)
-        return self._replace(prompts=self.prompts[rows], prompt_ids=self.prompt_ids[rows])
+from vbon.rewards import Reward
 
 
 def collect(config: CollectConfig, *, progress: bool = True) -> Path:
@@ -46,19 +33,18 @@ def collect(config: CollectConfig, *, progress: bool = True) -> Path:
     On Ctrl-C, KeyboardInterrupt whose message says how to continue; what was written stays.
     """
     prompts = read_prompts(config.prompts, column=config.prompt_column, limit=config.limit)
-    engine = load_engine(config)
-    prompt_ids = engine.encode(prompts, config.prompts)
-    reward = load_reward(
-        config.reward,
-        device=engine.device,
-        batch_size=config.reward_batch_size,
-        timeout=config.reward_timeout,
-        trust_remote_code=config.trust_remote_code,
-    )
-    expected = _manifest(config, prompts, engine, reward)
-    with _open_writer(config, expected) as writer:
+    local = None if config.engine == "ray" else load_engine(config)
+    engine = local or describe_model(config)
+    whole = Part(prompts, engine.encode(prompts, config.prompts))
+    reward = load_reward_of(config, engine.device)
+    with _open_writer(config, _manifest(config, prompts, engine, reward)) as writer:
         try:
-            _fill(writer, Job(prompts, prompt_ids, engine, reward), show_progress=progress)
+            with _progress_bar(len(prompts) * config.num_samples, show=progress) as bar:
+                if local is None:
+                    _fill_by_ray(config, writer, whole, bar)
+                else:
+                    _fill(writer, whole, local, reward, bar)
+            writer.finish()
         except KeyboardInterrupt:
             done = sum(shard.num_prompts for shard in writer.manifest.shards)
             message = f"stopped with {done} of {len(prompts)} prompts stored; run the same command to continue"
@@ -66,15 +52,7 @@ def collect(config: CollectConfig, *, progress: bool = True) -> Path:
     return writer.folder
 
 
-def score(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-    """Rewards of the completions of each prompt, in one call."""
-    repeated = [prompt for prompt, texts in zip(prompts, completions, strict=True) for _ in texts]
-    flat = [text for texts in completions for text in texts]
-    rewards = iter(reward([prompt.prompt for prompt in repeated], flat, **reward_columns(repeated)).tolist())
-    return [[next(rewards) for _ in texts] for texts in completions]
-
-
-def _manifest(config: CollectConfig, prompts: Sequence[Prompt], engine: Engine, reward: Reward) -> Manifest:
+def _manifest(config: CollectConfig, prompts: Sequence[Prompt], engine: Described, reward: Reward) -> Manifest:
     return Manifest(
         fingerprint=engine.fingerprint(reward),
         created_by=f"vbon {vbon.__version__} collect --engine {config.engine}",
@@ -85,7 +63,7 @@ def _manifest(config: CollectConfig, prompts: Sequence[Prompt], engine: Engine, 
         dtype=None if config.engine == "openai" else config.dtype,  # a server's own
         model=config.model,
         reward=reward.name,
-        plan=make_plan(config.num_samples, config.batch_size),
+        plan=make_plan(config.num_samples, config.batch_size, config.samples_per_shard),
     )
 
 
@@ -98,35 +76,45 @@ def _open_writer(config: CollectConfig, expected: Manifest) -> PoolWriter:
     return writer
 
 
-def _fill(writer: PoolWriter, job: Job, *, show_progress: bool) -> None:
-    plan, num_samples = writer.manifest.plan, writer.manifest.num_samples
-    assert plan is not None and num_samples is not None
-    with _progress_bar(show=show_progress) as bar:
-        task = bar.add_task("samples", total=len(job.prompts) * num_samples)
-        for index, first in enumerate(range(0, len(job.prompts), plan.prompts_per_shard)):
-            part = job.part(first, plan.prompts_per_shard)
-            if not writer.has_shard(index):
-                writer.write_shard(index, _make_shard(part, writer.manifest, lambda rows: bar.advance(task, rows)))
-            else:
-                bar.advance(task, len(part.prompts) * num_samples)
-    writer.finish()
+class _Bar:
+    """Rows done, of those to do; stored shards count at once."""
+
+    def __init__(self, progress: Progress, total: int):
+        self._progress, self._task = progress, progress.add_task("samples", total=total)
+
+    def advance(self, rows: int) -> None:
+        self._progress.advance(self._task, rows)
 
 
-def _make_shard(job: Job, manifest: Manifest, advance: Callable[[int], None]) -> list[PromptSamples]:
-    plan, seed, num_samples = manifest.plan, manifest.seed, manifest.num_samples
-    assert plan is not None and seed is not None and num_samples is not None
-    draws: dict[int, Samples] = {}
-    for batch, drawn in job.engine.draw(job.prompts, job.prompt_ids, plan, seed, num_samples):
-        draws |= zip(batch, drawn, strict=True)
-        advance(len(batch) * num_samples)
-    ordered = [draws[index] for index in range(len(job.prompts))]
-    rewards = score(job.reward, job.prompts, [one.completions for one in ordered])
-    return [
-        PromptSamples(prompt, one.completions, one.completion_ids, np.array(values), one.ref_logprobs, one.finished)
-        for prompt, one, values in zip(job.prompts, ordered, rewards, strict=True)
-    ]
+def _fill(writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: _Bar) -> None:
+    for index in _missing(writer, whole, bar):
+        part = part_of(whole, writer.manifest, index)
+        writer.write_shard(index, make_shard(part, engine, reward, writer.manifest, bar.advance))
 
 
-def _progress_bar(*, show: bool) -> Progress:
+def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: _Bar) -> None:
+    from vbon.pool.ray_shards import ray_shards
+
+    missing = _missing(writer, whole, bar)
+    if not missing:
+        return
+    for index, content in ray_shards(config, whole, writer.manifest, missing):
+        num_prompts = len(part_of(whole, writer.manifest, index).prompts)
+        writer.write_content(index, content, num_prompts, num_prompts * config.num_samples)
+        bar.advance(num_prompts * config.num_samples)
+
+
+def _missing(writer: PoolWriter, whole: Part, bar: _Bar) -> list[int]:
+    """The shards that are not stored yet."""
+    plan = writer.manifest.plan
+    assert plan is not None
+    shards = range(-(-len(whole.prompts) // plan.prompts_per_shard))
+    bar.advance(sum(shard.rows for shard in writer.manifest.shards))
+    return [index for index in shards if not writer.has_shard(index)]
+
+
+@contextmanager
+def _progress_bar(total: int, *, show: bool) -> Iterator[_Bar]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show)
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show) as progress:
+        yield _Bar(progress, total)

@@ -1,4 +1,7 @@
-"""What draws the samples of `vbon collect`: the model in this process, vLLM in this process, or a server."""
+"""What draws the samples of `vbon collect`: the model in this process, vLLM in this process, or a server.
+
+`--engine ray` (`pool.ray_shards`) runs the first of these in the processes of a cluster.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -10,7 +13,7 @@ from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt
 from vbon.pool.sampling import Sampler, draw_shard, encode_prompts, fingerprint_of
-from vbon.rewards import Reward
+from vbon.rewards import Reward, load_reward
 
 
 class Samples(NamedTuple):
@@ -26,8 +29,8 @@ class Samples(NamedTuple):
 Drawn = Iterator[tuple[list[int], list[Samples]]]
 
 
-class Engine(Protocol):
-    """A sampler of completions; `draw` is a function of its arguments as far as the engine's seeds are."""
+class Described(Protocol):
+    """What is to be known before a pool is begun."""
 
     @property
     def device(self) -> str:
@@ -38,6 +41,10 @@ class Engine(Protocol):
 
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
         """Token ids of every prompt. Raises VbonError naming the row of one that is too long."""
+
+
+class Engine(Described, Protocol):
+    """A sampler of completions; `draw` is a function of its arguments as far as the engine's seeds are."""
 
     def draw(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
@@ -79,6 +86,17 @@ def load_engine(config: CollectConfig) -> Engine:
 
         return load_vllm_engine(config)
     return TransformersEngine(config.model, _load_sampler(config))
+
+
+def load_reward_of(config: CollectConfig, device: str) -> Reward:
+    """The reward that `config` names. Raises VbonError where it cannot be had."""
+    return load_reward(
+        config.reward,
+        device=device,
+        batch_size=config.reward_batch_size,
+        timeout=config.reward_timeout,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def _load_sampler(config: CollectConfig) -> Sampler:

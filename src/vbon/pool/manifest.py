@@ -66,9 +66,17 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the folder's manifest in one step: a reader sees the old one or the new one."""
+    replace_file(folder / MANIFEST_NAME, manifest_to_json(manifest).encode() + b"\n")
+
+
+def manifest_to_json(manifest: Manifest) -> str:
     content = {**dataclasses.asdict(manifest), "fingerprint": manifest.fingerprint.to_json()}
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    replace_file(folder / MANIFEST_NAME, text.encode() + b"\n")
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def manifest_from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
+    """What `manifest_to_json` was given. Raises VbonError beginning with `where`."""
+    return _parse(parse_json(text, where), where)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -79,10 +87,10 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise VbonError(f"{folder}: not a pool (no {MANIFEST_NAME}); make one with `vbon collect` or `vbon import`")
     try:
-        content = parse_json(path.read_bytes().decode("utf-8"), str(path))
+        text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise VbonError(f"{path}: cannot be read ({error})") from None
-    return _parse(content, str(path))
+    return manifest_from_json(text, str(path))
 
 
 def _parse(content: Any, where: str) -> Manifest:

@@ -15,17 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
-
 from vbon.config.pool import CollectConfig
 from vbon.core.seeds import generator
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.prompts import encode
+from vbon.pool.described import DescribedModel, describe_model
 from vbon.pool.engines import Drawn, Samples
 from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
-from vbon.pool.prompts import Prompt, shorten
+from vbon.pool.prompts import Prompt
 from vbon.rewards import Reward
 from vbon.rewards.http import TOKEN_VARIABLE as REWARD_TOKEN_VARIABLE
 from vbon.rewards.http import Endpoint, TransientError, parse_endpoint, post_repeatedly
@@ -151,30 +150,21 @@ class OpenAIEngine:
     """A server as an Engine; prompts are rendered and counted by the local tokenizer of `--model`."""
 
     server: Server
-    tokenizer: PreTrainedTokenizerBase
-    context: int | None
+    model: DescribedModel
     concurrency: int
     device: str
 
     def fingerprint(self, reward: Reward) -> Fingerprint:
         """The server's weights, tokenizer and stop rule are its own: unknown."""
         return Fingerprint(
-            chat_template=load.chat_template_fingerprint(self.tokenizer),
+            chat_template=load.chat_template_fingerprint(self.model.tokenizer),
             temperature=float(self.server.temperature),
             max_new_tokens=self.server.max_new_tokens,
             reward=reward.fingerprint,
         )
 
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
-        encoded = encode(self.tokenizer, [prompt.prompt for prompt in prompts])
-        room = None if self.context is None else self.context - self.server.max_new_tokens
-        for prompt, ids in zip(prompts, encoded, strict=True):
-            if room is not None and len(ids) > room:
-                raise VbonError(
-                    f"{source}:{prompt.row}: prompt {shorten(prompt.prompt)} has {len(ids)} tokens, but the context "
-                    f"leaves {max(room, 0)} beside --max-new-tokens {self.server.max_new_tokens}; shorten or drop it"
-                )
-        return encoded
+        return self.model.encode(prompts, source)
 
     def draw(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
@@ -199,10 +189,10 @@ class OpenAIEngine:
     def _text(self, prompt: Prompt) -> str:
         if isinstance(prompt.prompt, str):
             return prompt.prompt
-        return str(self.tokenizer.apply_chat_template(prompt.prompt, add_generation_prompt=True, tokenize=False))
+        return str(self.model.tokenizer.apply_chat_template(prompt.prompt, add_generation_prompt=True, tokenize=False))
 
     def _warn_of_other_tokens(self, queries: Sequence[Query]) -> None:
-        other = sum(list(self.tokenizer(query.prompt)["input_ids"]) != query.prompt_ids for query in queries)
+        other = sum(list(self.model.tokenizer(query.prompt)["input_ids"]) != query.prompt_ids for query in queries)
         if other:
             warnings.warn(
                 f"the server takes text only, and its tokenizer may read {other} of {len(queries)} prompts as other "
@@ -220,21 +210,19 @@ def load_openai_engine(config: CollectConfig) -> OpenAIEngine:
     """The engine for `--base-url`, with tokenizer, stop tokens and context length of `--model`; no weights are read."""
     assert config.base_url is not None  # validate() saw to it
     endpoint = parse_endpoint(config.base_url.rstrip("/") + "/completions", os.environ.get(TOKEN_VARIABLE, ""))
-    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    described = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+    described = describe_model(config)
     server = Server(
         endpoint=endpoint,
         model=config.served_model or config.model,
         temperature=config.temperature,
         max_new_tokens=config.max_new_tokens,
-        stop_token_ids=load.configured_stop_token_ids(config.model, tokenizer, config.stop_token_ids),
+        stop_token_ids=described.stop_token_ids,
         timeout=config.request_timeout,
     )
-    server = find_dialect(server, Query("a", encode(tokenizer, ["a"])[0], 1, 0))  # before a pool is begun
+    server = find_dialect(server, Query("a", encode(described.tokenizer, ["a"])[0], 1, 0))  # before a pool is begun
     if config.stop_token_ids and server.dialect == "plain":
         raise VbonError(f"--base-url {endpoint.shown}: takes no stop token ids; leave --stop-token-ids out")
-    context = getattr(described.get_text_config(), "max_position_embeddings", None)
-    return OpenAIEngine(server, tokenizer, context, config.concurrency, str(load.resolve_device(config.device)))
+    return OpenAIEngine(server, described, config.concurrency, str(load.resolve_device(config.device)))
 
 
 def _server_error(server: Server, error: RewardError) -> VbonError:

@@ -20,7 +20,6 @@ from vbon.models.prompts import encode
 from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt, shorten
-from vbon.pool.shards import ROWS_PER_SHARD
 from vbon.rewards import Reward
 
 
@@ -55,18 +54,36 @@ def fingerprint_of(name: str, sampler: Sampler, reward: Reward) -> Fingerprint:
     )
 
 
-def make_plan(num_samples: int, batch_size: int) -> Plan:
+def make_plan(num_samples: int, batch_size: int, samples_per_shard: int = 4096) -> Plan:
     """Whole prompts in batches of up to `batch_size` samples, or one prompt in several; whole batches in a shard."""
     prompts_per_batch = max(1, batch_size // num_samples)
-    batches_per_shard = max(1, ROWS_PER_SHARD // (num_samples * prompts_per_batch))
+    batches_per_shard = max(1, samples_per_shard // (num_samples * prompts_per_batch))
     return Plan(batch_size, prompts_per_batch, prompts_per_batch * batches_per_shard)
 
 
 def encode_prompts(sampler: Sampler, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
     """Token ids of every prompt. Raises VbonError naming the row of one that leaves no room for a completion."""
     context = load.context_length(sampler.model)
-    room = None if context is None else context - sampler.max_new_tokens
-    return [_encode_one(sampler, prompt, f"{source}:{prompt.row}", room) for prompt in prompts]
+    return encode_within(sampler.tokenizer, context, sampler.max_new_tokens, prompts, source)
+
+
+def encode_within(
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None,
+    max_new_tokens: int,
+    prompts: Sequence[Prompt],
+    source: str,
+) -> list[list[int]]:
+    """`encode_prompts` for a model of which only tokenizer and context are known."""
+    encoded = [_encode_one(tokenizer, prompt, f"{source}:{prompt.row}") for prompt in prompts]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if context is not None and len(ids) + max_new_tokens > context:
+            raise VbonError(
+                f"{source}:{prompt.row}: prompt {shorten(prompt.prompt)} has {len(ids)} tokens, but the context "
+                f"leaves {max(context - max_new_tokens, 0)} beside --max-new-tokens {max_new_tokens}; shorten or drop "
+                "it"
+            )
+    return encoded
 
 
 def uniforms_for(prompt_id: str, seed: int, num_samples: int, max_new_tokens: int) -> NDArray[np.float64]:
@@ -114,14 +131,8 @@ def _draw_batch(
     return draws
 
 
-def _encode_one(sampler: Sampler, prompt: Prompt, where: str, room: int | None) -> list[int]:
+def _encode_one(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, where: str) -> list[int]:
     try:
-        ids = encode(sampler.tokenizer, [prompt.prompt])[0]
+        return encode(tokenizer, [prompt.prompt])[0]
     except VbonError as error:
         raise VbonError(f"{where}: {error}") from None
-    if room is not None and len(ids) > room:
-        raise VbonError(
-            f"{where}: prompt {shorten(prompt.prompt)} has {len(ids)} tokens, but the context leaves {max(room, 0)} "
-            f"beside --max-new-tokens {sampler.max_new_tokens}; shorten or drop it"
-        )
-    return ids

@@ -59,9 +59,8 @@ def encode_shard(samples: Sequence[PromptSamples], seed: int | None) -> bytes:
     return buffer.getvalue()
 
 
-def describe_shard(name: str, samples: Sequence[PromptSamples], content: bytes) -> Shard:
-    rows = sum(len(one.rewards) for one in samples)
-    return Shard(name, len(samples), rows, hashlib.sha256(content).hexdigest())
+def describe_shard(name: str, num_prompts: int, rows: int, content: bytes) -> Shard:
+    return Shard(name, num_prompts, rows, hashlib.sha256(content).hexdigest())
 
 
 def is_intact(folder: Path, shard: Shard) -> bool:

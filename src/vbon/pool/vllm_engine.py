@@ -4,11 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from vbon.config.pool import CollectConfig
-from vbon.models import load
-from vbon.models.prompts import decode, encode
+from vbon.models.prompts import decode
+from vbon.pool.described import DescribedModel, describe_model
 from vbon.pool.engines import Drawn, Samples
 from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
@@ -22,26 +20,14 @@ class VllmEngine:
     """vLLM's offline `LLM`: token ids in and out, log-probabilities at the sampling temperature."""
 
     llm: Any
-    name: str
-    tokenizer: PreTrainedTokenizerBase
-    temperature: float
-    max_new_tokens: int
-    stop_token_ids: tuple[int, ...]
+    model: DescribedModel
     device: str = "cpu"
 
     def fingerprint(self, reward: Reward) -> Fingerprint:
-        return Fingerprint(
-            model=load.model_fingerprint(self.name),
-            tokenizer=load.tokenizer_fingerprint(self.tokenizer),
-            chat_template=load.chat_template_fingerprint(self.tokenizer),
-            temperature=float(self.temperature),
-            max_new_tokens=self.max_new_tokens,
-            stop=self.stop_token_ids,
-            reward=reward.fingerprint,
-        )
+        return self.model.fingerprint(reward)
 
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
-        return encode(self.tokenizer, [prompt.prompt for prompt in prompts])
+        return self.model.encode(prompts, source)
 
     def draw(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
@@ -56,11 +42,11 @@ class VllmEngine:
 
         return SamplingParams(
             n=num_samples,
-            temperature=self.temperature,
+            temperature=self.model.temperature,
             top_p=1.0,
             top_k=-1,
-            max_tokens=self.max_new_tokens,  # defaults to 16
-            stop_token_ids=list(self.stop_token_ids),
+            max_tokens=self.model.max_new_tokens,  # defaults to 16
+            stop_token_ids=list(self.model.stop_token_ids),
             seed=seed,
             logprobs=0,  # of the sampled token alone
             detokenize=False,
@@ -70,7 +56,7 @@ class VllmEngine:
         ids = [list(output.token_ids) for output in outputs]
         logprobs = [sum(step[token].logprob for step, token in _steps(output)) for output in outputs]
         finished = [output.finish_reason == "stop" for output in outputs]
-        return Samples(decode(self.tokenizer, ids), ids, logprobs, finished)
+        return Samples(decode(self.model.tokenizer, ids), ids, logprobs, finished)
 
 
 def load_vllm_engine(config: CollectConfig) -> VllmEngine:
@@ -85,9 +71,7 @@ def load_vllm_engine(config: CollectConfig) -> VllmEngine:
         logprobs_mode="processed_logprobs",
         generation_config="vllm",  # not the model's own top_k, top_p and repetition penalty
     )
-    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    stop = load.configured_stop_token_ids(config.model, tokenizer, config.stop_token_ids)
-    return VllmEngine(llm, config.model, tokenizer, config.temperature, config.max_new_tokens, stop)
+    return VllmEngine(llm, describe_model(config))
 
 
 def _steps(output: Any) -> Iterator[tuple[Any, int]]:

@@ -70,11 +70,15 @@ class PoolWriter:
 
     def write_shard(self, index: int, samples: Sequence[PromptSamples]) -> None:
         """Store one shard; when this returns, it is on disk and listed."""
+        rows = sum(len(one.rewards) for one in samples)
+        self.write_content(index, encode_shard(samples, self.manifest.seed), len(samples), rows)
+
+    def write_content(self, index: int, content: bytes, num_prompts: int, rows: int) -> None:
+        """Store one shard that was encoded elsewhere."""
         name = self.manifest.shard_name(index)
-        content = encode_shard(samples, self.manifest.seed)
         replace_file(self.folder / name, content)
         others = [shard for shard in self.manifest.shards if shard.name != name]
-        shards = [*others, describe_shard(name, samples, content)]
+        shards = [*others, describe_shard(name, num_prompts, rows, content)]
         shards.sort(key=lambda shard: (len(shard.name), shard.name))
         self._update(dataclasses.replace(self.manifest, shards=tuple(shards)))
 

@@ -1,0 +1,60 @@
+"""A model whose weights are elsewhere (on a server, in other processes): what its directory says without them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from vbon.config.pool import CollectConfig
+from vbon.models import load
+from vbon.pool.fingerprint import Fingerprint
+from vbon.pool.prompts import Prompt
+from vbon.pool.sampling import encode_within
+from vbon.rewards import Reward
+
+
+@dataclass(frozen=True)
+class DescribedModel:
+    """Tokenizer, context and stop tokens of the model `name`, and how it is to be sampled."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    context: int | None
+    temperature: float
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+
+    @property
+    def device(self) -> str:
+        """Where a reward model is put that is only asked for its name."""
+        return "cpu"
+
+    def fingerprint(self, reward: Reward) -> Fingerprint:
+        """Equal to that of the model once it is loaded (`sampling.fingerprint_of`)."""
+        return Fingerprint(
+            model=load.model_fingerprint(self.name),
+            tokenizer=load.tokenizer_fingerprint(self.tokenizer),
+            chat_template=load.chat_template_fingerprint(self.tokenizer),
+            temperature=float(self.temperature),
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop_token_ids,
+            reward=reward.fingerprint,
+        )
+
+    def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
+        """Token ids of every prompt. Raises VbonError naming the row of one that leaves no room for a completion."""
+        return encode_within(self.tokenizer, self.context, self.max_new_tokens, prompts, source)
+
+
+def describe_model(config: CollectConfig) -> DescribedModel:
+    """What the directory or hub id `config.model` says. Raises VbonError where there is no tokenizer."""
+    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    described = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+    return DescribedModel(
+        name=config.model,
+        tokenizer=tokenizer,
+        context=getattr(described.get_text_config(), "max_position_embeddings", None),
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        stop_token_ids=load.configured_stop_token_ids(config.model, described, tokenizer, config.stop_token_ids),
+    )

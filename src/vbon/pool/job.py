@@ -1,0 +1,53 @@
+"""What `vbon collect` does for one shard: draw, score, put together."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vbon.pool.engines import Engine, Samples
+from vbon.pool.manifest import Manifest
+from vbon.pool.prompts import Prompt, reward_columns
+from vbon.pool.shards import PromptSamples
+from vbon.rewards import Reward
+
+
+class Part(NamedTuple):
+    """The prompts of a shard and their token ids."""
+
+    prompts: Sequence[Prompt]
+    prompt_ids: Sequence[list[int]]
+
+
+def part_of(whole: Part, manifest: Manifest, index: int) -> Part:
+    """The shard `index` of a collection, by the plan that it was started with."""
+    assert manifest.plan is not None
+    size = manifest.plan.prompts_per_shard
+    rows = slice(index * size, (index + 1) * size)
+    return Part(whole.prompts[rows], whole.prompt_ids[rows])
+
+
+def make_shard(
+    part: Part, engine: Engine, reward: Reward, manifest: Manifest, advance: Callable[[int], None] = lambda rows: None
+) -> list[PromptSamples]:
+    """Draw and score M completions of each prompt; `advance` is told of every batch's rows."""
+    plan, seed, num_samples = manifest.plan, manifest.seed, manifest.num_samples
+    assert plan is not None and seed is not None and num_samples is not None
+    draws: dict[int, Samples] = {}
+    for batch, drawn in engine.draw(part.prompts, part.prompt_ids, plan, seed, num_samples):
+        draws |= zip(batch, drawn, strict=True)
+        advance(len(batch) * num_samples)
+    ordered = [draws[index] for index in range(len(part.prompts))]
+    rewards = score(reward, part.prompts, [one.completions for one in ordered])
+    return [
+        PromptSamples(prompt, one.completions, one.completion_ids, np.array(values), one.ref_logprobs, one.finished)
+        for prompt, one, values in zip(part.prompts, ordered, rewards, strict=True)
+    ]
+
+
+def score(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+    """Rewards of the completions of each prompt, in one call."""
+    repeated = [prompt for prompt, texts in zip(prompts, completions, strict=True) for _ in texts]
+    flat = [text for texts in completions for text in texts]
+    rewards = iter(reward([prompt.prompt for prompt in repeated], flat, **reward_columns(repeated)).tolist())
+    return [[next(rewards) for _ in texts] for texts in completions]

@@ -1,0 +1,65 @@
+"""Several processes: `accelerate launch` as its users run it, and a run continued by another number of processes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from tests.training import ranks
+from tests.training.conftest import write_pool
+from tests.training.test_learning import BOUNDS
+from tests.training.test_processes import arguments_of
+from tests.training.test_trainer import rows
+
+# `--multi_gpu` is accelerate's name for its launcher of several processes, on CPUs too; with `--cpu` it starts one.
+LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+FLOAT32 = 1e-4  # sums over rows in another order, through eight Adam steps of size 1e-3
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(400)
+def test_two_processes_by_accelerate_launch_reach_best_of_8(world, configure, tmp_path):
+    """The same run and the same bar as one process's, levels of a tied reward."""
+    config = configure(
+        pool=str(write_pool(world, tmp_path / "pool", 4000, "levels")), reward=world.reward("levels"), n=8.0,
+        num_iterations=60, num_epochs=4, rollouts_per_iteration=128, samples_per_prompt=8, minibatch_size=64,
+        learning_rate=5e-3, validation_fraction=0.0, validation_every=15, checkpoint_every=60,
+    )  # fmt: skip
+    arguments = arguments_of(config, tmp_path, "--json", str(tmp_path / "result.json"))
+    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "-m", "vbon", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=380)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "result.json").read_text())["num_processes"] == 2
+    assert world.kl_policy_bon(config.out, 8.0, "levels") < BOUNDS["levels"][1]
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 2)])
+def test_a_checkpoint_moves_between_world_sizes(configure, tmp_path, sizes):
+    """Cut back to its middle and continued by another number of processes, a run ends where an uncut one does."""
+    settings = {"algorithm": "ppo", "minibatch_size": 32, "keep_checkpoints": 4}  # a minibatch is all rollouts
+    whole = configure(out=str(tmp_path / "whole"), **settings)
+    moved = configure(out=str(tmp_path / "moved"), **settings)
+    launch(whole, sizes[1], tmp_path)
+    launch(moved, sizes[0], tmp_path)
+    checkpoints = Path(moved.out) / "vbon/checkpoints"
+    shutil.rmtree(checkpoints / "step-000004")
+    (Path(moved.out) / "model.safetensors").unlink()
+    launch(moved, sizes[1], tmp_path, "--resume")
+    assert [row["iteration"] for row in rows(moved.out) if "reward" in row] == [1, 2, 3, 4]
+    last = "vbon/checkpoints/step-000004"
+    for name in ("policy", "critic", "optimizer"):
+        one, other = (load_file(Path(run.out) / last / f"{name}.safetensors") for run in (whole, moved))
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_allclose(other[key], one[key], atol=FLOAT32, err_msg=f"{name}.{key}")
+    result = json.loads((Path(moved.out) / "vbon/run.json").read_text())["result"]
+    assert result["num_processes"] == sizes[1]
+
+
+def launch(config, count: int, folder: Path, *flags: str) -> None:
+    for status, said in ranks.run_ranks(ranks.command_line, count, folder, arguments_of(config, folder, *flags)):
+        assert status == 0, said[-3000:]
