@@ -1,11 +1,22 @@
 """The exact cases of the map from N to β, against sums and quadrature."""
 
+import mpmath
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.special
 from scipy import integrate, stats
 
-from vbon.core.best_of_n import kl_from_reference, level_probabilities
-from vbon.core.kl_rl import kl_coef_for_gaussian, kl_coef_for_log_rank, kl_coef_for_verifier
+from vbon.core.best_of_n import kl_from_reference, level_probabilities, win_rate
+from vbon.core.kl_rl import (
+    kl_coef_for_gaussian,
+    kl_coef_for_log_rank,
+    kl_coef_for_samples,
+    kl_coef_for_verifier,
+    kl_of_tilt,
+    tilted_weights,
+    win_rate_frontier,
+)
 
 NS = [1.5, 2, 8, 64]
 
@@ -45,3 +56,52 @@ def test_log_rank_is_best_of_n(n):
 def test_refusals(call):
     with pytest.raises(ValueError, match="must be"):
         call()
+
+
+SCORES = [[0.0, 1.0, 3.0, 3.5], [2.0, -1.0, 0.5, 0.25, 0.0]]
+
+
+def entropy_form(scores, beta) -> float:
+    """KL of the tilt by scipy, against the uniform law of the samples."""
+    weights = scipy.special.softmax(np.array(scores) / beta)
+    return stats.entropy(weights, np.full(len(scores), 1 / len(scores)))
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.7, 30.0])
+def test_tilt_of_samples_and_its_kl(beta):
+    for scores in SCORES:
+        np.testing.assert_allclose(tilted_weights(scores, beta), scipy.special.softmax(np.array(scores) / beta))
+        assert kl_of_tilt(scores, beta) == pytest.approx(entropy_form(scores, beta), abs=1e-14)
+
+
+@pytest.mark.parametrize("kl", [0.05, 0.4, 1.2])
+def test_kl_coef_for_samples_spends_that_kl_on_average(kl):
+    beta = kl_coef_for_samples(SCORES, kl)
+    assert np.mean([entropy_form(scores, beta) for scores in SCORES]) == pytest.approx(kl, rel=1e-9)
+
+
+def test_kl_coef_for_samples_says_what_cannot_be():
+    with pytest.raises(ValueError, match=r"cannot reach 1\.6"):  # the limit is (log 4 + log 5)/2 = 1.498
+        kl_coef_for_samples(SCORES, 1.6)
+    with pytest.raises(ValueError, match="not all equal"):
+        kl_coef_for_samples([[1.0, 1.0]], 0.1)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 5e-5, 2e-4, 0.5, 6.0, 400.0])
+def test_win_rate_frontier_by_quadrature(scale):
+    """Ranks u tilted by e^{su}: its mean and its KL from the uniform law, by numerical integration."""
+    with mpmath.workdps(40):
+        s = mpmath.mpf(scale)
+        z = mpmath.quad(lambda u: mpmath.exp(s * (u - 1)), [0, 0.9, 0.99, 1])
+        mean = mpmath.quad(lambda u: u * mpmath.exp(s * (u - 1)), [0, 0.9, 0.99, 1]) / z
+        kl = s * (mean - 1) - mpmath.log(z)
+    found = win_rate_frontier(scale)
+    assert found.win_rate == pytest.approx(float(mean), rel=1e-9)
+    assert found.kl == pytest.approx(float(kl), rel=1e-5, abs=1e-15)
+
+
+def test_no_best_of_n_is_above_the_win_rate_frontier():
+    for n in (2, 4, 8, 64):
+        scale = scipy.optimize.brentq(lambda s, n=n: win_rate_frontier(s).kl - kl_from_reference(n), 1e-3, 1e3)
+        assert win_rate(n) < win_rate_frontier(scale).win_rate < win_rate(n) + 0.01
+    assert win_rate_frontier(0.0) == (0.0, 0.5)

@@ -19,6 +19,7 @@ from vbon.training.offline import (
     own_objective,
     pool_log_weights,
     systematic_draw,
+    tilt_log_weights,
 )
 from vbon.training.online import make_learner
 from vbon.training.train import train
@@ -45,6 +46,18 @@ def test_pool_log_weights_leave_each_completion_out_of_its_own_ranks(task):
             b = (rewards <= own).sum() / len(rewards)
             expected.append(np.log(sum(b**k * a ** (3 - k) for k in range(4))))
     np.testing.assert_allclose(pool_log_weights(task, N), expected, rtol=1e-10)
+
+
+def test_a_warm_start_weighs_samples_by_the_objectives_own_tilt(task, configure):
+    rewards = task.pool.rewards.reshape(8, -1)
+    beaten = (rewards[:, :, None] > rewards[:, None, :]).mean(2)
+    others = ((rewards[:, :, None] == rewards[:, None, :]).sum(2) - 1) / rewards.shape[1]
+    scores = {"kl-rl": rewards, "quantile": beaten + (others + 1 / rewards.shape[1]) / 2}
+    for method, score in scores.items():
+        expected = np.exp(score / 0.3) / np.exp(score / 0.3).mean(1, keepdims=True)
+        found = np.exp(tilt_log_weights(task, configure(method=method, kl_coef=0.3))).reshape(8, -1)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(tilt_log_weights(task, configure()), pool_log_weights(task, N), atol=1e-12)
 
 
 def test_weighted_rows_are_drawn_by_weight_and_regression_rows_half_so(task, configure):

@@ -35,7 +35,8 @@ class TrainConfig:
     algorithm: Algorithm = "auto"
     """ppo: a critic. rloo: a leave-one-out baseline. grpo: the KL in the loss. offline: pool samples, no rollouts."""
     warm_start: Literal["auto", "none", "offline"] = "auto"
-    """offline: train on the pool's samples before the online iterations. auto: where the pool has enough of them."""
+    """offline: first train on the pool's samples, by the objective's own weights. auto: offline for the objectives that
+    lead to best-of-N, where the pool has enough samples."""
     tie_rule: Literal["random", "order"] = "random"
     """How equal rewards are ranked: broken at random, or by a fixed order of the completions."""
     refine_tail: bool = False

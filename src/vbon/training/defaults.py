@@ -46,7 +46,7 @@ def default_offline_steps(num_rows: int, n: float, batch_size: int) -> int:
 def _warm_start(config: TrainConfig, pool: ReferencePool, steps: int) -> Literal["none", "offline"]:
     if config.warm_start != "auto":
         return config.warm_start
-    # the pool's weights lead to best-of-N and nowhere else
+    # weights by the reward itself have no bound: a few samples may carry them all
     worth_it = config.targets_best_of_n and steps >= MIN_WARM_START_STEPS and pool.has_completion_ids
     return "offline" if worth_it and config.algorithm != "offline" else "none"
 

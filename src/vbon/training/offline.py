@@ -5,6 +5,7 @@ all-sample loss Σ_i Ŵ_i·ℓ(y_i)/M at the cost of its useful rows alone.
 """
 
 import dataclasses
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +17,7 @@ from vbon.config.methods import METHODS
 from vbon.config.train import TrainConfig
 from vbon.core import offline, seeds
 from vbon.core.best_of_n import kl_coef_from_n, log_weight
+from vbon.core.objectives import OBJECTIVES
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences, sequences
 from vbon.models.logprobs import completion_logits, completion_logprobs, token_logprobs
@@ -36,16 +38,26 @@ def pool_log_weights(task: Task, n: float) -> NDArray[np.float64]:
     return log_weight(interval.cdf_lt, interval.cdf_le, n)
 
 
-class PoolData:
-    """The pool's completions as training rows, with log Ŵ and log π_ref of each."""
+def tilt_log_weights(task: Task, config: TrainConfig) -> NDArray[np.float64]:
+    """ρ/β of every pool completion, of mean weight 1 over each pool: π_ref·exp(ρ/β)/Z, where the objective leads.
 
-    def __init__(self, task: Task, n: float):
+    float64 (ΣM,). With `vbon` these are the log Ŵ.
+    """
+    signal = OBJECTIVES[config.objective](task.pool.rewards, task.cdf.pool_interval(), config.n, config.kl_coef)
+    pools = np.split(signal.sequence_reward / signal.kl_coef, task.pool.offsets[1:-1])
+    return np.concatenate([one - np.logaddexp.reduce(one) + np.log(len(one)) for one in pools])
+
+
+class PoolData:
+    """The pool's completions as training rows, with log π_ref and a log-weight of each: log Ŵ, unless given."""
+
+    def __init__(self, task: Task, n: float, log_weights: NDArray[np.float64] | None = None):
         if not task.pool.has_completion_ids:
             raise VbonError(f"{task.pool.path}: holds no token ids, which offline training needs; use --algorithm rloo")
         self.task = task
         self.completion_ids: list[list[int]] = list(task.pool.completion_ids)
         self.prompt_index = task.pool.prompt_index
-        self.log_weights = pool_log_weights(task, n)
+        self.log_weights = pool_log_weights(task, n) if log_weights is None else log_weights
         self.ref_logprobs = task.pool.ref_logprobs.copy()
 
     def batch(self, rows: NDArray[np.int64]) -> Sequences:
@@ -68,6 +80,7 @@ class PoolData:
 
 def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: int) -> dict[str, float]:
     """One optimiser step on the pool, counted from 0. The rate warms up, then falls as the schedule says."""
+    started = time.perf_counter()
     rows = draw_rows(data, config, config.seed, seeds.OFFLINE, step)
     logprobs, lengths = data.logprobs(learner.policy, rows, learner.accelerator.device)
     loss = _loss(logprobs, rows, data, config) / lengths.double().mean()
@@ -80,7 +93,11 @@ def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: in
     except FloatingPointError as error:
         named = name_prompts(data.task, np.unique(data.prompt_index[rows]).tolist())
         raise FloatingPointError(f"offline step {step + 1} ({named}): {error}") from None
-    return {"offline_loss": float(loss.detach()), "grad_norm": float(grad_norm)}
+    return {
+        "offline_loss": float(loss.detach()),
+        "grad_norm": float(grad_norm),
+        "seconds_update": time.perf_counter() - started,
+    }
 
 
 def best_of_n_loss(learner: Learner, data: PoolData, config: TrainConfig) -> PoolLoss:

@@ -30,6 +30,7 @@ from vbon.training.offline import (
     check_sets,
     offline_step,
     own_objective,
+    tilt_log_weights,
 )
 from vbon.training.online import check_shares, make_learner, run_iteration
 from vbon.training.progress import Progress
@@ -173,7 +174,8 @@ class VBoNTrainer:
             self._learner.optimizer.state.clear()
 
     def _pool_data(self, task: Task) -> PoolData:
-        data = PoolData(task, self.config.n)
+        tilts = self.config.algorithm != "offline" and not self.config.targets_best_of_n
+        data = PoolData(task, self.config.n, tilt_log_weights(task, self.config) if tilts else None)
         if self.config.offline_loss not in CROSS_ENTROPIES:
             data.fill_ref_logprobs(self.ref_policy)
         return data
