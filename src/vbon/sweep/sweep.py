@@ -7,6 +7,7 @@ from rich.console import Console
 
 from vbon.config.evaluate import ReportConfig
 from vbon.config.sweep import Sweep, SweepConfig, read_sweep
+from vbon.errors import VbonError
 from vbon.pool.store import ReferencePool
 from vbon.report.report import report_command
 from vbon.sweep.folder import SweepFolder
@@ -20,10 +21,11 @@ from vbon.sweep.workers import run_jobs
 
 
 def sweep_command(config: SweepConfig) -> dict[str, Any]:
-    """Do what is left of the sweep, print its table, return what was done and what failed.
+    """Do what is left of the sweep, print its table, return its runs and its report.
 
     Stopped at any moment, the same command goes on: a finished run is never repeated, a run that failed is tried again.
-    Raises VbonError for a mistake in SWEEP.yaml, or other settings than it was started with.
+    Raises VbonError for a mistake in SWEEP.yaml, other settings than it was started with, and, at the end, runs that
+    failed: the others are in the table and the report by then.
     """
     sweep = read_sweep(config.file)
     if config.out is not None:
@@ -55,9 +57,9 @@ def _run(sweep: Sweep, folder: SweepFolder, pool: ReferencePool, scales: Scales,
     speeds = timings(done, sweep, folder, console)
     write_results(sweep, folder, jobs, search, scales, pool, speeds)
     print(folder.table.read_text(encoding="utf-8"))
-    result = {"out": str(folder.path), "done": [job.name for job in done],
-              "failed": {job.name: folder.reason(job.name) for job in jobs if not is_done(job)}}  # fmt: skip
     if done:
         report_command(ReportConfig(dirs=(str(folder.path),), out=str(folder.report)))
-        result["report"] = str(folder.report)
-    return result
+    failed = len(jobs) - len(done)
+    if failed:
+        raise VbonError(f"{failed} of {len(jobs)} runs failed, {folder.table} says why; the same command tries again")
+    return {"out": str(folder.path), "runs": [job.name for job in done], "report": str(folder.report)}

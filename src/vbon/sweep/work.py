@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from dataclasses import replace
@@ -18,10 +19,13 @@ from vbon.training.train import train
 def work(job: Job, out: str) -> None:
     """Do what is left of a job. Its words go to its log, its failure to the sweep's folder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, so that it alone says what was interrupted
+    signal.signal(signal.SIGTERM, _stop)
     _end_with_parent()
     _speak_to(Path(job.log))
     try:
         do(job)
+    except SystemExit:
+        raise
     except BaseException as error:
         traceback.print_exc()
         expected = isinstance(error, VbonError | OSError)
@@ -50,6 +54,10 @@ def is_done(job: Job) -> bool:
 def one_line(text: str) -> str:
     """A reason as it stands in a table."""
     return " ".join(text.split())[:300] or "no reason given"
+
+
+def _stop(*_: object) -> None:
+    sys.exit(1)  # a process that is killed outright leaves its semaphores, and a warning about them
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,127 @@
+"""Where each method leads in an enumerable world, given exact F and no limit on the network: log π*, float64 (P, C).
+
+Methods with a sequence objective lead to a tilt of π_ref. GRPO leads to the fixed point of a recursion over prefixes.
+BOND, BoNBoN and DPO have no closed form: their own losses are minimised over the free simplex, to rounding.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vbon.config.methods import MethodName
+from vbon.core import offline
+from vbon.core.best_of_n import kl_coef_from_n, log_weight_upper_bound
+from vbon.lab.exact import Float, Truth, tilted
+from vbon.lab.world import World
+
+_LBFGS_STEPS = 2000
+
+
+def own_optimum(method: MethodName, truth: Truth, world: World, n: int, kl_coef: float) -> Float:
+    """log π* of a method of `vbon train`. `kl_coef` is read by the methods that have one."""
+    lower, upper = truth.cdf
+    if method == "kl-rl":
+        return tilted(truth, truth.rewards, kl_coef)
+    if method == "quantile":
+        return tilted(truth, (lower + upper) / 2, kl_coef)
+    if method == "vbon-bound":  # what its estimator tends to without ties
+        return tilted(truth, np.log(upper), kl_coef_from_n(n))
+    if method == "grpo":
+        return grpo_fixed_point(truth, world, truth.log_weight(n))
+    if method == "bond":
+        return _minimised(truth, lambda p: bond_loss(truth, n, p))
+    if method in ("bonbon", "dpo"):
+        return _minimised(truth, lambda p: pair_loss(method, truth, n, kl_coef, p))
+    return truth.log_bon(n)
+
+
+def grpo_fixed_point(truth: Truth, world: World, nats: Float) -> Float:
+    """log π* of the prefix recursion π(a|h) ∝ π_ref(a|h)·exp(Q(h, a)/β), Q the expected ρ to come, without its KL.
+
+    There the gradient of −E[ρ]/β and that of KL_t on visited prefixes cancel. `nats`: ρ/β of every completion. With
+    log E_{π_ref}[exp Q/β] for the value in place of E_π[Q]/β the same recursion gives the exact optimum.
+    """
+    return np.array([_backward(np.log(p), x, world, soft=False) for p, x in zip(truth.ref_probs, nats, strict=True)])
+
+
+def _backward(log_ref: Float, nats: Float, world: World, *, soft: bool) -> Float:
+    """One prompt, from the longest words to the empty one; each level has a row a word, a column an action."""
+    letters, depth = world.letters, world.max_new_tokens
+    starts = np.cumsum([0, *(letters**length for length in range(depth + 1))])
+    values, log_mass = nats[starts[depth] :], log_ref[starts[depth] :]
+    actions: list[Float] = []
+    for length in reversed(range(depth)):
+        ended = slice(starts[length], starts[length + 1])
+        q = np.column_stack([nats[ended], values.reshape(-1, letters)])
+        log_masses = np.column_stack([log_ref[ended], log_mass.reshape(-1, letters)])
+        log_mass = np.logaddexp.reduce(log_masses, axis=1)
+        log_tilt = log_masses - log_mass[:, None] + q
+        log_z = np.logaddexp.reduce(log_tilt, axis=1)
+        actions.insert(0, log_tilt - log_z[:, None])
+        values = log_z if soft else (np.exp(actions[0]) * q).sum(1)
+    return _sequences(actions)
+
+
+def _sequences(actions: list[Float]) -> Float:
+    """log π of every completion from log π(a|h), level by level, in the order of `World.completions`."""
+    so_far, finished = np.zeros(1), []
+    for log_action in actions:
+        finished.append(so_far + log_action[:, 0])
+        so_far = (so_far[:, None] + log_action[:, 1:]).ravel()
+    return np.concatenate([*finished, so_far])
+
+
+def bond_loss(truth: Truth, n: int, log_policy: Tensor) -> Tensor:
+    """½·KL(π_bon‖π) + ½·(KL(π‖π_ref) − E_π[(N−1)·log F_≤ + log N]), summed over prompts."""
+    log_ref, log_bon = (torch.from_numpy(x) for x in (np.log(truth.ref_probs), truth.log_bon(n)))
+    upper = torch.from_numpy(log_weight_upper_bound(truth.cdf[1], n))
+    forward = (log_bon.exp() * (log_bon - log_policy)).sum()
+    return offline.jeffreys(forward, (log_policy.exp() * (log_policy - log_ref - upper)).sum())
+
+
+def pair_loss(method: str, truth: Truth, n: int, kl_coef: float, log_policy: Tensor) -> Tensor:
+    """E over (best, worst) of N draws of π_ref of the loss of `bonbon` or `dpo`, summed over prompts."""
+    total = torch.zeros((), dtype=torch.float64)
+    log_ref = torch.from_numpy(np.log(truth.ref_probs))
+    for prompt, pairs in enumerate(map(torch.from_numpy, best_worst_probabilities(truth, n))):
+        ratio = log_policy[prompt] - log_ref[prompt]
+        gap = ratio[:, None] - ratio[None]
+        if method == "dpo":
+            total = total - (pairs * torch.nn.functional.logsigmoid(kl_coef * gap)).sum()
+        else:
+            margin = (pairs * (gap - offline.bonbon_margin(n)) ** 2).sum()
+            total = total + 0.995 * margin - 0.005 * (pairs.sum(1) * log_policy[prompt]).sum()
+    return total
+
+
+def best_worst_probabilities(truth: Truth, n: int) -> Float:
+    """P(best = i, worst = j) of N draws, ties at random within their level, a set of one level in itself; (P, C, C).
+
+    P(all in [j, i]) less those without i or without j: d(b_i−a_j) − d(a_i−a_j) − d(b_i−b_j) + d(a_i−b_j), d = (·)^N.
+    """
+    tables = []
+    for p, a, b in zip(truth.ref_probs, *truth.cdf, strict=True):
+        powers = [np.maximum(x[:, None] - y[None], 0.0) ** n for x, y in ((b, a), (a, a), (b, b), (a, b))]
+        levels = np.where(a[:, None] > a[None], powers[0] - powers[1] - powers[2] + powers[3], 0.0)
+        within = p / (b - a)
+        tables.append(levels * within[:, None] * within[None] + np.diag((b - a) ** n * within))
+    return np.array(tables)
+
+
+def _minimised(truth: Truth, loss_of: Callable[[Tensor], Tensor]) -> Float:
+    """log π with the smallest loss, L-BFGS from π_ref."""
+    logits = torch.from_numpy(np.log(truth.ref_probs)).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [logits], max_iter=_LBFGS_STEPS, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(logits.log_softmax(-1))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return np.asarray(logits.detach().log_softmax(-1).numpy())

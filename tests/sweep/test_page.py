@@ -1,0 +1,87 @@
+"""The page of a finished sweep: what a parser sees of it, and a real browser where there is one."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from tests.sweep.conftest import HELD_OUT, LIMIT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = """--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync --enable-logging=stderr --dump-dom""".split()  # noqa: SIM905
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = pytest.mark.timeout(LIMIT)
+
+
+class Outline(HTMLParser):
+    """Tags with their attributes, and the visible text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def outline(finished: Path) -> Outline:
+    return Outline((finished / "report.html").read_text())
+
+
+def test_the_page_is_one_file_that_loads_nothing(outline):
+    assert not [tag for tag, _ in outline.tags if tag in ("link", "iframe", "object", "embed", "img")]
+    for _, attributes in outline.tags:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in outline.of("a")} <= set(ids)
+
+
+def test_the_page_has_every_figure_with_words_for_it(outline):
+    labels = [svg["aria-label"] for svg in outline.of("svg")]
+    for said in (
+        "Win rate against KL", "Reward against KL", "Points on the front of win rate", "Points on the front of reward",
+        "KL to best-of-N over N", "Judge ", "Speed: ", "Latency at batch 1",
+    ):  # fmt: skip
+        assert any((label or "").startswith(said) for label in labels), said
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in outline.of("svg"))
+
+
+def test_the_page_says_the_figures_of_the_table(finished, outline):
+    """KL(π_θ‖π_bon) of each method and N, mean over seeds, as table.md has it."""
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in (finished / "table.md").read_text().split("\n")
+    ]
+    rows = [row for row in rows if len(row) == 9 and row[0] in ("vbon", "bonbon")]
+    assert len(rows) == 4
+    for row in rows:
+        assert row[7].split(" ")[0] in outline.text
+
+
+@needs_browser
+def test_a_browser_runs_the_page_without_errors_and_filters_samples(finished, tmp_path):
+    def browse(fragment: str) -> tuple[list[str], str]:
+        page = f"{(finished / 'report.html').as_uri()}#{fragment}"
+        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", page]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT)
+        cards = re.findall(r'<article class="card"([^>]*)>\s*<h3 class="prompt">(.*?)</h3>', done.stdout, re.DOTALL)
+        assert "CONSOLE" not in done.stderr and "<title>vbon sweep" in done.stdout
+        return [prompt for attributes, prompt in cards if "hidden" not in attributes], done.stdout
+
+    assert sorted(browse("")[0]) == sorted(HELD_OUT)
+    shown, dom = browse("q=three&where=prompt")
+    assert sorted(shown) == sorted(prompt for prompt in HELD_OUT if "three" in prompt)
+    assert "3 of 6 prompts" in dom
