@@ -131,6 +131,8 @@ def interrupt_after(monkeypatch, count: int, name: str = "run_iteration") -> Non
         ({"method": "bond"}, "run_iteration", 3),
         ({"method": "grpo"}, "run_iteration", 3),
         ({"lora_rank": 2, "algorithm": "ppo"}, "run_iteration", 3),
+        ({"algorithm": "ppo", "warm_start": "critic"}, "critic_step", 2),
+        ({"algorithm": "ppo", "warm_start": "critic"}, "run_iteration", 1),
     ],
 )
 def test_an_interrupted_run_resumes_bit_for_bit(configure, tmp_path, monkeypatch, changes, step, count):

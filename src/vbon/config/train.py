@@ -34,9 +34,10 @@ class TrainConfig:
     """vbon: −KL(π_θ‖π_bon). vbon-bound: the paper's (N−1)·log F. reward: the reward itself. quantile: its rank."""
     algorithm: Algorithm = "auto"
     """ppo: a critic. rloo: a leave-one-out baseline. grpo: the KL in the loss. offline: pool samples, no rollouts."""
-    warm_start: Literal["auto", "none", "offline"] = "auto"
-    """offline: first train on the pool's samples, by the objective's own weights. auto: offline for the objectives that
-    lead to best-of-N, where the pool has enough samples."""
+    warm_start: Literal["auto", "none", "offline", "critic"] = "auto"
+    """On the pool's samples, first. offline: the policy, by the objective's own weights. critic: ppo's critic alone,
+    for long and varied completions (with a gae-lambda of 0.5). auto: offline for the objectives that lead to
+    best-of-N, where the pool has enough samples."""
     tie_rule: Literal["random", "order"] = "random"
     """How equal rewards are ranked: broken at random, or by a fixed order of the completions."""
     refine_tail: bool = False
@@ -204,6 +205,10 @@ def _check_objective(config: TrainConfig) -> None:
         raise VbonError("--refine-tail needs rollouts and --tie-rule random: leave it, or the other, out")
     if config.algorithm == "offline" and config.warm_start == "offline":
         raise VbonError("--warm-start offline does not go with --algorithm offline, which is that already")
+    if config.warm_start == "critic" and not (config.algorithm == "ppo" and config.targets_best_of_n):
+        raise VbonError(
+            "--warm-start critic fits the critic of --algorithm ppo to best-of-N: it goes with nothing else"
+        )
     if method_of({name: getattr(config, name) for name in DEFAULTS}) is None:
         raise VbonError(
             f"--objective {config.objective}, --algorithm {config.algorithm}, --offline-loss {config.offline_loss} and "

@@ -19,12 +19,13 @@ OFFLINE_RATE_TIMES_WIDTH = 0.128
 MAX_OFFLINE_PASSES = 8
 MAX_OFFLINE_STEPS = 200
 MIN_WARM_START_STEPS = 10
+MAX_CRITIC_PASSES = 2  # a third pass fits the luck of single samples: early values get worse on prompts held out
 
 
 def with_defaults(config: TrainConfig, policy: PreTrainedModel, pool: ReferencePool) -> TrainConfig:
     """`config` with everything that the model or the pool decides filled in."""
     width = policy.config.get_text_config().hidden_size
-    steps = config.offline_steps or default_offline_steps(len(pool.rewards), config.n, config.offline_batch_size)
+    steps = config.offline_steps or _offline_steps(config, pool)
     return dataclasses.replace(
         config,
         warm_start=_warm_start(config, pool, steps),
@@ -32,6 +33,12 @@ def with_defaults(config: TrainConfig, policy: PreTrainedModel, pool: ReferenceP
         learning_rate=config.learning_rate or _rounded(ONLINE_RATE_TIMES_WIDTH / width),
         offline_learning_rate=config.offline_learning_rate or _rounded(OFFLINE_RATE_TIMES_WIDTH / width),
     )
+
+
+def _offline_steps(config: TrainConfig, pool: ReferencePool) -> int:
+    if config.warm_start == "critic":
+        return max(1, min(MAX_OFFLINE_STEPS, MAX_CRITIC_PASSES * len(pool.rewards) // config.offline_batch_size))
+    return default_offline_steps(len(pool.rewards), config.n, config.offline_batch_size)
 
 
 def default_offline_steps(num_rows: int, n: float, batch_size: int) -> int:
@@ -43,7 +50,7 @@ def default_offline_steps(num_rows: int, n: float, batch_size: int) -> int:
     return max(1, min(MAX_OFFLINE_STEPS, int(MAX_OFFLINE_PASSES * effective / batch_size)))
 
 
-def _warm_start(config: TrainConfig, pool: ReferencePool, steps: int) -> Literal["none", "offline"]:
+def _warm_start(config: TrainConfig, pool: ReferencePool, steps: int) -> Literal["none", "offline", "critic"]:
     if config.warm_start != "auto":
         return config.warm_start
     # weights by the reward itself have no bound: a few samples may carry them all

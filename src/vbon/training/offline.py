@@ -84,10 +84,9 @@ def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: in
     rows = draw_rows(data, config, config.seed, seeds.OFFLINE, step)
     logprobs, lengths = data.logprobs(learner.policy, rows, learner.accelerator.device)
     loss = _loss(logprobs, rows, data, config) / lengths.double().mean()
-    assert config.offline_learning_rate is not None and config.offline_steps is not None  # filled by `with_defaults`
-    warmup = min(1.0, (step + 1) / WARMUP_STEPS)
-    factor = warmup * learning_rate_factor(config.lr_schedule, step, config.offline_steps)
-    set_learning_rates(learner, [factor * config.offline_learning_rate] * len(learner.base_learning_rates))
+    assert config.offline_learning_rate is not None  # filled by `with_defaults`
+    rate = offline_factor(config, step) * config.offline_learning_rate
+    set_learning_rates(learner, [rate] * len(learner.base_learning_rates))
     try:
         grad_norm = descend(learner, loss.float(), config.max_grad_norm)
     except FloatingPointError as error:
@@ -98,6 +97,12 @@ def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: in
         "grad_norm": float(grad_norm),
         "seconds_update": time.perf_counter() - started,
     }
+
+
+def offline_factor(config: TrainConfig, step: int) -> float:
+    """What the learning rate of offline step `step`, counted from 0, is multiplied by: up first, then as scheduled."""
+    assert config.offline_steps is not None  # filled by `with_defaults`
+    return min(1.0, (step + 1) / WARMUP_STEPS) * learning_rate_factor(config.lr_schedule, step, config.offline_steps)
 
 
 def best_of_n_loss(learner: Learner, data: PoolData, config: TrainConfig) -> PoolLoss:

@@ -20,6 +20,7 @@ from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
 from vbon.training import checkpoint
 from vbon.training.adapters import merged
+from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
 from vbon.training.metrics import Diary, wants_curves
 from vbon.training.model_card import model_card
@@ -162,9 +163,10 @@ class VBoNTrainer:
 
     def _train_offline(self, progress: Progress) -> None:
         config, state = self.config, self._state
+        take_step = critic_step if config.warm_start == "critic" else offline_step
         data = self._pool_data(self.task)
         while state.offline_step < self._num_offline_steps:
-            metrics = offline_step(self._learner, data, config, state.offline_step)
+            metrics = take_step(self._learner, data, config, state.offline_step)
             state.offline_step += 1
             self._diary.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
             progress.advance(1)
@@ -324,7 +326,7 @@ class VBoNTrainer:
 
     @property
     def _trains_offline(self) -> bool:
-        return "offline" in (self.config.algorithm, self.config.warm_start)
+        return self.config.algorithm == "offline" or self.config.warm_start in ("offline", "critic")
 
     @property
     def _num_offline_steps(self) -> int:

@@ -1,0 +1,36 @@
+"""A warm start for PPO's critic: the value of every prefix under best-of-N, fitted to the pool; the policy stays.
+
+The pool's W tell which prefixes lead to what best-of-N keeps. A critic that knows it from the first iteration lets
+`gae_lambda` be small, so that a token answers for what it changed and not for the luck of all that follow: on real
+text of over 100 nats that luck is most of what a policy gradient sees (docs/experiments.md).
+"""
+
+import numpy as np
+import torch
+
+from vbon.config.train import TrainConfig
+from vbon.core import seeds
+from vbon.core.best_of_n import kl_coef_from_n
+from vbon.core.soft_values import soft_value_loss
+from vbon.training.offline import PoolData, offline_factor, systematic_draw
+from vbon.training.online import Learner, descend, set_learning_rates
+
+TRACE_DECAY = 0.9
+
+
+def critic_step(learner: Learner, data: PoolData, config: TrainConfig, step: int) -> dict[str, float]:
+    """One optimiser step of the critic on the pool, counted from 0; every row is as likely as another."""
+    assert learner.critic is not None and config.offline_learning_rate is not None
+    rows = systematic_draw(np.ones_like(data.log_weights), config.offline_batch_size, config.seed, seeds.OFFLINE, step)
+    device = learner.accelerator.device
+    batch = data.batch(rows).to(device)
+    weights = torch.from_numpy(np.exp(data.log_weights[rows])).to(device)
+    values = learner.critic(batch) / kl_coef_from_n(config.n)  # the critic is in units of ρ
+    loss = soft_value_loss(values, weights, batch.completion_mask, TRACE_DECAY)
+    rate = offline_factor(config, step) * config.offline_learning_rate
+    set_learning_rates(learner, [rate] * len(learner.base_learning_rates))
+    try:
+        descend(learner, loss, config.max_grad_norm)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"offline step {step + 1}, the critic: {error}") from None
+    return {"offline_loss": float(loss.detach())}
