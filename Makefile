@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-fast test-verl test-ray test-faults check audit format clean
+.PHONY: help demo test test-fast test-verl test-ray test-trackers test-faults check audit format clean
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -36,6 +36,10 @@ test-verl:      ## contracts with verl and OpenRLHF, in .venv-verl: verl pins an
 test-ray: $(STAMP) ## `vbon collect --engine ray` on a real local cluster: adds Ray (260 MB) to .venv; 2 minutes on free cores
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest tests/pool/test_ray.py
+
+test-trackers: $(STAMP) ## an offline run of Weights & Biases: adds wandb to .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[wandb]'
+	$(BIN)/python -m pytest tests/training/test_trackers.py
 
 test-faults: $(STAMP) ## 200 SIGKILLs over collect and train, 100,000 damaged files into every reader (about 7 minutes)
 	$(BIN)/python tests/faults/kills.py --kills 200

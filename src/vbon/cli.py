@@ -101,6 +101,8 @@ EXTRAS = {
     "vllm": "vllm",
     "datasets": "datasets",
     "tensorboard": "tracking",
+    "wandb": "wandb",
+    "trackio": "trackio",
 }
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -93,7 +93,8 @@ def test_the_card_says_what_the_model_is_and_how_to_make_it_again(world, configu
         "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["vbon", "best-of-n", "rlhf"]
     }  # fmt: skip
     assert "# Best-of-2.5 in one sample" in card and "wins 0.714" in card
-    assert f"| KL(π_θ‖π_bon), nats | {result['validation/kl_policy_bon']:.3f} |" in card
+    low, value, high = (result[f"validation/kl_policy_bon{end}"] for end in ("_low", "", "_high"))
+    assert low < value < high and f"| KL(π_θ‖π_bon), nats | {value:.3f} | {low:.3f} to {high:.3f} |" in card
     fingerprint = json.loads((Path(config.out) / "vbon/run.json").read_text())["pool_fingerprint"]
     assert f"| model | `{fingerprint['model']}` |" in card
     again = yaml.safe_load((Path(config.out) / "vbon/config.yaml").read_text())
@@ -254,9 +255,9 @@ def test_curves_hold_every_number_of_the_diary(configure):
 
 
 def test_without_tensorboard_there_are_no_curves_and_no_complaint(configure, monkeypatch):
-    from vbon.training import metrics
+    from vbon.training import trackers
 
-    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     config = configure(tracker="tensorboard", num_iterations=1)
     train(config)
     assert not (Path(config.out) / "vbon/curves").exists()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.training.conftest import enumerate_logprobs
 
 from vbon.core import seeds
 from vbon.core.objectives import vbon
@@ -53,6 +54,16 @@ def test_metrics_are_means_of_sums_over_real_tokens(world, policy, task):
     twice = rollout_metrics(rollouts, N, lambda rows: torch.cat([rows, rows]))
     assert twice["objective"] == pytest.approx(metrics["objective"])
     assert twice["objective_se"] == pytest.approx(metrics["objective_se"] / np.sqrt(2))
+
+
+def test_intervals_are_of_prompt_means(world, policy, task):
+    """Against the normal interval of the eight prompts' exact means; 64 completions of each add their own spread."""
+    measured = validate(policy, load.load_policy(world.model), task, vbon, N, None, 1)
+    rewards = world.rewards()
+    exact = (np.exp(enumerate_logprobs(policy)) * rewards).sum(1)
+    width = measured["reward_high"] - measured["reward_low"]
+    assert width == pytest.approx(2 * 1.96 * exact.std() / np.sqrt(8), rel=0.35)
+    assert measured["reward_low"] < measured["reward"] < measured["reward_high"]
 
 
 def test_validation_estimates_the_exact_divergences_and_repeats_itself(world, policy, task):

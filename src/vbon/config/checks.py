@@ -8,6 +8,7 @@ from typing import Any
 from vbon.errors import VbonError
 
 _SERVER = re.compile(r"https?://[^/\s@?#]+(/[^\s@?#]*)?", re.IGNORECASE)
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -66,6 +67,13 @@ def check_device(config: object) -> None:
     device = getattr(config, "device")  # noqa: B009
     if not _DEVICE.fullmatch(device):
         raise refuse("device", repr(device), "auto, cpu, mps, cuda or cuda:NUMBER")
+
+
+def check_repository(config: object, name: str) -> None:
+    """The field is None or the name of a hub repository."""
+    value = getattr(config, name)
+    if value is not None and not _REPOSITORY.fullmatch(value):
+        raise refuse(name, repr(value), "a hub repository, OWNER/NAME")
 
 
 def check_server(config: object) -> None:

@@ -132,8 +132,10 @@ class TrainConfig:
     """CPU threads; default: torch's choice."""
     seed: int = 0
     """Seed of everything that is drawn."""
-    tracker: Literal["tensorboard", "none"] = "tensorboard"
-    """Where curves go besides vbon/metrics.jsonl; tensorboard is used where it is installed (extra `tracking`)."""
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    """Where curves go besides vbon/metrics.jsonl; tensorboard (extra `tracking`) only where it is installed."""
+    push_to_hub: str | None = None
+    """Upload the finished run to this hub repository, OWNER/NAME, private where it is new; checkpoints stay here."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
 
@@ -179,6 +181,7 @@ def _check_ranges(config: TrainConfig) -> None:
     checks.check_fraction(config, "validation_fraction")
     checks.check_each_at_least(config, 0, "stop_token_ids")
     checks.check_device(config)
+    checks.check_repository(config, "push_to_hub")
     if not 0 <= config.gae_lambda <= 1:
         raise checks.refuse("gae_lambda", config.gae_lambda, "between 0 and 1")
 

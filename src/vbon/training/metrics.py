@@ -1,9 +1,8 @@
-"""The run's diary: JSON lines in `vbon/metrics.jsonl` and `samples.jsonl`, curves through accelerate's trackers."""
+"""The run's diary: JSON lines in `vbon/metrics.jsonl` and `samples.jsonl`, and the tracker's curves."""
 
 import json
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from vbon.pool.files import replace_file
 from vbon.pool.records import parse_json
 from vbon.training.run_folder import RunFolder
 from vbon.training.state import RunState
+from vbon.training.trackers import log_row, open_tracker
 
 Row = dict[str, Any]
-CURVES = "curves"
 
 
 class Diary:
@@ -25,20 +24,18 @@ class Diary:
 
     def __init__(self, folder: RunFolder, accelerator: Accelerator, config: TrainConfig, state: RunState):
         """Start the files, or cut them back to what `state` covers: a resumed run writes the rest again."""
-        self._folder, self._accelerator, self._writes = folder, accelerator, accelerator.is_main_process
+        self._folder, self._accelerator, self._config = folder, accelerator, config
+        self._writes = accelerator.is_main_process
         if self._writes:
             keep_rows(folder.metrics, state.covers)
             keep_rows(folder.samples, state.covers)
-        if wants_curves(config):
-            accelerator.init_trackers(CURVES)
+        open_tracker(accelerator, folder, config)
 
     def write(self, row: Row) -> None:
-        """One line of metrics; its numbers are points of the curves, by `offline_step` or else `iteration`."""
-        if not self._writes:
-            return
-        append_row(self._folder.metrics, row)
-        curves = {key: value for key, value in row.items() if key not in ("iteration", "offline_step")}
-        self._accelerator.log(curves, step=row.get("offline_step", row["iteration"]))
+        """One line of metrics; its numbers are points of the curves."""
+        if self._writes:
+            append_row(self._folder.metrics, row)
+            log_row(self._accelerator, row, self._config)
 
     def write_sample(self, row: Row) -> None:
         """One completion of the policy, with its prompt and reward."""
@@ -49,11 +46,6 @@ class Diary:
         """Flush the curves. (`Accelerator.end_training` would end the process group, which is not ours.)"""
         for tracker in getattr(self._accelerator, "trackers", []):
             tracker.finish()
-
-
-def wants_curves(config: TrainConfig) -> bool:
-    """Whether curves are asked for and tensorboard is installed."""
-    return config.tracker == "tensorboard" and find_spec("tensorboard") is not None
 
 
 def read_rows(path: Path) -> list[Row]:

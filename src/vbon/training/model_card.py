@@ -33,8 +33,8 @@ its reference, `{config.model}`, by the reward `{task.reward.name}`
 Method `{config.method_name}` (objective `{config.objective}`, algorithm `{config.algorithm}`, warm start
 `{config.warm_start}`).
 
-| on validation prompts, after iteration {result["best_iteration"]} of {result["iterations"]} | |
-|---|--:|
+| on validation prompts, after iteration {result["best_iteration"]} of {result["iterations"]} | | 95 % over prompts |
+|---|--:|--:|
 {_metric_lines(result)}
 
 For comparison: a best-of-{config.n:g} sample of a reward without ties wins {config.n / (config.n + 1):.3f} of the time,
@@ -51,6 +51,8 @@ Temperature {task.sampling.temperature:g}, top-p 1, no top-k, at most {task.samp
     vbon train --config vbon/config.yaml --out RUN
 
 with the same pool: {len(task)} training prompts, {int(task.cdf.num_samples.min())} or more reference samples of each.
+Seed {config.seed}, {result["num_processes"]} process{"es" if result["num_processes"] > 1 else ""}. These figures chose
+the checkpoint; `vbon evaluate RUN --pool HELDOUT` gives some that did not.
 
 | the pool's fingerprint | |
 |---|---|
@@ -65,7 +67,8 @@ def _front_matter(config: TrainConfig) -> dict[str, Any]:
 
 
 def _metric_lines(result: dict[str, Any]) -> str:
-    return "\n".join(f"| {text} | {result[f'validation/{key}']:.3f} |" for key, text in METRICS.items())
+    rows = {text: [result[f"validation/{key}{end}"] for end in ("", "_low", "_high")] for key, text in METRICS.items()}
+    return "\n".join(f"| {text} | {value:.3f} | {low:.3f} to {high:.3f} |" for text, (value, low, high) in rows.items())
 
 
 def _fingerprint_lines(task: Task, allowed: list[str]) -> str:

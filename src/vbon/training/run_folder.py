@@ -82,13 +82,18 @@ class RunFolder:
 
 
 # What may change between a run's start and its resumption: where and when, not what.
-_FREE = ("resume", "out", "device", "num_threads", "tracker", "checkpoint_every", "keep_checkpoints")
+_FREE = ("resume", "out", "device", "num_threads", "tracker", "checkpoint_every", "keep_checkpoints", "push_to_hub")
 
 
 def settings_text(config: TrainConfig) -> str:
     """The merged config as YAML, without the flags that only say how this process is run."""
+    return yaml.safe_dump(settings_of(config), sort_keys=False, allow_unicode=True)
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """What `settings_text` writes, as values."""
     settings = yaml.safe_load(merged_text(without_secrets(config)))
-    return yaml.safe_dump({k: v for k, v in settings.items() if k not in _FREE}, sort_keys=False, allow_unicode=True)
+    return {name: value for name, value in settings.items() if name not in _FREE}
 
 
 def save_model(path: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:

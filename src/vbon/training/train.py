@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from vbon.config.train import TrainConfig
 from vbon.models import load
@@ -15,6 +16,7 @@ from vbon.pool.store import ReferencePool
 from vbon.rewards import load_reward
 from vbon.training.rounds import train_in_rounds
 from vbon.training.run_folder import Origin
+from vbon.training.sharing import check_login, push_run
 from vbon.training.task import RANK_TEST, sampling_of
 from vbon.training.trainer import VBoNTrainer, make_accelerator
 
@@ -26,7 +28,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
         VbonError: anything the user can mend, before the first iteration.
     """
     config.validate()
-    return train_in_rounds(config, open_pool(config), _train_once) if config.rounds > 1 else _train_once(config)
+    if config.push_to_hub is not None:
+        check_login(config.push_to_hub)
+    result = train_in_rounds(config, open_pool(config), _train_once) if config.rounds > 1 else _train_once(config)
+    if config.push_to_hub is not None and PartialState().is_main_process:
+        result["pushed_to"] = push_run(Path(config.out), config.push_to_hub)
+    return result
 
 
 def _train_once(config: TrainConfig) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from vbon.training import checkpoint
 from vbon.training.adapters import merged
 from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
-from vbon.training.metrics import Diary, wants_curves
+from vbon.training.metrics import Diary
 from vbon.training.model_card import model_card
 from vbon.training.offline import (
     CROSS_ENTROPIES,
@@ -40,6 +40,7 @@ from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import Origin, RunFolder, describe, save_model
 from vbon.training.state import RunState
 from vbon.training.task import RANK_TEST, Task, check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
+from vbon.training.trackers import tracker_of
 from vbon.training.validation import validate
 from vbon.training.watch import Watcher
 
@@ -346,9 +347,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     device = load.resolve_device(config.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    if not wants_curves(config):
+    tracker = tracker_of(config)
+    if tracker is None:
         return Accelerator(cpu=config.device == "cpu")
-    return Accelerator(cpu=config.device == "cpu", log_with="tensorboard", project_dir=RunFolder(config.out).own)
+    return Accelerator(cpu=config.device == "cpu", log_with=tracker, project_dir=RunFolder(config.out).own)
 
 
 def _validation_line(row: dict[str, Any]) -> str:

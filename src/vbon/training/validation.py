@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vbon.core import seeds
+from vbon.core import seeds, stats
 from vbon.core.best_of_n import log_weight
 from vbon.core.objectives import Objective
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.task import Task
 
+INTERVALS = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon", "eos_rate", "completion_length")
 MAX_PROMPTS = 64
 MIN_COMPLETIONS = 512
 
@@ -26,7 +27,10 @@ def validate(
     kl_coef: float | None,
     seed: int,
 ) -> dict[str, float]:
-    """Metrics of `rollout_metrics` on up to 64 prompts, at least 512 completions; equal seeds draw equal uniforms."""
+    """Metrics of `rollout_metrics` on up to 64 prompts, at least 512 completions; equal seeds draw equal uniforms.
+
+    For those of the model's card also `NAME_low` and `NAME_high`, a 95 % bootstrap interval over these prompts.
+    """
     index = prompts_measured(len(task), seed)
     per_prompt = max(4, MIN_COMPLETIONS // len(index))
     rollouts = roll_out(
@@ -34,7 +38,16 @@ def validate(
         seeds.uniforms((len(index), per_prompt, task.sampling.max_new_tokens), seed, seeds.VALIDATION, 1),
         task.sampling, task.score, objective, n, kl_coef,
     )  # fmt: skip
-    return rollout_metrics(rollouts, n)
+    return rollout_metrics(rollouts, n) | _intervals(completion_measures(rollouts, n), per_prompt, seed)
+
+
+def _intervals(measures: dict[str, Tensor], per_prompt: int, seed: int) -> dict[str, float]:
+    """95 % bootstrap intervals over prompts of what the model's card shows."""
+    bounds: dict[str, float] = {}
+    for name in INTERVALS:
+        estimate = stats.mean(measures[name].view(-1, per_prompt).mean(1).numpy(), seed)
+        bounds |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return bounds
 
 
 def prompts_measured(count: int, seed: int) -> Tensor:
