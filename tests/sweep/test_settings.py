@@ -1,5 +1,7 @@
 """SWEEP.yaml: what is refused, and what becomes of it: jobs, scales and budgets."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tests.sweep.conftest import write_sweep
@@ -13,6 +15,7 @@ from vbon.sweep.folder import SweepFolder
 from vbon.sweep.matching import scales_of
 from vbon.sweep.plan import grid_jobs, search_jobs
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 METHODS = {"vbon": {}, "kl-rl": {}, "quantile": {}, "bonbon": {}, "dpo": {"kl_coef": [0.5, 0.1]}}
 
 
@@ -89,3 +92,11 @@ def test_scales_spend_the_kl_of_best_of_n_on_the_pool(sweep_of):
         for method, scores in (("kl-rl", rewards), ("quantile", ranks)):
             spent = np.mean([kl_of_tilt(one, scales[method][place]) for one in scores])
             assert spent == pytest.approx(due, rel=0.01)  # β is kept to four digits
+
+
+@pytest.mark.parametrize("name", ["demo", "sentiment"])
+def test_the_recipes_sweeps_are_plans_that_validate(name):
+    sweep = read_sweep(str(RECIPES / name / "sweep.yaml"))
+    scales = {method: [0.1] * len(sweep.n) for method in ("kl-rl", "quantile") if method in sweep.methods}
+    jobs = grid_jobs(sweep, SweepFolder(sweep.out), scales, {}, 1)
+    assert len(jobs) == len(sweep.methods) * len(sweep.n) * 3

@@ -1,0 +1,81 @@
+"""A preset: one YAML section a stage. `collect`, `train` and `evaluate` take the flags of the verbs of these names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from small_model import ModelConfig
+
+from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
+from vbon.config.yaml_file import read_sections
+from vbon.errors import VbonError
+
+HERE = Path(__file__).parent
+# What the stages fill in themselves: the files and models that they hand to each other, and the temperature.
+_FILLED_IN = {
+    "collect": ("model", "reward", "prompts", "out", "temperature", "limit"),
+    "train": ("model", "reward", "pool", "out", "seed", "resume", "temperature"),
+    "evaluate": ("model", "reward", "pool", "out", "runs", "n"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PapersConfig:
+    """How many prompts and of how many words; with `prompts_…`, a hub dataset each, none come from --data."""
+
+    held_out: float = 0.2
+    train: int = 240
+    test: int = 80
+    abstract_words: int = 45
+    prompts_train: str | None = None
+    prompts_test: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """As for `vbon collect --reward`; default: overlap.py beside this file."""
+
+    spec: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Each temperature is a distribution of its own: it has its own pools, runs and evaluation."""
+
+    temperatures: tuple[float, ...] = (0.7, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Every setting of the recipe."""
+
+    name: str
+    papers: PapersConfig
+    reference: ModelConfig
+    reward: RewardConfig
+    sampling: SamplingConfig
+    collect: dict[str, Any]
+    train: dict[str, Any]
+    evaluate: dict[str, Any]
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "papers": PapersConfig, "reference": ModelConfig, "reward": RewardConfig, "sampling": SamplingConfig,
+    "collect": CollectConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
+}  # fmt: skip
+
+
+def load_preset(name: str) -> Preset:
+    """`small`, `paper`, or a YAML file of the same sections. Raises VbonError naming the file, section and key."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else HERE / f"{name}.yaml"
+    sections = read_sections(SECTIONS, path)
+    for section, keys in _FILLED_IN.items():
+        for key in keys:
+            if key in sections[section]:
+                raise VbonError(f"{path}: {section}: {key} is set by the recipe itself; leave it out")
+    if "n" not in sections["train"]:
+        raise VbonError(f"{path}: train: n is missing")
+    return Preset(
+        name=path.stem,
+        **{key: cls(**sections[key]) if key not in _FILLED_IN else sections[key] for key, cls in SECTIONS.items()},
+    )

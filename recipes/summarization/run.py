@@ -1,0 +1,156 @@
+"""Summaries in one sentence, from a file of papers to a table for each sampling temperature; each stage can be stopped.
+
+    python recipes/summarization/run.py --data scitldr --out runs/summarization [--preset small] [--until collect]
+
+The same command goes on where it was stopped. README.md beside this file says what to expect.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from papers import read_papers, split, write_prompts
+from preset import HERE, Preset, load_preset
+
+from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
+from vbon.errors import VbonError
+from vbon.evaluation.evaluate import evaluate_command
+from vbon.pool.collect import collect
+from vbon.pool.files import replace_file
+from vbon.training.train import train
+
+STAGES = ("reference", "prompts", "collect", "train", "evaluate", "results")
+SPLITS = ("test", "train")
+SHOWN = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon")
+
+
+class Recipe:
+    """The stages, each a method; every temperature has pools, runs and an evaluation of its own."""
+
+    def __init__(self, preset: Preset, data: Path | None, out: Path, seeds: Sequence[int]):
+        self.preset, self.data, self.out, self.seeds = preset, data, out, seeds
+        self.model = preset.reference.model or str(out / "reference")
+        self.reward = preset.reward.spec or f"{HERE / 'overlap.py'}:score"
+        self.folders = {t: out / f"temperature-{t:g}" for t in preset.sampling.temperatures}
+
+    def reference(self) -> None:
+        """A tokenizer and a language model of abstracts and summaries; nothing to do where the preset names one."""
+        if self.preset.reference.model is None and not (self.out / "reference").is_dir():
+            from small_model import train_reference
+
+            train_reference(self._papers()[0], self.preset.reference, self.out / "reference")
+
+    def prompts(self) -> None:
+        """Beginnings of held-out abstracts with the cue, two disjoint files; nothing to do with prompts from a hub."""
+        paths = {name: self.out / f"prompts-{name}.jsonl" for name in SPLITS}
+        if self.preset.papers.prompts_train is not None or all(path.is_file() for path in paths.values()):
+            return
+        held_out, sizes = self._papers()[1], {name: getattr(self.preset.papers, name) for name in SPLITS}
+        if len(held_out) < sum(sizes.values()):
+            raise VbonError(f"{len(held_out)} papers are held out, but the preset asks for {sum(sizes.values())}")
+        write_prompts(paths["test"], held_out[: sizes["test"]])
+        write_prompts(paths["train"], held_out[sizes["test"] :][: sizes["train"]])
+
+    def collect(self) -> None:
+        """M reference samples of every prompt at every temperature."""
+        for temperature, folder in self.folders.items():
+            for name in SPLITS:
+                hub = getattr(self.preset.papers, f"prompts_{name}")
+                config = CollectConfig(
+                    model=self.model, reward=self.reward, prompts=hub or str(self.out / f"prompts-{name}.jsonl"),
+                    out=str(folder / f"pool-{name}"), temperature=temperature, limit=getattr(self.preset.papers, name),
+                    **self.preset.collect,
+                )  # fmt: skip
+                config.validate()
+                collect(config)
+
+    def train(self) -> None:
+        """A run for each temperature and seed."""
+        for folder in self.folders.values():
+            for run in self._runs(folder):
+                if not (run / "vbon/run.json").is_file():
+                    train(self._train_config(folder, run))
+
+    def evaluate(self) -> None:
+        """Each temperature's runs, the reference and best-of-N, on the test prompts at that temperature."""
+        for folder in self.folders.values():
+            config = EvaluateConfig(
+                model=self.model, reward=self.reward, pool=str(folder / "pool-test"), out=str(folder / "evaluation"),
+                runs=tuple(map(str, self._runs(folder))), n=self.preset.train["n"], **self.preset.evaluate,
+            )  # fmt: skip
+            if not (folder / "evaluation/evaluation.json").is_file():
+                evaluate_command(config)
+
+    def results(self) -> None:
+        """results.md: a row for each temperature and seed, best-of-N beside them; no text of the papers."""
+        text = table({t: _read(folder / "evaluation/evaluation.json") for t, folder in self.folders.items()})
+        replace_file(self.out / "results.md", text.encode())
+        print(text)
+
+    def _papers(self) -> tuple[list[Any], list[Any]]:
+        if self.data is None:
+            raise VbonError(f"preset {self.preset.name} needs --data: a folder or JSONL file of papers")
+        return split(read_papers(self.data, self.preset.papers.abstract_words), self.preset.papers.held_out)
+
+    def _runs(self, folder: Path) -> list[Path]:
+        return [folder / f"seed-{seed}" for seed in self.seeds]
+
+    def _train_config(self, folder: Path, run: Path) -> TrainConfig:
+        return TrainConfig(
+            model=self.model, reward=self.reward, pool=str(folder / "pool-train"), out=str(run),
+            seed=int(run.name.removeprefix("seed-")), resume=(run / "vbon/config.yaml").is_file(), **self.preset.train,
+        )  # fmt: skip
+
+
+def table(evaluations: dict[float, dict[str, Any]]) -> str:
+    """Markdown, 95 % intervals over prompts."""
+    lines = [f"| temperature | | {' | '.join(SHOWN)} |", "|--:|---|" + "--:|" * len(SHOWN)]
+    for temperature, one in evaluations.items():
+        rows = {"reference": one["reference"], **one["policies"], f"best-of-{one['n']:g}": one["target"]}
+        lines += [_row(temperature, name, row["metrics"]) for name, row in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _row(temperature: float, name: str, metrics: dict[str, Any]) -> str:
+    cells = [f"{m['value']:.3f} ({m['low']:.3f}, {m['high']:.3f})" if (m := metrics.get(key)) else "–" for key in SHOWN]
+    return f"| {temperature:g} | {name} | {' | '.join(cells)} |"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 2 and one line for what the user can mend, 130 for Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        recipe = Recipe(load_preset(args.preset), args.data, args.out, args.seeds)
+        for stage in STAGES[: STAGES.index(args.until) + 1]:
+            print(f"== {stage}", file=sys.stderr)
+            getattr(recipe, stage)()
+    except VbonError as error:
+        print(f"summarization: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsummarization: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="papers: a folder with train.jsonl, or a JSONL file (SciTLDR's rows)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of everything that is made")
+    parser.add_argument("--preset", default="small", help="small, paper, or a YAML file of the same sections")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one training run each")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to do")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
