@@ -1,0 +1,210 @@
+"""The recipe's table and figure: pass@1 of one sample against the reference's pass@N, on problems held out from all."""
+
+import json
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from preset import HERE, Preset
+
+import vbon
+from vbon.core import stats
+from vbon.pool.files import replace_file
+from vbon.pool.prompts import read_prompts
+
+Float = NDArray[np.float64]
+SHARE_WANTED = 0.95
+KLS = ("kl_policy_ref", "kl_policy_bon", "kl_bon_policy")
+STYLE = {"svg.hashsalt": "verifiable", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def write(
+    folder: Path, out: Path, preset: Preset, seeds: Mapping[str, Sequence[int]], seconds: dict[str, float]
+) -> str:
+    """results.json, results.md and figure.svg in `folder`; returns the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation = json.loads((out / "evaluation" / "evaluation.json").read_text())
+    rewards, carries = rewards_by_policy(out)
+    content = {
+        "command": f"python recipes/verifiable/run.py --preset {preset.name} --out OUT",
+        "vbon": vbon.__version__,
+        "commit": _commit(),
+        "hardware": f"{torch.get_num_threads()} threads",
+        "seconds": seconds,
+        "preset": {name: preset.section(name) for name in ("corpus", "reference", "problems", "train", "evaluate")},
+        "n": evaluation["n"],
+        "num_problems": evaluation["num_prompts"],
+        "kl_policy_bon_floor": evaluation["floor"]["kl_policy_bon"],
+        "reference": reference_row(evaluation),
+        "best_of_n": {"pass_at_1": evaluation["target"]["metrics"]["reward"],
+                      "kl_policy_ref": evaluation["target"]["metrics"]["kl_policy_ref"]},
+        "runs": {
+            method: {str(seed): run_row(evaluation, rewards, f"{method}-{seed}") for seed in seeds[method]}
+            for method in seeds
+        },
+        "by_carries": by_carries(rewards, carries, seeds),
+    }  # fmt: skip
+    text = table(content)
+    replace_file(folder / "results.json", (json.dumps(content, indent=2) + "\n").encode())
+    replace_file(folder / "results.md", text.encode())
+    draw(content, folder / "figure.svg")
+    return text
+
+
+def rewards_by_policy(out: Path) -> tuple[dict[str, Float], NDArray[np.int64]]:
+    """pass@1 of each test problem, (P,), by policy (`reference` and `best-of-n` among them); and the carries, (P,)."""
+    carries = {one.prompt_id: int(one.columns["carries"]) for one in read_prompts(str(out / "problems-test.jsonl"))}
+    rewards: dict[str, dict[str, float]] = {}
+    for row in pq.read_table(out / "evaluation" / "per_prompt.parquet").to_pylist():
+        rewards.setdefault(row["policy"], {})[row["prompt_id"]] = row["reward"]
+    return (
+        {policy: np.array([by_id[one] for one in carries]) for policy, by_id in rewards.items()},
+        np.array(list(carries.values())),
+    )
+
+
+def reference_row(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """pass@k of the reference from its own evaluation samples."""
+    reference = evaluation["reference"]
+    return {"pass_at_1": reference["metrics"]["reward"], "pass_at_k": _pass_at_k(reference)}
+
+
+def run_row(evaluation: dict[str, Any], rewards: dict[str, Float], name: str) -> dict[str, Any]:
+    """One run against best-of-N on the same problems: difference and share, bootstrapped over problems in pairs."""
+    row, target = evaluation["policies"][name], rewards["best-of-n"]
+    return {
+        "pass_at_1": row["metrics"]["reward"],
+        "difference": stats.paired_difference(rewards[name], target)._asdict(),
+        "share": _share(rewards[name], target),
+        **{key: row["metrics"][key] for key in KLS},
+        "pass_at_k": _pass_at_k(row),
+    }
+
+
+def _share(rewards: Float, target: Float) -> dict[str, float | None]:
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold only problems that nobody solves
+        share = stats.ratio(rewards, target)._asdict()
+    return {key: value if np.isfinite(value) else None for key, value in share.items()}
+
+
+def by_carries(
+    rewards: dict[str, Float], carries: NDArray[np.int64], seeds: Mapping[str, Sequence[int]]
+) -> list[dict[str, Any]]:
+    """Mean pass@1 by the number of carries of a problem: the more, the harder."""
+    rows = []
+    for count in sorted(set(carries.tolist())):
+        chosen = carries == count
+        means = {name: float(values[chosen].mean()) for name, values in rewards.items()}
+        rows.append({
+            "carries": count, "problems": int(chosen.sum()), "reference": means["reference"],
+            "best_of_n": means["best-of-n"],
+            **{method: statistics.median(means[f"{method}-{seed}"] for seed in seeds[method]) for method in seeds},
+        })  # fmt: skip
+    return rows
+
+
+def table(content: dict[str, Any]) -> str:
+    """results.md: one line for the reference, best-of-N and every run; one by carries; the verdict."""
+    n = content["n"]
+    head = [
+        f"N = {n:g}, {content['num_problems']} held-out problems. 95 % intervals over problems; the difference and the "
+        f"share are to the reference's pass@{n:g}, paired.\n",
+        f"| | pass@1 | difference | share | KL(·‖ref) | KL(·‖bon) | KL(bon‖·) | pass@{n:g} |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        f"| reference, 1 sample | {_cell(content['reference']['pass_at_1'])} | | | 0 | | | "
+        f"{content['reference']['pass_at_k'][-1]['value']:.3f} |",
+        f"| reference, best of {n:g} | {_cell(content['best_of_n']['pass_at_1'])} | 0 | 1 | "
+        f"{content['best_of_n']['kl_policy_ref']['value']:.3f} | 0 | 0 | |",
+    ]
+    for method, seeds in content["runs"].items():
+        head += [_run_line(f"{method}, seed {seed}", row) for seed, row in seeds.items()]
+    names = [key for key in content["by_carries"][0] if key not in ("carries", "problems")]
+    hard = ["", "| carries | problems | " + " | ".join(names) + " |", "|--:" * (len(names) + 2) + "|"]
+    hard += [
+        f"| {row['carries']} | {row['problems']} | " + " | ".join(f"{row[name]:.3f}" for name in names) + " |"
+        for row in content["by_carries"]
+    ]
+    return "\n".join([*head, *hard, "", verdict(content), ""])
+
+
+def verdict(content: dict[str, Any]) -> str:
+    """The promise, and what was measured."""
+    shares = sorted(row["share"]["value"] for row in content["runs"]["vbon"].values())
+    return (
+        f"vbon: pass@1 is {statistics.median(shares):.3f} of the reference's pass@{content['n']:g} (median of "
+        f"{len(shares)} seeds, {shares[0]:.3f} to {shares[-1]:.3f}; wanted ≥ {SHARE_WANTED:.2f}). KL(·‖bon) reads "
+        f"{content['kl_policy_bon_floor']:.3f} at best-of-N itself."
+    )
+
+
+def draw(content: dict[str, Any], path: Path) -> None:
+    """pass@1 against KL(·‖π_ref), and pass@k of every policy."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _draw_pass_at_1(left, content)
+        _draw_pass_at_k(right, content)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _draw_pass_at_1(axes: Axes, content: dict[str, Any]) -> None:
+    reference, target = content["reference"]["pass_at_1"], content["best_of_n"]
+    axes.plot(0, reference["value"], "ko", label="reference, 1 sample", linestyle="none")
+    axes.plot(target["kl_policy_ref"]["value"], target["pass_at_1"]["value"], "k*", markersize=10,
+              label=f"reference, best of {content['n']:g}", linestyle="none")  # fmt: skip
+    for index, (method, seeds) in enumerate(content["runs"].items()):
+        for number, row in enumerate(seeds.values()):
+            x, y = row["kl_policy_ref"], row["pass_at_1"]
+            axes.errorbar(x["value"], y["value"], xerr=_reach(x), yerr=_reach(y), fmt="s", markersize=4, capsize=2,
+                          color=f"C{index}", label=None if number else f"{method}, 1 sample")  # fmt: skip
+    axes.set(xlabel="KL to the reference, nats", ylabel="pass@1, held-out problems")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
+
+
+def _draw_pass_at_k(axes: Axes, content: dict[str, Any]) -> None:
+    rows = {"reference": ("k", content["reference"]["pass_at_k"])}
+    for index, (method, seeds) in enumerate(content["runs"].items()):
+        rows[method] = (f"C{index}", next(iter(seeds.values()))["pass_at_k"])
+    for name, (colour, curve) in rows.items():
+        axes.plot([one["k"] for one in curve], [one["value"] for one in curve], "o-", color=colour, markersize=3,
+                  label=name)  # fmt: skip
+    axes.set(xlabel="k", ylabel="pass@k, held-out problems", xticks=[one["k"] for one in curve])
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
+
+
+def _run_line(name: str, row: dict[str, Any]) -> str:
+    cells = [_cell(row[key]) for key in ("pass_at_1", "difference", "share")]
+    cells += ["–" if row[key] is None else f"{row[key]['value']:.3f}" for key in KLS]
+    return f"| {name} | {' | '.join(cells)} | {row['pass_at_k'][-1]['value']:.3f} |"
+
+
+def _pass_at_k(row: dict[str, Any]) -> list[dict[str, float]]:
+    return [{"k": one["k"], **one["reward"]} for one in row["best_of_k"]]
+
+
+def _cell(estimate: dict[str, float | None]) -> str:
+    value, low, high = ("–" if estimate[key] is None else f"{estimate[key]:.3f}" for key in ("value", "low", "high"))
+    return f"{value} ({low}, {high})"
+
+
+def _reach(estimate: dict[str, float]) -> list[list[float]]:
+    return [[estimate["value"] - estimate["low"]], [estimate["high"] - estimate["value"]]]
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
