@@ -48,6 +48,24 @@ def test_tokens_and_logprobs_are_those_of_a_plain_forward(model, row_logits):
     assert len(lengths) > 1, "some rows must stop early for this test to mean anything"
 
 
+def test_a_value_head_looks_at_what_the_output_head_sees(model):
+    torch.manual_seed(5)
+    head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1)
+    uniforms = _uniforms(len(PROMPTS), 3, 6)
+    out = generate(
+        model, PROMPTS, uniforms, temperature=1.0, stop_token_ids=STOP, pad_token_id=9, value_head=head
+    )  # fmt: skip
+    for index, row in enumerate(out.rows()):
+        prompt = PROMPTS[index // 3]
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=torch.tensor([prompt + row])).last_hidden_state[0]
+            expected = head(hidden)[len(prompt) - 1 : -1, 0]
+        assert torch.allclose(out.values[index, : len(row)], expected, rtol=0, atol=FORWARD_TOLERANCE)
+    assert (out.values[~out.mask] == 0).all()
+    plain = _generate(model, PROMPTS, uniforms, temperature=1.0)
+    assert plain.values is None and plain.rows() == out.rows()
+
+
 def test_after_the_stop_token_there_is_padding_and_no_logprob(gpt2):
     out = _generate(gpt2, PROMPTS, _uniforms(4, 16, 8))
     assert (~out.mask).any()

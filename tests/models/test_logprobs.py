@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vbon.models import forward
+from vbon.models import forward, logprobs
 from vbon.models.batch import sequences
 from vbon.models.logprobs import completion_logits, completion_logprobs, log_softmax, token_logprobs
 
@@ -62,6 +62,42 @@ def test_gradients_are_those_of_row_by_row_losses(gpt2, split):
     expected = torch.autograd.grad(total, list(gpt2.parameters()))
     for one, other in zip(ours, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_output_head_sees_completion_tokens_only(model, split):
+    seen = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda head, args, output: seen.append(output))
+    completion_logits(model, sequences(PROMPTS, COMPLETIONS, 0))
+    handle.remove()
+    assert sum(output[..., 0].numel() for output in seen) == sum(map(len, COMPLETIONS))
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0])
+@pytest.mark.parametrize("at_a_time", [1, 15, 10**9])
+def test_the_gradient_of_token_logprobs_is_that_of_the_log_softmax(monkeypatch, temperature, at_a_time):
+    monkeypatch.setattr(logprobs, "LOGITS_AT_A_TIME", at_a_time)
+    random = torch.Generator().manual_seed(0)
+    logits = (torch.randn(7, 5, generator=random) * 4).requires_grad_()
+    ids, weights = torch.randint(0, 5, (7,), generator=random), torch.randn(7, generator=random)
+    full = torch.log_softmax(logits.double() / temperature, -1).gather(-1, ids[:, None])[:, 0]
+    [expected] = torch.autograd.grad(full @ weights.double(), logits)
+    ours = token_logprobs(logits, ids, temperature)
+    [gradient] = torch.autograd.grad(ours @ weights, logits)
+    assert torch.allclose(ours.double(), full, rtol=0, atol=1e-5)
+    assert torch.allclose(gradient, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_logits_are_kept_once_for_the_gradient_and_in_their_own_type():
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    logits = torch.randn(64, 1000).bfloat16().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        token_logprobs(logits, torch.arange(64), 0.5)
+    assert sum(kept.values()) < 1.1 * logits.numel() * 2
 
 
 def test_token_logprobs_gather_from_the_log_softmax():

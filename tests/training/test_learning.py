@@ -13,14 +13,16 @@ BOUNDS = {"smooth": (3.27, 0.2), "levels": (1.18, 0.03), "binary": (0.525, 0.03)
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+@pytest.mark.parametrize(
+    "host", [{"algorithm": "rloo"}, {"algorithm": "ppo"}, {"algorithm": "ppo", "critic": "shared"}], ids=str
+)
 @pytest.mark.parametrize("function", list(BOUNDS))
-def test_training_reaches_best_of_8(world, configure, tmp_path, function, algorithm):
+def test_training_reaches_best_of_8(world, configure, tmp_path, function, host):
     start, left = BOUNDS[function]
     assert world.kl_policy_bon(load.load_policy(world.model), N, function) == pytest.approx(start, abs=0.01)
     pool = write_pool(world, tmp_path / "pool", 4000, function)
     config = configure(
-        pool=str(pool), reward=world.reward(function), n=N, algorithm=algorithm, num_iterations=60, num_epochs=4,
+        pool=str(pool), reward=world.reward(function), n=N, **host, num_iterations=60, num_epochs=4,
         rollouts_per_iteration=128, samples_per_prompt=8, minibatch_size=64, learning_rate=5e-3,
         validation_fraction=0.0, validation_every=15, checkpoint_every=60,
     )  # fmt: skip

@@ -124,6 +124,7 @@ def interrupt_after(monkeypatch, count: int, name: str = "run_iteration") -> Non
     [
         ({}, "run_iteration", 1),
         ({"algorithm": "ppo"}, "run_iteration", 3),
+        ({"algorithm": "ppo", "critic": "shared", "lora_rank": 2}, "run_iteration", 3),
         ({"warm_start": "offline"}, "offline_step", 1),
         ({"warm_start": "offline", "offline_loss": "regression"}, "offline_step", 3),
         ({"warm_start": "offline"}, "run_iteration", 0),

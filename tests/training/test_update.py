@@ -11,10 +11,10 @@ from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.objectives import vbon
 from vbon.models import load
-from vbon.models.value_head import Critic
+from vbon.models.value_head import Critic, value_head, values_of
 from vbon.training.online import update_settings
 from vbon.training.rollout import roll_out
-from vbon.training.update import Minibatch, UpdateSettings, make_baseline, minibatches, policy_loss
+from vbon.training.update import Minibatch, UpdateSettings, losses, make_baseline, minibatches
 
 N, PROMPT = 4.0, "one two"
 GRADIENT = 2e-5  # float32 gradients of up to 40 rows against float64 ones, relative to their norm
@@ -82,7 +82,7 @@ def expected_gradient(policy, batch: Minibatch, settings: UpdateSettings) -> tor
     """Σ_y π_θ(y)·∇loss(y): what minibatches estimate."""
     probs = batch.old_logprobs.double().sum(1).exp()
     gradients = [
-        flat_gradient(policy, policy_loss(policy, row_of(batch, row), settings, 1.0)[0])
+        flat_gradient(policy, losses(policy, None, row_of(batch, row), settings, 1.0)[0])
         for row in range(len(COMPLETIONS))
     ]
     return (probs[:, None] * torch.stack(gradients)).sum(0)
@@ -154,7 +154,7 @@ def test_advantages_are_bounded_in_nats(world, policy):
     batch = dataclasses.replace(batch, baseline=baseline - 25 * batch.kl_coef)  # an advantage of 25 nats
     row = row_of(batch, 7)
     for bound, advantage in ((10.0, 10.0), (100.0, 25.0)):
-        loss, _ = policy_loss(policy, row, settings_of(advantage_clip=bound), 1.0)
+        loss, _, _ = losses(policy, None, row, settings_of(advantage_clip=bound), 1.0)
         exact = -advantage * flat_gradient(policy, plain_token_logprobs(policy, row.sequences).sum())
         assert (flat_gradient(policy, loss) - exact).norm() < GRADIENT * exact.norm()
 
@@ -162,8 +162,8 @@ def test_advantages_are_bounded_in_nats(world, policy):
 def test_whitening_changes_the_length_of_the_gradient_only(world, policy):
     zero = torch.zeros(len(COMPLETIONS), dtype=torch.float64)
     batch = dataclasses.replace(enumeration(world, policy), baseline=zero)
-    plain, seen = policy_loss(policy, batch, settings_of(), 2.0)
-    whitened, white = policy_loss(policy, batch, settings_of(whiten_advantages=True), 2.0)
+    plain, _, seen = losses(policy, None, batch, settings_of(), 2.0)
+    whitened, _, white = losses(policy, None, batch, settings_of(whiten_advantages=True), 2.0)
     assert white["advantage_std"].item() == pytest.approx(1, abs=1e-5)
     assert whitened.item() == pytest.approx(plain.item() / seen["advantage_std"].item(), rel=1e-5)
     ratio = flat_gradient(policy, plain).norm() / flat_gradient(policy, whitened).norm()
@@ -207,6 +207,48 @@ def test_ppo_returns_with_lambda_1_are_the_rewards_still_to_come(rollouts, polic
         to_come = [rollouts.sequence_reward[row].item() - costs[row, t:length].sum() for t in range(length)]
         np.testing.assert_allclose(baseline.returns[row, :length].numpy(), to_come, atol=1e-5)
     assert baseline.values[rollouts.mask].std() > 0.1
+
+
+def test_a_shared_critic_is_one_forward_pass_with_both_gradients(world, policy, monkeypatch):
+    """Against the policy's loss alone plus the value loss on the trunk's hidden states, row by row without padding."""
+    head = value_head(policy)
+    torch.nn.init.normal_(head.weight)
+    zeros = torch.zeros(len(COMPLETIONS), STEPS)
+    batch = dataclasses.replace(enumeration(world, policy), values=zeros, returns=torch.full_like(zeros, 0.7))
+    settings = settings_of(critic="shared", value_clip_range=1e9, value_coef=0.3)
+    calls = []
+    monkeypatch.setattr(policy, "forward", lambda *a, inner=policy.forward, **k: calls.append(1) or inner(*a, **k))
+    policy_loss, value_loss, _ = losses(policy, head, batch, settings, 2.0)
+    assert len(calls) == 1
+    monkeypatch.undo()
+    ours = flat_gradient(policy, policy_loss + value_loss)
+    alone, none, _ = losses(policy, None, batch, settings_of(), 2.0)
+    assert none is None and torch.equal(alone, policy_loss)
+    error = 0.0
+    for prompt, mask, ids, real in zip(*batch.sequences, strict=True):
+        hidden = policy.base_model(torch.cat([prompt[mask], ids[real]])[None]).last_hidden_state[0]
+        error = error + ((values_of(head, hidden[int(mask.sum()) - 1 : -1]) - 0.7) ** 2).sum()
+    expected = 0.3 * error / 2 / (2 * len(COMPLETIONS))
+    assert value_loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    exact = flat_gradient(policy, alone + expected)
+    assert (ours - exact).norm() < GRADIENT * exact.norm()
+
+
+def test_the_values_kept_from_sampling_are_those_of_a_forward_pass(world, policy, task):
+    head = value_head(policy)
+    torch.nn.init.normal_(head.weight)
+    index = torch.tensor([3, 0])
+    rolled = roll_out(
+        policy, load.load_policy(world.model), [task.prompt_ids[i] for i in index], index,
+        seeds.uniforms((2, 4, STEPS), 1), task.sampling, task.score, vbon, N, None, value_head=head,
+    )  # fmt: skip
+    critic = Critic(policy)
+    critic.head.load_state_dict(head.state_dict())
+    shared = make_baseline(rolled, head, settings_of(critic="shared"))
+    separate = make_baseline(dataclasses.replace(rolled, values=None), critic, settings_of())
+    assert torch.allclose(shared.values, separate.values, rtol=0, atol=1e-5)
+    assert torch.allclose(shared.returns, separate.returns, rtol=0, atol=1e-5)
+    assert shared.values.std() > 0.1
 
 
 def test_minibatches_hold_every_row_once_an_epoch_in_a_keyed_order(rollouts):

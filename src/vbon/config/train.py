@@ -61,8 +61,10 @@ class TrainConfig:
     """Completions per optimiser step."""
     learning_rate: float | None = None
     """Learning rate of the policy; default: 0.0128 / hidden size, which is 1e-4 at 128 and 1.7e-5 at 768."""
+    critic: Literal["separate", "shared"] = "separate"
+    """ppo's critic: separate has a trunk of its own; shared is a head on the policy's: one forward pass for both."""
     critic_learning_rate: float | None = None
-    """Learning rate of the critic (ppo); default: the policy's."""
+    """Learning rate of the critic, or of its head where it is shared (ppo); default: the policy's."""
     lr_schedule: Literal["linear", "constant", "cosine"] = "linear"
     """How the learning rate falls: to 0 linearly or as a cosine, or not at all."""
     max_grad_norm: float = 1.0

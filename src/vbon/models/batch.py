@@ -11,13 +11,15 @@ class Completions(NamedTuple):
     """B completions of at most T tokens; `mask` is True up to and including the stop token.
 
     ids int64 (B, T); mask bool (B, T); logprobs float32 (B, T) at the sampling temperature, 0 outside the mask;
-    finished bool (B,): the last token is a stop token.
+    finished bool (B,): the last token is a stop token; values float32 (B, T), where a value head looked on: V before
+    each token, 0 outside the mask.
     """
 
     ids: Tensor
     mask: Tensor
     logprobs: Tensor
     finished: Tensor
+    values: Tensor | None = None
 
     def rows(self) -> list[list[int]]:
         """Token ids of each completion, stop token included."""

@@ -5,14 +5,14 @@ Departs from transformers' own cache, which copies everything it holds at every 
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from vbon.models.batch import pad_left, position_ids
-from vbon.models.forward import keep_logits, takes
+from vbon.models.forward import head_input, takes
 
 
 class ReservedLayer(DynamicLayer):
@@ -48,27 +48,28 @@ class ReservedLayer(DynamicLayer):
 
 
 class CachedDecoder:
-    """P prompts, each repeated K times, left-padded; `step` appends one token to every row still in the batch."""
+    """P prompts, each repeated K times, left-padded; `step` appends one token to every row still in the batch.
 
-    def __init__(self, model: nn.Module, mask: Tensor, output: Any, repeats: int, room: int):
+    `logits` (B, V) are those of the next token, `hidden` (B, H) what they are made from.
+    """
+
+    def __init__(self, model: nn.Module, mask: Tensor, first: "_Next", repeats: int, room: int):
         self._model = model
-        self.logits: Tensor = output.logits[:, -1].repeat_interleave(repeats, 0)
-        self._cache = _widened(output.past_key_values, repeats, room)
+        self.logits, self.hidden = (tensor.repeat_interleave(repeats, 0) for tensor in first[:2])
+        self._cache = _widened(first.cache, repeats, room)
         self._length = mask.shape[1]
         self._mask = torch.cat([mask.long(), mask.new_ones(len(mask), room, dtype=torch.int64)], 1)
         self._mask = self._mask.repeat_interleave(repeats, 0)
         self._position = mask.sum(1, keepdim=True).repeat_interleave(repeats, 0)
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Append int64 (B,) tokens; the logits of the next ones, (B, V)."""
+    def step(self, tokens: Tensor) -> None:
+        """Append int64 (B,) tokens."""
         self._length += 1
-        output = self._model(
-            input_ids=tokens[:, None], past_key_values=self._cache, use_cache=True,
-            **_inputs(self._model, self._mask[:, : self._length], self._position),
-        )  # fmt: skip
+        inputs = _inputs(self._model, self._mask[:, : self._length], self._position)
+        self.logits, self.hidden, _ = _next(
+            self._model, tokens[:, None], past_key_values=self._cache, use_cache=True, **inputs
+        )
         self._position = self._position + 1
-        logits: Tensor = output.logits[:, -1]
-        return logits
 
     def keep(self, rows: Tensor) -> None:
         """Let the other rows go."""
@@ -82,21 +83,17 @@ class PlainDecoder:
     def __init__(self, model: nn.Module, prompt_ids: Sequence[Sequence[int]], repeats: int):
         self._model = model
         self._ids = torch.tensor(prompt_ids, device=next(model.parameters()).device).repeat_interleave(repeats, 0)
-        self.logits = self._next()
+        self._look()
 
-    def step(self, tokens: Tensor) -> Tensor:
+    def step(self, tokens: Tensor) -> None:
         self._ids = torch.cat([self._ids, tokens[:, None]], 1)
-        return self._next()
+        self._look()
 
     def keep(self, rows: Tensor) -> None:
         self._ids = self._ids[rows]
 
-    def _next(self) -> Tensor:
-        output = self._model(
-            input_ids=self._ids, attention_mask=torch.ones_like(self._ids), **keep_logits(self._model, 1)
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+    def _look(self) -> None:
+        self.logits, self.hidden, _ = _next(self._model, self._ids, attention_mask=torch.ones_like(self._ids))
 
 
 Decoder = CachedDecoder | PlainDecoder
@@ -112,12 +109,26 @@ def decoders(
     device = next(model.parameters()).device
     ids, mask = (tensor.to(device) for tensor in pad_left(prompt_ids, 0))
     inputs = _inputs(model, mask.long(), position_ids(mask))
-    output = model(input_ids=ids, use_cache=True, **inputs, **keep_logits(model, 1))
-    if _can_repeat(getattr(output, "past_key_values", None)):
-        yield list(range(len(prompt_ids))), CachedDecoder(model, mask, output, repeats, room)
+    first = _next(model, ids, use_cache=True, **inputs)
+    if _can_repeat(first.cache):
+        yield list(range(len(prompt_ids))), CachedDecoder(model, mask, first, repeats, room)
         return
     for prompts in _by_length(prompt_ids):
         yield prompts, PlainDecoder(model, [prompt_ids[index] for index in prompts], repeats)
+
+
+class _Next(NamedTuple):
+    """Logits (B, V) of the next token, the hidden states (B, H) that they are made from, and the cache."""
+
+    logits: Tensor
+    hidden: Tensor
+    cache: Any
+
+
+def _next(model: nn.Module, ids: Tensor, **inputs: Any) -> _Next:
+    with head_input(model, lambda hidden: hidden[:, -1:]) as kept:
+        output = model(input_ids=ids, **inputs)
+    return _Next(output.logits[:, -1], kept[0][:, -1], getattr(output, "past_key_values", None))
 
 
 def _inputs(model: nn.Module, mask: Tensor, positions: Tensor) -> dict[str, Tensor]:

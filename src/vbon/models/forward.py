@@ -1,52 +1,82 @@
 """The one way vbon calls a Hugging Face causal LM, whatever its architecture."""
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vbon.errors import VbonError
 from vbon.models.batch import Sequences
+
+Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 
 # Rows of like length go through the model together, at least so many tokens at a time: fewer would be paid for in
 # overhead (kernel launches on a GPU), more in padding.
 TOKENS_PER_CALL = {"cpu": 384, "cuda": 16384}
 
 
-def per_completion_token(forward: Callable[[Tensor, int], Tensor], batch: Sequences, *, split: bool = True) -> Tensor:
-    """What a causal model gives at the position that predicts each completion token, (B, T, ·); arbitrary off the mask.
+def per_completion_token(forward: Forward, batch: Sequences, *, split: bool = True) -> list[Tensor]:
+    """What `forward` measures where a model predicts each completion token, (B, T, ·) each; 0 off the mask.
 
     Rows are padded at their right end only, where no real token sees the padding: no attention mask, no position ids.
 
     Args:
-        forward: (ids (R, S), first) → (R, S − first, ·), the model's output at columns first, first + 1, …
+        forward: (ids (R, S), at int64 (N,), token int64 (N,)) → tensors (N, ·). The N completion tokens of these rows:
+            `at` is the flat place in (R, S) that predicts each, `token` its flat place in (B, T).
         split: whether rows of unlike length may go through the model in separate calls.
     """
-    chunks = _chunks(batch) if split else [torch.arange(len(batch.prompt_ids))]
-    place = torch.empty_like(batch.completion_ids)
-    outputs: list[Tensor] = []
-    offset = 0
-    for rows in chunks:
+    calls, places = [], []
+    for rows in _chunks(batch) if split else [torch.arange(len(batch.prompt_ids))]:
         ids, firsts = batch.select(rows).without_gaps()
-        start = int(firsts.min())
-        output = forward(ids, start)
-        outputs.append(output.flatten(0, 1))
-        place[rows] = offset + _places(firsts - start, batch.completion_ids.shape[1], output.shape[1])
-        offset += len(outputs[-1])
-    flat = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-    return flat.index_select(0, place.flatten()).unflatten(0, place.shape)
+        at, token = _tokens(rows.to(ids.device), firsts, batch.completion_mask, ids.shape[1])
+        calls.append(forward(ids, at, token))
+        places.append(token)
+    place = torch.cat(places)
+    return [_put(torch.cat(measured), place, batch.completion_ids.shape) for measured in zip(*calls, strict=True)]
+
+
+def head_outputs(model: nn.Module, ids: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """(logits (N, V), hidden (N, H)) at flat places of ids (R, S): what leaves the output head and what enters it."""
+    with head_input(model, lambda hidden: hidden.flatten(0, 1).index_select(0, at)[None]) as kept:
+        logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    return logits[0], kept[0][0]
+
+
+@contextlib.contextmanager
+def head_input(model: nn.Module, keep: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
+    """Inside, the model's output head gets `keep` of the hidden states (R, S, H) only; the list receives what it got.
+
+    No other logits are made, and what an architecture does to its logits afterwards (soft caps, scales) stays its own.
+
+    Raises:
+        VbonError: the model has no output head of its own.
+    """
+    head = _unwrapped(model).get_output_embeddings()
+    if head is None:
+        raise VbonError(f"{type(_unwrapped(model)).__name__} has no output head (get_output_embeddings)")
+    kept: list[Tensor] = []
+
+    def select(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        kept.append(keep(args[0]))
+        return (kept[-1],)
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield kept
+    finally:
+        handle.remove()
 
 
 def takes(model: nn.Module, argument: str) -> bool:
     """Whether the architecture's forward has this argument."""
-    return argument in _parameters(_unwrapped_class(model))
-
-
-def keep_logits(model: nn.Module, count: int) -> dict[str, int]:
-    """Ask for the last `count` logits only, where the architecture can leave the others out."""
-    return {"logits_to_keep": count} if takes(model, "logits_to_keep") else {}
+    inner = _unwrapped(model)
+    base = getattr(inner, "get_base_model", None)  # peft
+    model_class: Any = type(inner if base is None else base())
+    return argument in _parameters(model_class)
 
 
 def is_wrapped(model: nn.Module) -> bool:
@@ -69,10 +99,16 @@ def _chunks(batch: Sequences) -> list[Tensor]:
     return list(order.split(sizes or [rows]))
 
 
-def _places(firsts: Tensor, steps: int, width: int) -> Tensor:
-    """Where the outputs for each row's tokens lie in the flattened (R·width, ·) output. int64 (R, steps)."""
-    columns = (firsts[:, None] + torch.arange(steps, device=firsts.device)).clamp_max(width - 1)
-    return columns + width * torch.arange(len(firsts), device=firsts.device)[:, None]
+def _tokens(rows: Tensor, firsts: Tensor, completion_mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """(at, token): flat places of the completion tokens of these rows, in (R, width) and in (B, T). int64 (N,) each."""
+    row, step = completion_mask[rows].nonzero().unbind(1)
+    return row * width + firsts[row] + step, rows[row] * completion_mask.shape[1] + step
+
+
+def _put(values: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
+    """(N, ·) → (*shape, ·), 0 elsewhere."""
+    empty = values.new_zeros(shape.numel(), *values.shape[1:])
+    return empty.index_copy(0, place, values).unflatten(0, shape)
 
 
 @functools.cache
@@ -80,8 +116,7 @@ def _parameters(model_class: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model_class.forward).parameters)
 
 
-def _unwrapped_class(model: Any) -> Any:
+def _unwrapped(model: Any) -> Any:
     while hasattr(model, "module"):  # DistributedDataParallel and its kin
         model = model.module
-    base = getattr(model, "get_base_model", None)  # peft
-    return type(base() if base is not None else model)
+    return model

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vbon.models.batch import Completions
 from vbon.models.decode import Decoder, decoders
+from vbon.models.value_head import values_of
 
 MIN_FINISHED_SHARE = 0.25  # dropping finished rows copies the cache: worth it from a quarter of the rows on
 
@@ -24,21 +25,23 @@ def generate(
     temperature: float,
     stop_token_ids: Sequence[int],
     pad_token_id: int,
+    value_head: nn.Module | None = None,
 ) -> Completions:
     """K completions of each of P prompts; rows of one prompt are adjacent (row = prompt·K + k). Plain sampling at τ.
 
     Args:
         prompt_ids: P token id lists, each at least one long.
         uniforms: float64 (P, K, T) in [0, 1): T is the largest number of new tokens.
+        value_head: looks on: V before each token is kept too.
     """
     num_samples, steps = uniforms.shape[1:]
     device = next(model.parameters()).device
     uniforms = uniforms.to(device)
     stop = torch.tensor(list(stop_token_ids), dtype=torch.int64, device=device)
-    out = _empty(len(prompt_ids) * num_samples, steps, pad_token_id, device)
+    out = _empty(len(prompt_ids) * num_samples, steps, pad_token_id, device, with_values=value_head is not None)
     rows = torch.arange(len(out.ids), device=device).view(-1, num_samples)
     for prompts, decoder in decoders(model, prompt_ids, num_samples, room=steps - 1):
-        _fill(out, decoder, rows[prompts].flatten(), uniforms[prompts].flatten(0, 1), temperature, stop)
+        _fill(out, decoder, rows[prompts].flatten(), uniforms[prompts].flatten(0, 1), temperature, stop, value_head)
     return out
 
 
@@ -52,15 +55,25 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
 
 
-def _fill(out: Completions, decoder: Decoder, rows: Tensor, uniforms: Tensor, temperature: float, stop: Tensor) -> None:
+def _fill(
+    out: Completions,
+    decoder: Decoder,
+    rows: Tensor,
+    uniforms: Tensor,
+    temperature: float,
+    stop: Tensor,
+    value_head: nn.Module | None,
+) -> None:
     """Sample the given rows of `out`, whose empty places hold padding."""
     steps = uniforms.shape[1]
-    logits, active = decoder.logits, torch.ones_like(rows, dtype=torch.bool)
+    active = torch.ones_like(rows, dtype=torch.bool)
     for t in range(steps):
-        tokens, logprobs = draw(logits, uniforms[:, t], temperature)
+        tokens, logprobs = draw(decoder.logits, uniforms[:, t], temperature)
         out.ids[rows, t] = torch.where(active, tokens, out.ids[rows, t])
         out.mask[rows, t] = active
         out.logprobs[rows, t] = logprobs * active
+        if out.values is not None and value_head is not None:
+            out.values[rows, t] = values_of(value_head, decoder.hidden) * active
         stopped = active & torch.isin(tokens, stop)
         out.finished[rows[stopped]] = True
         active = active & ~stopped
@@ -71,13 +84,14 @@ def _fill(out: Completions, decoder: Decoder, rows: Tensor, uniforms: Tensor, te
             kept = active.nonzero()[:, 0]
             decoder.keep(kept)
             rows, tokens, active, uniforms = rows[kept], tokens[kept], active[kept], uniforms[kept]
-        logits = decoder.step(tokens)
+        decoder.step(tokens)
 
 
-def _empty(rows: int, steps: int, pad_token_id: int, device: torch.device) -> Completions:
+def _empty(rows: int, steps: int, pad_token_id: int, device: torch.device, *, with_values: bool) -> Completions:
     return Completions(
         ids=torch.full((rows, steps), pad_token_id, device=device),
         mask=torch.zeros(rows, steps, dtype=torch.bool, device=device),
         logprobs=torch.zeros(rows, steps, device=device),
         finished=torch.zeros(rows, dtype=torch.bool, device=device),
+        values=torch.zeros(rows, steps, device=device) if with_values else None,
     )

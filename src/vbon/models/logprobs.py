@@ -1,21 +1,40 @@
 """Log-probabilities of given completions under a model, at the sampling temperature."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from vbon.models.batch import Sequences
-from vbon.models.forward import is_wrapped, keep_logits, per_completion_token
+from vbon.models.forward import head_outputs, is_wrapped, per_completion_token
+
+Measure = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
+"""(logits (N, V), hidden (N, H), token int64 (N,)) → tensors (N, ·); `token`: flat places of N tokens in (B, T)."""
+# Logits are raised to float32 and exponentiated so many at a time (64 MB): a large vocabulary's never lie there twice.
+LOGITS_AT_A_TIME = 2**24
+
+
+def at_completion_tokens(model: nn.Module, batch: Sequences, measure: Measure) -> list[Tensor]:
+    """`measure` of what predicts each completion token, (B, T, ·) each, differentiable; 0 off the mask."""
+
+    def forward(ids: Tensor, at: Tensor, token: Tensor) -> Sequence[Tensor]:
+        return measure(*head_outputs(model, ids, at), token)
+
+    return per_completion_token(forward, batch, split=not is_wrapped(model))
 
 
 def completion_logits(model: nn.Module, batch: Sequences) -> Tensor:
-    """Logits that predict each completion token, (B, T, V), the model's dtype; arbitrary outside the mask."""
+    """Logits that predict each completion token, (B, T, V), the model's dtype; 0 outside the mask."""
+    return at_completion_tokens(model, batch, lambda logits, hidden, token: [logits])[0]
 
-    def forward(ids: Tensor, first: int) -> Tensor:
-        kept = ids.shape[1] - first
-        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **keep_logits(model, kept))
-        return output.logits[:, -kept:]
 
-    return per_completion_token(forward, batch, split=not is_wrapped(model))
+def policy_logprobs(model: nn.Module, batch: Sequences, temperature: float) -> Tensor:
+    """log π(y_t), float32 (B, T), differentiable; 0 outside the mask. No logits are kept but what a gradient needs."""
+    ids = batch.completion_ids.flatten()
+    return at_completion_tokens(
+        model, batch, lambda logits, hidden, token: [token_logprobs(logits, ids[token], temperature)]
+    )[0]
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
@@ -25,10 +44,41 @@ def log_softmax(logits: Tensor, temperature: float) -> Tensor:
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """log π(y_t) of the given ids, float32: (B, T, V), (B, T) → (B, T). Never holds the normalised (B, T, V)."""
-    logits = logits.float()
-    logits = logits if temperature == 1.0 else logits / temperature
-    return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
+    """log π(y_t) of the given ids, float32: (..., V), (...) → (...). Never holds the normalised (..., V) whole."""
+    flat: Tensor = _TokenLogprobs.apply(logits.flatten(0, -2), ids.flatten(), temperature)
+    return flat.view(ids.shape)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """log softmax(z/τ)[y]; its gradient (1[v = y] − p(v))/τ is made anew from z and log Σ_v exp(z_v/τ)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        logprobs = [
+            log_softmax(part, temperature).gather(-1, of[:, None])[:, 0] for part, of in _parts(logits, ids)
+        ]  # fmt: skip
+        result = torch.cat(logprobs)
+        ctx.save_for_backward(logits, ids, result)
+        ctx.temperature = temperature
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, ids, logprobs = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        for into, part, of, logprob, weight in _parts(result, logits, ids, logprobs, grad / ctx.temperature):
+            scaled = part.float() / ctx.temperature if ctx.temperature != 1.0 else part.float()
+            log_z = scaled.gather(-1, of[:, None]) - logprob[:, None]
+            gradient = (scaled - log_z).exp_().mul_(-weight[:, None])
+            into.copy_(gradient.scatter_add_(-1, of[:, None], weight[:, None]))
+        return result, None, None
+
+
+def _parts(logits: Tensor, *others: Tensor) -> Any:
+    """Rows of all tensors together, so many that their logits are at most `LOGITS_AT_A_TIME`."""
+    rows = max(1, LOGITS_AT_A_TIME // logits.shape[-1])
+    return zip(*(tensor.split(rows) for tensor in (logits, *others)), strict=True)
 
 
 @torch.no_grad()
@@ -38,7 +88,6 @@ def completion_logprobs(model: nn.Module, batch: Sequences, temperature: float, 
     order = (batch.prompt_mask.sum(1) + batch.completion_mask.sum(1)).argsort()
     device = next(model.parameters()).device
     for rows in order.split(rows_per_batch):
-        part = batch.select(rows).to(device)
-        logprobs = token_logprobs(completion_logits(model, part), part.completion_ids, temperature)
-        result[rows, : logprobs.shape[1]] = (logprobs * part.completion_mask).cpu()
+        logprobs = policy_logprobs(model, batch.select(rows).to(device), temperature)
+        result[rows, : logprobs.shape[1]] = logprobs.cpu()
     return result

@@ -1,6 +1,7 @@
-"""The critic of PPO: a language model's trunk with one linear head, zero-initialised so that it starts at V = 0."""
+"""The critic of PPO: a linear head, zero-initialised so that V = 0 at first, on a trunk of its own or the policy's."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,22 +11,32 @@ from vbon.models.batch import Sequences
 from vbon.models.forward import per_completion_token
 
 
+def value_head(policy: PreTrainedModel) -> nn.Linear:
+    """V(x, y_<t) = w·h + c on the hidden state h that predicts y_t, w and c 0."""
+    head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def values_of(head: nn.Module, hidden: Tensor) -> Tensor:
+    """The head's values of hidden states, float32: (..., H) → (...)."""
+    values: Tensor = head(hidden.float())
+    return values[..., 0]
+
+
 class Critic(nn.Module):
     """V(x, y_<t) for each completion token, from its own copy of the policy's trunk."""
 
     def __init__(self, policy: PreTrainedModel):
         super().__init__()
         self.trunk = copy.deepcopy(policy.base_model)
-        self.head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = value_head(policy)
 
     def forward(self, batch: Sequences) -> Tensor:
-        """Values before each completion token, float32 (B, T)."""
-        values: Tensor = self.head(per_completion_token(self._hidden, batch).to(self.head.weight.dtype))
-        return values[..., 0].float()
+        """Values before each completion token, float32 (B, T); 0 off the mask."""
+        return per_completion_token(self._values, batch)[0]
 
-    def _hidden(self, ids: Tensor, first: int) -> Tensor:
+    def _values(self, ids: Tensor, at: Tensor, token: Tensor) -> Sequence[Tensor]:
         output = self.trunk(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-        hidden: Tensor = output.last_hidden_state[:, first:]
-        return hidden
+        return [values_of(self.head, output.last_hidden_state.flatten(0, 1).index_select(0, at))]

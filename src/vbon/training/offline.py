@@ -20,7 +20,7 @@ from vbon.core.best_of_n import kl_coef_from_n, log_weight
 from vbon.core.objectives import OBJECTIVES
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences, sequences
-from vbon.models.logprobs import completion_logits, completion_logprobs, token_logprobs
+from vbon.models.logprobs import completion_logprobs, policy_logprobs
 from vbon.pool.store import ReferencePool
 from vbon.training.online import Learner, PoolLoss, descend, name_prompts, set_learning_rates
 from vbon.training.schedule import learning_rate_factor
@@ -67,8 +67,8 @@ class PoolData:
     def logprobs(self, policy: nn.Module, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         """log π_θ of these rows, float64 and differentiable, and their lengths; (B,), (B,)."""
         batch = self.batch(rows).to(device)
-        token = token_logprobs(completion_logits(policy, batch), batch.completion_ids, self.task.sampling.temperature)
-        return (token * batch.completion_mask).sum(1, dtype=torch.float64), batch.completion_mask.sum(1)
+        token = policy_logprobs(policy, batch, self.task.sampling.temperature)
+        return token.sum(1, dtype=torch.float64), batch.completion_mask.sum(1)
 
     def fill_ref_logprobs(self, ref_policy: nn.Module) -> None:
         """Compute the reference log-probabilities that the pool does not know."""

@@ -14,12 +14,12 @@ from vbon.core import seeds
 from vbon.core.objectives import OBJECTIVES
 from vbon.core.offline import jeffreys
 from vbon.errors import VbonError
-from vbon.models.value_head import Critic
+from vbon.models.value_head import Critic, value_head
 from vbon.training.adapters import with_adapters
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.task import Task, prompt_slots
-from vbon.training.update import Minibatch, UpdateSettings, make_baseline, minibatches, policy_loss, value_loss
+from vbon.training.update import Minibatch, UpdateSettings, losses, make_baseline, minibatches
 from vbon.training.validation import rollout_metrics
 
 PoolLoss = Callable[..., torch.Tensor]
@@ -52,7 +52,8 @@ class Learner:
     """The networks that change, and what changes them. `policy` and `critic` are as accelerate prepared them."""
 
     policy: nn.Module
-    critic: Critic | None
+    critic: nn.Module | None
+    """A network of its own, or a head on the policy's trunk (`TrainConfig.critic`); None without PPO."""
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
     base_learning_rates: list[float] = field(default_factory=list)
@@ -74,9 +75,7 @@ def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Acce
     """AdamW over policy and, for PPO, critic; no weight decay, which would pull towards 0 and not towards π_ref."""
     networks: list[nn.Module] = [policy.to(accelerator.device)]
     if config.algorithm == "ppo":  # copied before adapters go into the policy, in place
-        critic = Critic(policy).to(accelerator.device)
-        critic.trunk = with_adapters(critic.trunk, config)
-        networks.append(critic)
+        networks.append(_make_critic(policy, config).to(accelerator.device))
     networks[0] = with_adapters(policy, config)
     assert config.learning_rate is not None  # filled by `with_defaults`
     rates = [config.learning_rate, config.critic_learning_rate or config.learning_rate]
@@ -93,6 +92,14 @@ def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Acce
         accelerator=accelerator,
         base_learning_rates=rates[: len(networks)],
     )
+
+
+def _make_critic(policy: PreTrainedModel, config: TrainConfig) -> nn.Module:
+    if config.critic == "shared":
+        return value_head(policy)
+    critic = Critic(policy)
+    critic.trunk = with_adapters(critic.trunk, config)
+    return critic
 
 
 def run_iteration(
@@ -174,6 +181,7 @@ def sample_rollouts(
         accelerator.unwrap_model(learner.policy), ref_policy, [task.prompt_ids[i] for i in index], index, uniforms,
         task.sampling, task.score, OBJECTIVES[config.objective], config.n, config.kl_coef,
         keep_ref_log_softmax=config.kl_estimator == "full",
+        value_head=learner.critic if config.critic == "shared" else None,
     )  # fmt: skip
 
 
@@ -220,14 +228,13 @@ def _step(
     tokens_per_row: float,
     forward: torch.Tensor | None,
 ) -> dict[str, torch.Tensor]:
-    loss, diagnostics = policy_loss(learner.policy, batch, settings, tokens_per_row)
+    loss, critic_loss, diagnostics = losses(learner.policy, learner.critic, batch, settings, tokens_per_row)
     diagnostics["policy_loss"] = loss.detach()
     _check_loss(learner, loss.detach())
     if forward is not None:
         diagnostics["pool_loss"] = forward.detach().float()
         loss = jeffreys(forward.float(), loss)
-    if learner.critic is not None:
-        critic_loss = value_loss(learner.critic, batch, settings, tokens_per_row)
+    if critic_loss is not None:
         diagnostics["value_loss"] = critic_loss.detach()
         loss = loss + critic_loss
     diagnostics["grad_norm"] = descend(learner, loss, max_grad_norm)

@@ -13,7 +13,7 @@ from vbon.core.objectives import Objective
 from vbon.core.reward_cdf import Interval
 from vbon.models.batch import Sequences, pad_left
 from vbon.models.generate import generate
-from vbon.models.logprobs import completion_logits, log_softmax, token_logprobs
+from vbon.models.logprobs import completion_logits, log_softmax, policy_logprobs, token_logprobs
 
 Scorer = Callable[[NDArray[np.int64], list[list[int]]], tuple[NDArray[np.float64], Interval]]
 
@@ -42,6 +42,8 @@ class Rollouts:
     interval: Interval
     sequence_reward: Tensor
     kl_coef: float
+    values: Tensor | None = None
+    """V before each token, where the critic is a head on the policy's trunk."""
 
     @property
     def mask(self) -> Tensor:
@@ -65,6 +67,7 @@ def roll_out(
     kl_coef: float | None,
     *,
     keep_ref_log_softmax: bool = False,
+    value_head: nn.Module | None = None,
 ) -> Rollouts:
     """Sample K completions for each of P prompts and score them.
 
@@ -73,11 +76,12 @@ def roll_out(
         uniforms: float64 (P, K, T), what the draws are a function of.
         score: (pool index (B,), completion ids) → (rewards, interval).
         keep_ref_log_softmax: also keep log π_ref over the vocabulary (B, T, V), for the full-vocabulary KL.
+        value_head: the critic that shares the policy's trunk, whose values are kept from sampling.
     """
     num_samples = uniforms.shape[1]
     completions = generate(
         policy, prompt_ids, uniforms, temperature=sampling.temperature,
-        stop_token_ids=sampling.stop_token_ids, pad_token_id=sampling.pad_token_id,
+        stop_token_ids=sampling.stop_token_ids, pad_token_id=sampling.pad_token_id, value_head=value_head,
     )  # fmt: skip
     ids, mask = (t.to(completions.ids.device).repeat_interleave(num_samples, 0)
                  for t in pad_left(prompt_ids, sampling.pad_token_id))  # fmt: skip
@@ -100,6 +104,7 @@ def roll_out(
         interval=interval,
         sequence_reward=torch.from_numpy(signal.sequence_reward),
         kl_coef=signal.kl_coef,
+        values=None if completions.values is None else completions.values[:, :steps],
     )
 
 
@@ -115,8 +120,10 @@ def _reference(
     parts, kept = [], []
     for start in range(0, len(sequences.prompt_ids), rows_per_batch):
         part = Sequences(*(t[start : start + rows_per_batch] for t in sequences))
-        logits = completion_logits(ref_policy, part)
-        parts.append(token_logprobs(logits, part.completion_ids, temperature) * part.completion_mask)
         if keep_log_softmax:
+            logits = completion_logits(ref_policy, part)
             kept.append(log_softmax(logits, temperature))
+            parts.append(token_logprobs(logits, part.completion_ids, temperature) * part.completion_mask)
+        else:
+            parts.append(policy_logprobs(ref_policy, part, temperature))
     return torch.cat(parts), torch.cat(kept) if keep_log_softmax else None

@@ -15,6 +15,7 @@ Advantages are in nats: divided by β, so that they do not depend on the scale o
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,8 @@ from vbon.core.policy_gradient import (
     token_rewards,
 )
 from vbon.models.batch import Sequences
-from vbon.models.logprobs import completion_logits, log_softmax, token_logprobs
-from vbon.models.value_head import Critic
+from vbon.models.logprobs import at_completion_tokens, log_softmax, token_logprobs
+from vbon.models.value_head import values_of
 from vbon.training.rollout import Rollouts
 
 
@@ -40,6 +41,7 @@ class UpdateSettings:
     """How an iteration's rollouts are used; names as in `TrainConfig`."""
 
     algorithm: str
+    critic: str
     temperature: float
     num_epochs: int
     minibatch_size: int
@@ -84,7 +86,7 @@ class Minibatch:
 
 
 @torch.no_grad()
-def make_baseline(rollouts: Rollouts, critic: Critic | None, settings: UpdateSettings) -> Baseline:
+def make_baseline(rollouts: Rollouts, critic: nn.Module | None, settings: UpdateSettings) -> Baseline:
     """PPO: the critic's values and the returns it is to learn. Else: the mean return of a prompt's other samples."""
     cost = _sampled_kl(rollouts.old_logprobs, rollouts.ref_logprobs)
     if settings.algorithm == "grpo":
@@ -93,7 +95,9 @@ def make_baseline(rollouts: Rollouts, critic: Critic | None, settings: UpdateSet
     if critic is None:
         total = rewards.sum(1)
         return Baseline(None, None, total - leave_one_out(total, rollouts.prompt_index))
-    values = torch.cat([critic(part) for part in _chunks(rollouts.sequences, 4 * settings.minibatch_size)])
+    values = rollouts.values
+    if values is None:
+        values = torch.cat([critic(part) for part in _chunks(rollouts.sequences, 4 * settings.minibatch_size)])
     returns = gae(rewards.float(), values, rollouts.mask, settings.gae_lambda) + values
     return Baseline(values, returns, None)
 
@@ -106,31 +110,65 @@ def minibatches(rollouts: Rollouts, baseline: Baseline, settings: UpdateSettings
             yield _select(rollouts, baseline, rows)
 
 
-def policy_loss(
-    policy: nn.Module, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped loss in nats per real token, and what to log about it.
+class Seen(NamedTuple):
+    """What one forward pass of the policy gives of a minibatch, (B, T) each, differentiable; 0 off the mask."""
+
+    logprobs: Tensor
+    exact_kl: Tensor | None
+    """KL(π_θ‖π_ref) over the vocabulary, where the KL estimator is `full`."""
+    values: Tensor | None
+    """Values of a head on the policy's trunk."""
+
+
+def losses(
+    policy: nn.Module, critic: nn.Module | None, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float
+) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """(The clipped loss in nats per real token, PPO's value loss, what to log about them).
 
     `tokens_per_row`: mean completion length over the whole iteration, so that every minibatch weighs rows alike.
     """
-    logits = completion_logits(policy, batch.sequences)
-    ids, mask = batch.sequences.completion_ids, batch.mask
-    logprobs = token_logprobs(logits, ids, settings.temperature)
-    exact_kl = _exact_kl(logits, batch, settings)
-    advantages = _advantages(logprobs.detach(), exact_kl, batch, settings)
-    losses = clipped_token_loss(logprobs, batch.old_logprobs, advantages, settings.clip_range)
-    if exact_kl is not None:
-        losses = losses + exact_kl
+    shared = settings.critic == "shared"
+    seen = _look(policy, batch, settings, critic if shared else None)
+    loss, diagnostics = _policy_loss(seen, batch, settings, tokens_per_row)
+    if critic is None:
+        return loss, None, diagnostics
+    values = seen.values if shared else critic(batch.sequences)
+    return loss, _value_loss(values, batch, settings, tokens_per_row), diagnostics
+
+
+def _look(policy: nn.Module, batch: Minibatch, settings: UpdateSettings, value_head: nn.Module | None) -> Seen:
+    ids = batch.sequences.completion_ids.flatten()
+    full, temperature = settings.kl_estimator == "full", settings.temperature
+
+    def measure(logits: Tensor, hidden: Tensor, token: Tensor) -> list[Tensor]:
+        found = [token_logprobs(logits, ids[token], temperature)]
+        if full:
+            assert batch.ref_log_softmax is not None
+            ref_log_softmax = batch.ref_log_softmax.flatten(0, 1).index_select(0, token)
+            found.append(kl.full_vocabulary_kl(log_softmax(logits, temperature), ref_log_softmax))
+        return found if value_head is None else [*found, values_of(value_head, hidden)]
+
+    found = at_completion_tokens(policy, batch.sequences, measure)
+    return Seen(found[0], found[1] if full else None, None if value_head is None else found[-1])
+
+
+def _policy_loss(
+    seen: Seen, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    logprobs = seen.logprobs
+    advantages = _advantages(logprobs.detach(), seen.exact_kl, batch, settings)
+    token_losses = clipped_token_loss(logprobs, batch.old_logprobs, advantages, settings.clip_range)
+    if seen.exact_kl is not None:
+        token_losses = token_losses + seen.exact_kl
     elif settings.algorithm == "grpo":
-        losses = losses + kl.importance_weighted_k3(logprobs, batch.old_logprobs, batch.ref_logprobs)
-    loss = (losses * mask).sum() / (len(ids) * tokens_per_row)
+        token_losses = token_losses + kl.importance_weighted_k3(logprobs, batch.old_logprobs, batch.ref_logprobs)
+    loss = (token_losses * batch.mask).sum() / (len(batch.mask) * tokens_per_row)
     return loss, _diagnostics(logprobs.detach(), advantages, batch, settings)
 
 
-def value_loss(critic: Critic, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float) -> Tensor:
-    """The critic's clipped squared error against the returns of the rollout, per token as `policy_loss` counts them."""
-    assert batch.values is not None and batch.returns is not None
-    values = critic(batch.sequences)
+def _value_loss(values: Tensor | None, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float) -> Tensor:
+    """The clipped squared error against the returns of the rollout, per token as the policy's loss counts them."""
+    assert values is not None and batch.values is not None and batch.returns is not None
     loss = clipped_value_loss(values, batch.values, batch.returns, batch.mask, settings.value_clip_range)
     return settings.value_coef * loss * (batch.mask.sum() / (len(batch.mask) * tokens_per_row))
 
@@ -162,13 +200,6 @@ def _kl_in_return(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, s
 
 def _sampled_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return kl.k1(logprobs.double(), ref_logprobs.double())
-
-
-def _exact_kl(logits: Tensor, batch: Minibatch, settings: UpdateSettings) -> Tensor | None:
-    if settings.kl_estimator != "full":
-        return None
-    assert batch.ref_log_softmax is not None
-    return kl.full_vocabulary_kl(log_softmax(logits, settings.temperature), batch.ref_log_softmax)
 
 
 @torch.no_grad()
