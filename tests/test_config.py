@@ -208,6 +208,7 @@ def test_n_must_be_a_finite_number_above_one(value):
         ({"algorithm": "offline", "warm_start": "offline"}, ["--warm-start"]),
         ({"algorithm": "rloo", "warm_start": "critic"}, ["--warm-start critic", "--algorithm ppo"]),
         ({"method": "kl-rl", "algorithm": "ppo", "warm_start": "critic"}, ["--warm-start critic", "best-of-N"]),
+        ({"algorithm": "ppo", "critic": "shared", "warm_start": "critic"}, ["--warm-start critic", "--critic shared"]),
         ({"rollouts_per_iteration": 100}, ["--rollouts-per-iteration 100", "--samples-per-prompt 8"]),
         ({"samples_per_prompt": 1}, ["--samples-per-prompt must be at least 2"]),
         ({"method": "best-of-n"}, ["--method best-of-n", "vbon generate --best-of 8"]),

@@ -210,6 +210,8 @@ def _check_objective(config: TrainConfig) -> None:
         raise VbonError("--refine-tail needs rollouts and --tie-rule random: leave it, or the other, out")
     if config.algorithm == "offline" and config.warm_start == "offline":
         raise VbonError("--warm-start offline does not go with --algorithm offline, which is that already")
+    if config.warm_start == "critic" and config.critic == "shared":
+        raise VbonError("--warm-start critic fits a critic of its own: leave --critic shared out")
     if config.warm_start == "critic" and not (config.algorithm == "ppo" and config.targets_best_of_n):
         raise VbonError(
             "--warm-start critic fits the critic of --algorithm ppo to best-of-N: it goes with nothing else"
