@@ -14,11 +14,12 @@ from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
 from vbon.rewards import load_reward
+from vbon.training.accelerator import make_accelerator
 from vbon.training.rounds import train_in_rounds
 from vbon.training.run_folder import Origin
 from vbon.training.sharing import check_login, push_run
 from vbon.training.task import RANK_TEST, sampling_of
-from vbon.training.trainer import VBoNTrainer, make_accelerator
+from vbon.training.trainer import VBoNTrainer
 
 
 def train(config: TrainConfig) -> dict[str, Any]:

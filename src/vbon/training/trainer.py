@@ -19,6 +19,7 @@ from vbon.models.prompts import decode
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
 from vbon.training import checkpoint
+from vbon.training.accelerator import make_accelerator
 from vbon.training.adapters import merged
 from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
@@ -40,7 +41,6 @@ from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import Origin, RunFolder, describe, save_model
 from vbon.training.state import RunState
 from vbon.training.task import RANK_TEST, Task, check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
-from vbon.training.trackers import tracker_of
 from vbon.training.validation import validate
 from vbon.training.watch import Watcher
 
@@ -336,21 +336,6 @@ class VBoNTrainer:
     def _num_steps(self) -> int:
         online = 0 if self.config.algorithm == "offline" else self.config.num_iterations
         return online + self._num_offline_steps
-
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Where it runs, as the launcher and `config.device` say, and where curves go.
-
-    Raises:
-        VbonError: a device that is not on this machine.
-    """
-    device = load.resolve_device(config.device)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
-    tracker = tracker_of(config)
-    if tracker is None:
-        return Accelerator(cpu=config.device == "cpu")
-    return Accelerator(cpu=config.device == "cpu", log_with=tracker, project_dir=RunFolder(config.out).own)
 
 
 def _validation_line(row: dict[str, Any]) -> str:
