@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vbon.config import checks
+from vbon.errors import VbonError
 
 Experiment = Literal[
-    "backward-kl", "monotone", "bound", "samples", "ties", "n-beta", "weak-reference", "beyond-m"
+    "backward-kl", "monotone", "bound", "samples", "ties", "n-beta", "weak-reference", "beyond-m", "pool"
 ]  # fmt: skip
 
 
@@ -15,7 +16,7 @@ class LabConfig:
     """`vbon lab`: measure what the method claims, exactly, on policies small enough to enumerate."""
 
     experiment: Experiment = field(metadata={"positional": "EXPERIMENT"})
-    """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference or beyond-m."""
+    """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference, beyond-m, or pool, which asks of text."""
     preset: str = "quick"
     """quick: minutes on two cores. full: what docs/experiments.md reports. Some have more, such as untrained."""
     seeds: tuple[int, ...] = ()
@@ -24,11 +25,15 @@ class LabConfig:
     """Directory for EXPERIMENT-PRESET.json and .svg."""
     work: str | None = None
     """Directory for pools and runs, kept; default: a temporary one, removed."""
+    pool: tuple[str, ...] = ()
+    """Pools to measure, for `vbon lab pool`."""
     num_workers: int = 1
     """Runs trained at the same time, one thread each."""
 
     def validate(self) -> None:
         """Raise VbonError naming the first flag whose value will not do."""
         checks.check_text(self, "out", "work")
+        if bool(self.pool) != (self.experiment == "pool"):
+            raise VbonError("--pool goes with vbon lab pool, which needs it: a directory that vbon collect wrote")
         checks.check_at_least(self, 1, "num_workers")
         checks.check_each_at_least(self, 0, "seeds")

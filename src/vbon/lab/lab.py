@@ -21,6 +21,8 @@ class Context:
     seeds: tuple[int, ...]
     work: Path
     num_workers: int
+    pools: tuple[Path, ...] = ()
+    """Of `vbon lab pool` only."""
 
 
 def lab_command(config: LabConfig) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
     seeds, out = config.seeds or preset.seeds, Path(config.out)
     start = time.monotonic()
     with _work_folder(config.work) as work:
-        result = experiment.run(preset, Context(seeds, work, config.num_workers))
+        result = experiment.run(preset, Context(seeds, work, config.num_workers, tuple(map(Path, config.pool))))
     header = {
         "experiment": config.experiment,
         "preset": config.preset,
@@ -61,7 +63,9 @@ def _find_preset(presets: dict[str, Any], config: LabConfig) -> Any:
 
 def command(config: LabConfig, seeds: tuple[int, ...]) -> str:
     """The command line that gives this result again."""
-    return f"vbon lab {config.experiment} --preset {config.preset} --seeds {' '.join(map(str, seeds))}"
+    pools = "".join(f" POOL{number}" for number, _ in enumerate(config.pool, 1))  # not where they lay on this machine
+    flags = f"--preset {config.preset} --seeds {' '.join(map(str, seeds))}" + (f" --pool{pools}" if pools else "")
+    return f"vbon lab {config.experiment} {flags}"
 
 
 @contextlib.contextmanager

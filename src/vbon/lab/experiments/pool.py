@@ -1,0 +1,167 @@
+"""The exact questions asked of text: monotone maps, the bound, M, and the map N ↔ β, on the prompts of real pools.
+
+A pool's own M samples, each of mass 1/M, are taken for the reference: then F, best-of-N, KL-RL's optimum and what a
+smaller pool estimates of them are exact, prompt by prompt. Intervals are 95 %, bootstrapped over prompts. Each pool
+that is given is a row of its own: builds of one task stand for seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vbon.core import kl_rl, pool_size, stats
+from vbon.lab.exact import Float, kl, normalised
+from vbon.lab.figures import Line, Panel
+from vbon.lab.lab import Context
+from vbon.lab.laws import Law
+from vbon.lab.pools import ESTIMATORS, draw_counts
+from vbon.pool.store import ReferencePool
+
+TITLE = "pool: best-of-N and its rivals on the prompts of a pool (nats; means over prompts)"
+COLUMNS = ("pool", "n", "kl_bon_ref", "win_rate_bon", "win_rate_kl_rl", "kl_rl_bon", "kl_one_sided_bon", "kl_upper_bon",
+           "kl_rl_moved_by_exp", "bon_moved_by_tanh", "one_sided_moved_by_tanh")  # fmt: skip
+STEP = 0.01  # of rewards stored after tanh
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    ns: tuple[int, ...] = (2, 4, 8, 16, 32)
+    num_samples: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+    seeds: tuple[int, ...] = (0,)
+
+
+PRESETS = {"quick": Preset()}
+
+
+def run(preset: Preset, context: Context) -> dict[str, Any]:
+    """Rows of each pool and N; and of each pool, N, M and estimator."""
+    found = [ReferencePool.open(path) for path in context.pools]
+    every = [laws_of(pool) for pool in found]
+    rng = np.random.default_rng(context.seeds[0])
+    cases = [(number, laws, n) for number, laws in enumerate(every, 1) for n in preset.ns]
+    return {
+        "rows": [{"pool": number, "n": n, **compare(laws, n)} for number, laws, n in cases],
+        "samples": [{"pool": number, "n": n, **row} for number, laws, n in cases
+                    for row in sub_pools(laws, n, preset.num_samples, rng)],
+        "pools": [{"prompts": len(pool), "samples": int(pool.num_samples.min())} for pool in found],
+    }  # fmt: skip
+
+
+def laws_of(pool: ReferencePool) -> list[Law]:
+    """The law of each prompt's samples, ties shared."""
+    return [law_of(rewards) for rewards in np.split(pool.rewards, np.cumsum(pool.num_samples)[:-1])]
+
+
+def law_of(rewards: Float) -> Law:
+    """M draws as atoms of 1/M, with the exact F_< and F_≤ of that law."""
+    ordered = np.sort(rewards)
+    lower, upper = (np.searchsorted(ordered, rewards, side) / len(rewards) for side in ("left", "right"))
+    return Law(np.full(len(rewards), -np.log(len(rewards))), rewards, lower, upper)
+
+
+def compare(laws: Sequence[Law], n: float) -> dict[str, Any]:
+    """Best-of-N and what stands beside it, each mean with its interval under `intervals`."""
+    beta, mapped_beta = kl_matched(laws, n), kl_matched([_mapped(law, _exponential(laws)) for law in laws], n)
+    columns = [_compare(law, n, beta, mapped_beta, _exponential(laws)) for law in laws]
+    estimates = {name: stats.mean([row[name] for row in columns]) for name in columns[0]}
+    spread = float(np.sqrt(np.mean([law.std() ** 2 for law in laws])))
+    return {
+        "beta": beta,
+        "beta_over_std": beta / spread,
+        **{name: estimate.value for name, estimate in estimates.items()},
+        "intervals": {name: [estimate.low, estimate.high] for name, estimate in estimates.items()},
+    }
+
+
+def kl_matched(laws: Sequence[Law], n: float) -> float:
+    """The one β of all prompts whose optimum spends best-of-N's KL to π_ref, mean over prompts."""
+    spent = float(np.mean([law.kl_from_ref(law.log_bon(n)) for law in laws]))
+    return kl_rl.kl_coef_for_samples([law.rewards for law in laws], spent)
+
+
+def sub_pools(laws: Sequence[Law], n: float, sizes: Sequence[int], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """KL(π̂_bon‖π_bon) of every estimator from M draws of each prompt's law."""
+    rows = []
+    for size in sizes:
+        counts = [draw_counts(np.exp(law.log_ref), law.rewards, size, rng) for law in laws]
+        for name, estimate in ESTIMATORS.items():
+            found = [
+                _kl(normalised(law.log_ref + estimate(one, n)), law.log_bon(n))
+                for law, one in zip(laws, counts, strict=True)
+            ]
+            mean = stats.mean(found)
+            rows.append({"num_samples": size, "estimator": name, "kl": mean.value, "interval": [mean.low, mean.high],
+                         "kl_rule": pool_size.kl_from_pool(size, n)})  # fmt: skip
+    return rows
+
+
+def _compare(law: Law, n: float, beta: float, mapped_beta: float, scale: float) -> dict[str, float]:
+    log_bon, tilted = law.log_bon(n), law.log_tilted(beta)
+    upper = normalised(law.log_ref + (n - 1) * np.log(law.upper))
+    tanh = law_of(np.round(np.tanh(law.rewards) / STEP) * STEP)
+    return {
+        "kl_bon_ref": law.kl_from_ref(log_bon),
+        "win_rate_bon": law.win_rate(log_bon),
+        "reward_bon": law.mean(log_bon),
+        "win_rate_kl_rl": law.win_rate(tilted),
+        "reward_kl_rl": law.mean(tilted),
+        "kl_rl_bon": _kl(tilted, log_bon),
+        "kl_one_sided_bon": _kl(_one_sided(law, n), log_bon),
+        "kl_upper_bon": _kl(upper, log_bon),
+        "kl_rl_moved_by_exp": _kl(_mapped(law, scale).log_tilted(mapped_beta), tilted),
+        "bon_moved_by_exp": _kl(_mapped(law, scale).log_bon(n), log_bon),
+        "bon_moved_by_tanh": _kl(tanh.log_bon(n), log_bon),
+        "one_sided_moved_by_tanh": _kl(_one_sided(tanh, n), log_bon),
+    }
+
+
+def _one_sided(law: Law, n: float) -> Float:
+    """log of the optimum of the published count, π_ref·(F_< + one sample's mass)^(N−1)."""
+    return normalised(law.log_ref + (n - 1) * np.log(law.lower + np.exp(law.log_ref)))
+
+
+def _mapped(law: Law, scale: float) -> Law:
+    return law_of(np.exp(law.rewards / scale))
+
+
+def _exponential(laws: Sequence[Law]) -> float:
+    """The rewards' standard deviation within prompts: what they are divided by under exp."""
+    return float(np.sqrt(np.mean([law.std() ** 2 for law in laws])))
+
+
+def _kl(log_p: Float, log_q: Float) -> float:
+    return kl(log_p[None], log_q[None])
+
+
+def panels(result: dict[str, Any]) -> list[Panel]:
+    first = [row for row in result["rows"] if row["pool"] == 1]
+    names = {"kl_rl_bon": "KL-RL at equal KL", "kl_one_sided_bon": "one-sided count", "kl_upper_bon": "F_≤ form",
+             "kl_rl_moved_by_exp": "KL-RL moved by exp"}  # fmt: skip
+    distances = [_line(first, key, label) for key, label in names.items()]
+    largest = max(row["n"] for row in first if row["n"] <= 8)
+    rows = [row for row in result["samples"] if (row["pool"], row["n"]) == (1, largest)]
+    estimators = [_samples_line([row for row in rows if row["estimator"] == name], name) for name in ESTIMATORS]
+    rule = {row["num_samples"]: row["kl_rule"] for row in rows}
+    return [
+        Panel("what differs from best-of-N", "N", "KL(·‖π_bon), nats", distances),
+        Panel(f"a pool of M, N = {largest}", "M", "KL(π̂_bon‖π_bon), nats",
+              [*estimators, Line("N(N−1)/(2M(2N−1))", list(rule), list(rule.values()), style="--")]),
+        Panel("the map N ↔ β", "N", "β/σ", [_beta_line(result["rows"], 1 + i) for i in range(len(result["pools"]))]),
+    ]  # fmt: skip
+
+
+def _beta_line(rows: list[dict[str, Any]], pool: int) -> Line:
+    chosen = [row for row in rows if row["pool"] == pool]
+    return Line(f"pool {pool}", [row["n"] for row in chosen], [row["beta_over_std"] for row in chosen])
+
+
+def _line(rows: list[dict[str, Any]], key: str, label: str) -> Line:
+    low, high = ([max(row["intervals"][key][end], 1e-6) for row in rows] for end in (0, 1))
+    return Line(label, [row["n"] for row in rows], [row[key] for row in rows], low, high)
+
+
+def _samples_line(rows: list[dict[str, Any]], label: str) -> Line:
+    low, high = ([max(row["interval"][end], 1e-6) for row in rows] for end in (0, 1))
+    return Line(label, [row["num_samples"] for row in rows], [row["kl"] for row in rows], low, high)
