@@ -37,8 +37,9 @@ test-ray: $(STAMP) ## `vbon collect --engine ray` on a real local cluster: adds 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest tests/pool/test_ray.py
 
-test-trackers: $(STAMP) ## an offline run of Weights & Biases: adds wandb to .venv
+test-trackers: $(STAMP) ## an offline run of Weights & Biases and one of trackio, which are added to .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[wandb]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps trackio==0.43.0 gradio-client==2.7.2 orjson==3.13.0 brotli==1.2.1
 	$(BIN)/python -m pytest tests/training/test_trackers.py
 
 test-faults: $(STAMP) ## 200 SIGKILLs over collect and train, 100,000 damaged files into every reader (about 7 minutes)

@@ -1,11 +1,13 @@
-"""Trackers besides TensorBoard: W&B for real in its offline mode (`make test-trackers`), and one not installed."""
+"""Trackers besides TensorBoard, for real (`make test-trackers`): W&B in offline mode, trackio; one not installed."""
 
 import json
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,6 +55,19 @@ def test_an_offline_run_of_wandb_holds_every_number_of_the_diary(configure, tmp_
     updates = [one.config.update for one in kept if one.WhichOneof("record_type") == "config"]
     settings = {item.key: json.loads(item.value_json) for update in [*updates, run.config.update] for item in update}
     assert settings["n"] == 4.0 and settings["offline_steps"] == 6
+
+
+@pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed: make test-trackers")
+def test_trackio_holds_every_number_of_the_diary(configure, tmp_path):
+    config = configure(tracker="trackio", warm_start="offline", offline_steps=6)
+    command = [sys.executable, "-m", "vbon", *arguments_of(config, tmp_path)]
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with closing(sqlite3.connect(tmp_path / "trackio/vbon.db")) as database:
+        kept = database.execute("SELECT run_name, metrics FROM metrics ORDER BY step").fetchall()
+    assert {name for name, _ in kept} == {"run"}
+    assert [json.loads(metrics) for _, metrics in kept] == read_rows(Path(config.out) / "vbon/metrics.jsonl")
 
 
 def records(content: bytes) -> Iterator:
