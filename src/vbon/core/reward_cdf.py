@@ -10,7 +10,7 @@ instead of one number. Where the best completions carry mass it is 2 to 100 time
 the larger M/N; where no completion carries mass the two agree (docs/experiments.md).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 
 
 class RewardCDF:
-    """Ragged pools of reference rewards, ranked once; each look-up is a few binary searches over all pools together.
+    """Ragged pools of reference rewards, sorted once; the look-ups of a batch are one binary search, vectorised.
 
     Args:
         rewards: float64 (ΣM,), the pools one after another.
@@ -52,10 +52,9 @@ class RewardCDF:
         if np.isnan(self.rewards).any():
             raise ValueError("a reward is NaN")
         self._pool_index = np.repeat(np.arange(len(self.num_samples)), self.num_samples)
-        self._levels = np.unique(self.rewards)
-        self._key_levels = np.empty(0, np.int64) if self._tie_keys is None else np.unique(self._tie_keys)
-        low, _ = self._level_range(self.rewards, self._tie_keys)
-        self._ranked = np.sort(self._with_pool(self._pool_index, low))
+        keys = np.zeros(len(self.rewards), np.int64) if self._tie_keys is None else self._tie_keys
+        order = np.lexsort((keys, self.rewards, self._pool_index))
+        self._sorted, self._sorted_keys = self.rewards[order], keys[order]
 
     def __len__(self) -> int:
         return len(self.num_samples)
@@ -70,11 +69,19 @@ class RewardCDF:
             raise ValueError("a reward is NaN")
         if (tie_keys is None) != (self._tie_keys is None):
             raise ValueError("tie_keys must be given exactly when the pool has them")
-        low, high = self._level_range(values, None if tie_keys is None else np.asarray(tie_keys, np.int64))
-        k_lt = np.searchsorted(self._ranked, self._with_pool(index, low), "left")
-        k_le, tied = np.array(k_lt), high > low  # a reward that no pool holds needs no second search
-        k_le[tied] = np.searchsorted(self._ranked, self._with_pool(index[tied], high[tied]), "left")
-        return k_lt - self.offsets[index], k_le - k_lt
+        first, count = self.offsets[index], self.num_samples[index]
+        k_lt = _count_below(self._sorted, first, count, values, np.less)
+        k_eq = np.zeros_like(k_lt)
+        tied = self._sorted[first + np.minimum(k_lt, count - 1)] == values  # a reward that no pool holds has no equals
+        if tied.any():
+            first, count = first[tied] + k_lt[tied], count[tied] - k_lt[tied]
+            k_eq[tied] = equal = _count_below(self._sorted, first, count, values[tied], np.less_equal)
+            if tie_keys is not None:
+                keys = np.asarray(tie_keys, np.int64)[tied]
+                below = _count_below(self._sorted_keys, first, equal, keys, np.less)
+                k_lt[tied] += below
+                k_eq[tied] = _count_below(self._sorted_keys, first, equal, keys, np.less_equal) - below
+        return k_lt, k_eq
 
     def interval(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> Interval:
         """(F_<, F_≤) of fresh completions: m = M. All arguments (B,)."""
@@ -87,20 +94,18 @@ class RewardCDF:
         # k_= counts the completion itself, which is the +1 of the rule; the +1 of m+1 cancels against M−1
         return _interval(k_lt, k_eq, self.num_samples[self._pool_index])
 
-    def _level_range(self, rewards: Float, tie_keys: Int | None) -> tuple[Int, Int]:
-        """How many levels, over all pools, lie below each reward, and how many do not lie above it."""
-        low = np.searchsorted(self._levels, rewards, "left")
-        tied = self._levels[np.minimum(low, len(self._levels) - 1)] == rewards
-        if tie_keys is None:
-            return low, low + tied
-        base = low * (len(self._key_levels) + 1)
-        below = np.where(tied, np.searchsorted(self._key_levels, tie_keys, "left"), 0)
-        not_above = np.where(tied, np.searchsorted(self._key_levels, tie_keys, "right"), 0)
-        return base + below, base + not_above
 
-    def _with_pool(self, pool_index: Int, level: Int) -> Int:
-        """(pool, level) as one integer, so that ragged pools are searched by one binary search."""
-        return pool_index * ((len(self._levels) + 1) * (len(self._key_levels) + 1)) + level
+def _count_below(ordered: NDArray[Any], first: Int, count: Int, values: NDArray[Any], below: np.ufunc) -> Int:
+    """How many of ordered[first : first + count] are `below` each value: one binary search for all of them together.
+
+    All (B,), count ≥ 1. Steps are powers of two; one that leaves the range looks at its last entry instead, and where
+    that is below, all are.
+    """
+    last = first + count - 1
+    before = first - 1
+    for step in (1 << bit for bit in reversed(range(int(count.max(initial=0)).bit_length()))):
+        before += step * below(ordered[np.minimum(before + step, last)], values)
+    return np.minimum(before - first + 1, count)
 
 
 def _interval(k_lt: Int, width: Int, m_plus_1: Int) -> Interval:
