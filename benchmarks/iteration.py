@@ -1,4 +1,6 @@
-"""One RLOO iteration against TRL's RLOOTrainer and a bare floor: same model, prompts, reward and settings.
+"""One iteration against TRL's RLOOTrainer and a bare floor: same model, prompts, reward and settings.
+
+vbon's RLOO, and its PPO with a critic of its own and with one on the policy's trunk, which TRL has no counterpart of.
 
 128 rollouts (32 prompts × 4), 16 new tokens, 4 epochs in minibatches of 32. The floor is what any such iteration must
 do, written plainly with transformers: generate, score under the reference, and 4 × 4 forward and backward passes.
@@ -6,7 +8,7 @@ do, written plainly with transformers: generate, score under the reference, and 
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,20 +89,25 @@ def trl_seconds(prompts: list[list[int]], iterations: int) -> list[float]:
     return np.diff(clock.ends).tolist()
 
 
-def vbon_iteration(prompts: list[list[int]]) -> Any:
+def make_task(prompts: list[list[int]], num_samples: int = 200) -> Task:
+    """Prompts with made-up pools of `num_samples` rewards each."""
+    rng = np.random.default_rng(0)
+    pool = SimpleNamespace(prompts=[make_prompt(text_of(ids), {}) for ids in prompts])
+    cdf = RewardCDF(rng.normal(VOCAB / 2, 40, len(prompts) * num_samples), np.full(len(prompts), num_samples))
+    sampling = Sampling(1.0, NEW_TOKENS, (EOS,), PAD)
+    return Task(pool, cdf, "random", prompts, word_tokenizer(), reward, sampling)  # type: ignore[arg-type]
+
+
+def vbon_iteration(prompts: list[list[int]], **changes: Any) -> Callable[[], tuple[dict[str, float], Any]]:
     policy, ref_policy = gpt2(), gpt2()
     for model in (policy, ref_policy):
         fuse_activations(model)
-    rng = np.random.default_rng(0)
-    pool = SimpleNamespace(prompts=[make_prompt(text_of(ids), {}) for ids in prompts])
-    cdf = RewardCDF(rng.normal(VOCAB / 2, 40, NUM_PROMPTS * 200), np.full(NUM_PROMPTS, 200))
-    sampling = Sampling(1.0, NEW_TOKENS, (EOS,), PAD)
-    task = Task(pool, cdf, "random", prompts, word_tokenizer(), reward, sampling)  # type: ignore[arg-type]
-    config = TrainConfig(
-        pool="-", model="-", reward="-", out="-", n=1 + 1 / BETA, rollouts_per_iteration=ROLLOUTS,
-        samples_per_prompt=SAMPLES, num_epochs=EPOCHS, minibatch_size=MINIBATCH, learning_rate=1e-6,
-    )  # fmt: skip
-    learner = make_learner(policy, config, Accelerator(cpu=True))
+    config = TrainConfig(**{
+        "pool": "-", "model": "-", "reward": "-", "out": "-", "n": 1 + 1 / BETA, "algorithm": "rloo",
+        "rollouts_per_iteration": SAMPLES * len(prompts), "samples_per_prompt": SAMPLES, "num_epochs": EPOCHS,
+        "minibatch_size": MINIBATCH, "learning_rate": 1e-6, **changes,
+    })  # fmt: skip
+    task, learner = make_task(prompts), make_learner(policy, config, Accelerator(cpu=True))
     return lambda: run_iteration(learner, ref_policy, task, config, iteration=1)
 
 
@@ -133,11 +140,16 @@ def main() -> None:
     args = arguments(__doc__).parse_args()
     torch.set_num_threads(args.threads)
     prompts = random_rows(NUM_PROMPTS, 2, 8)
-    ours, floor = vbon_iteration(prompts), floor_iteration(prompts)
-    seconds: dict[str, list[float]] = {"vbon": [], "bare floor": [], "TRL RLOO": []}
-    for _ in range(args.repeats):
+    contenders = {
+        "vbon": vbon_iteration(prompts),
+        "vbon PPO": vbon_iteration(prompts, algorithm="ppo"),
+        "vbon PPO, shared trunk": vbon_iteration(prompts, algorithm="ppo", critic="shared"),
+        "bare floor": floor_iteration(prompts),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in (*contenders, "TRL RLOO")}
+    for _ in range(1 if args.tiny else args.repeats):
         seconds["TRL RLOO"] += trl_seconds(prompts, iterations=1)
-        for name, times in interleave({"vbon": ours, "bare floor": floor}, repeats=1, warm_up=1).items():
+        for name, times in interleave(contenders, repeats=1, warm_up=0 if args.tiny else 1).items():
             seconds[name] += times
     report(rows_of(seconds, "vbon", work=ROLLOUTS), args)
 

@@ -6,10 +6,11 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -32,6 +33,11 @@ def ratio(slower: list[float], faster: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
 
 
+def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """b of the least-squares fit log seconds = a + b·log size."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
 def rows_of(seconds: dict[str, list[float]], ours: str, work: float) -> list[dict[str, Any]]:
     """One table row a contender: median seconds, work per second, and time over the time of `ours`."""
     return [
@@ -49,6 +55,7 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run everything; proves no speed")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds, after two to warm up")
     return parser
 

@@ -42,7 +42,7 @@ def measure(batch: int, repeats: int) -> list[dict[str, Any]]:
 def main() -> None:
     args = arguments(__doc__).parse_args()
     torch.set_num_threads(args.threads)
-    report([row for batch in (32, 128, 512) for row in measure(batch, args.repeats)], args)
+    report([row for batch in ((4,) if args.tiny else (32, 128, 512)) for row in measure(batch, args.repeats)], args)
 
 
 if __name__ == "__main__":

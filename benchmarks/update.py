@@ -15,36 +15,38 @@ from benchmarks.models import NEW_TOKENS, PAD, gpt2, random_rows
 from vbon.models import forward
 from vbon.models.batch import Sequences, position_ids, sequences
 from vbon.models.fused import fuse_activations
-from vbon.models.logprobs import completion_logits, token_logprobs
+from vbon.models.logprobs import policy_logprobs, token_logprobs
 
 ROWS = 64
 
 
-def left_padded_logits(model: nn.Module, batch: Sequences) -> Tensor:
+def left_padded(model: nn.Module, batch: Sequences) -> Tensor:
     """The usual way: whole rows in one rectangle, prompts padded at the left, completions at the right."""
     mask = torch.cat([batch.prompt_mask, batch.completion_mask], 1)
     output = model(
         input_ids=torch.cat([batch.prompt_ids, batch.completion_ids], 1), attention_mask=mask.long(),
         position_ids=position_ids(mask), use_cache=False, logits_to_keep=NEW_TOKENS + 1,
     )  # fmt: skip
-    logits: Tensor = output.logits[:, :-1]
-    return logits
+    return token_logprobs(output.logits[:, :-1], batch.completion_ids, 1.0)
 
 
-def one_call_logits(model: nn.Module, batch: Sequences) -> Tensor:
+def ours(model: nn.Module, batch: Sequences) -> Tensor:
+    return policy_logprobs(model, batch, 1.0)
+
+
+def one_call(model: nn.Module, batch: Sequences) -> Tensor:
     usual, forward.TOKENS_PER_CALL["cpu"] = forward.TOKENS_PER_CALL["cpu"], 10**9
     try:
-        return completion_logits(model, batch)
+        return ours(model, batch)
     finally:
         forward.TOKENS_PER_CALL["cpu"] = usual
 
 
-def step(model: nn.Module, batch: Sequences, logits: Callable[[nn.Module, Sequences], Tensor]) -> Callable[[], None]:
+def step(model: nn.Module, batch: Sequences, logprobs: Callable[[nn.Module, Sequences], Tensor]) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
 
     def run() -> None:
-        logprobs = token_logprobs(logits(model, batch), batch.completion_ids, 1.0)
-        (-(logprobs * batch.completion_mask).mean()).backward()
+        (-(logprobs(model, batch) * batch.completion_mask).mean()).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -54,17 +56,18 @@ def step(model: nn.Module, batch: Sequences, logits: Callable[[nn.Module, Sequen
 def main() -> None:
     args = arguments(__doc__).parse_args()
     torch.set_num_threads(args.threads)
-    batch = sequences(random_rows(ROWS, 2, 17), random_rows(ROWS, NEW_TOKENS, NEW_TOKENS, seed=1), PAD)
+    rows = 4 if args.tiny else ROWS
+    batch = sequences(random_rows(rows, 2, 17), random_rows(rows, NEW_TOKENS, NEW_TOKENS, seed=1), PAD)
     plain = gpt2()
     fused: Any = copy.deepcopy(plain)
     fuse_activations(fused)
     contenders = {
-        "vbon": step(copy.deepcopy(fused), batch, completion_logits),
-        "one call, padded at the right": step(copy.deepcopy(fused), batch, one_call_logits),
-        "padded at both ends": step(copy.deepcopy(fused), batch, left_padded_logits),
-        "and GELU as written": step(plain, batch, left_padded_logits),
+        "vbon": step(copy.deepcopy(fused), batch, ours),
+        "one call, padded at the right": step(copy.deepcopy(fused), batch, one_call),
+        "padded at both ends": step(copy.deepcopy(fused), batch, left_padded),
+        "and GELU as written": step(plain, batch, left_padded),
     }
-    report(rows_of(interleave(contenders, args.repeats), "vbon", work=ROWS), args)
+    report(rows_of(interleave(contenders, args.repeats), "vbon", work=rows), args)
 
 
 if __name__ == "__main__":
