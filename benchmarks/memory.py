@@ -1,4 +1,4 @@
-"""Peak memory that one iteration adds, vbon against TRL's RLOOTrainer: each in a process of its own, as Linux counts it.
+"""Peak memory that one iteration adds, vbon against TRL's RLOOTrainer: each in a process of its own, as Linux counts.
 
 What is counted is the highest resident size during the process less that when both libraries and the model were loaded.
 """

@@ -45,9 +45,7 @@ def measure(width: int, rows: int, repeats: int) -> list[dict[str, Any]]:
         "matmul 1024³": lambda: square @ square,
         "matmul of the model's shapes": lambda: left @ right,
         "copy 64 MB": lambda: target.copy_(vector),
-        "sampling": lambda: generate(
-            model, prompts, uniforms, temperature=1.0, stop_token_ids=[EOS], pad_token_id=PAD
-        ),
+        "sampling": lambda: generate(model, prompts, uniforms, temperature=1.0, stop_token_ids=[EOS], pad_token_id=PAD),
         "update": update,
     }
     seconds = {name: sorted(times)[len(times) // 2] for name, times in interleave(calls, repeats).items()}

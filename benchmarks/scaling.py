@@ -73,12 +73,14 @@ def main() -> None:
     args = arguments(__doc__).parse_args()
     torch.set_num_threads(args.threads)
     started = time.perf_counter()
-    scale = 8 if args.tiny else 1
+    scale, few = (8, 4) if args.tiny else (1, 32)
     rows = [
         *sweep("prompts", tuple(c // scale for c in (32, 64, 128)), lambda c: iteration(c, 16, 128), args.repeats),
         *sweep("M", tuple(c // scale for c in (128, 256, 512)), pool, args.repeats),
-        *sweep("length", tuple(c // scale for c in (8, 16, 32)), lambda c: iteration(32 // scale, c, 128), args.repeats),
-        *sweep("width", tuple(c // scale for c in WIDTHS), lambda c: iteration(16 // scale, 16, c), args.repeats),
+        *sweep(
+            "length", tuple(c // scale for c in (8, 16, 32)), lambda c: iteration(32 // scale, c, 128), args.repeats
+        ),
+        *sweep("width", tuple(c // scale for c in WIDTHS), lambda c: iteration(few // 2, 16, c), args.repeats),
     ]
     report(rows, args)
     print(f"{time.perf_counter() - started:.0f} s")

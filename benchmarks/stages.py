@@ -48,8 +48,8 @@ def split(num_prompts: int, num_samples: int, iterations: int) -> dict[str, floa
     seconds["pool: F"] = time.perf_counter() - start
 
     config = TrainConfig(
-        pool="-", model="-", reward="-", out="-", n=11, algorithm="rloo", rollouts_per_iteration=64 * (num_prompts // 8),
-        samples_per_prompt=8, learning_rate=1e-6,
+        pool="-", model="-", reward="-", out="-", n=11, algorithm="rloo",
+        rollouts_per_iteration=8 * num_prompts, samples_per_prompt=8, learning_rate=1e-6,
     )  # fmt: skip
     task = make_task(prompts)
     object.__setattr__(task, "reward", timed_reward)

@@ -1,0 +1,69 @@
+"""Every benchmark runs at its smallest size and writes its rows; a fall in a ratio is told."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.recipes
+@pytest.mark.parametrize(
+    ("name", "contenders"),
+    [
+        ("cdf", {"vbon", "loop over samples", "loop over samples, lists", "count, vectorised"}),
+        ("sampling", {"vbon", "transformers", "transformers, fused GELU"}),
+        ("update", {"vbon", "one call, padded at the right", "padded at both ends", "and GELU as written"}),
+        ("best_of_n", None),
+        ("scaling", None),
+        ("stages", None),
+        ("roofline", None),
+    ],
+)
+def test_a_benchmark_measures_every_contender(tmp_path, name, contenders):
+    done = run(f"benchmarks.{name}", "--tiny", "--repeats", "1", "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["setting"]["threads"] == 1
+    rows = found["rows"]
+    if contenders is not None:
+        assert {row["contender"] for row in rows} == contenders
+    for row in rows:
+        assert all(np.isfinite(value) and value >= 0 for value in row.values() if isinstance(value, int | float))
+    if name == "roofline":  # 2·1024³ multiplications and additions, whatever the machine
+        [square] = [row for row in rows if row["what"] == "matmul 1024³"]
+        assert square["GFLOP/s"] * square["seconds"] == pytest.approx(2 * 1024**3 / 1e9, rel=0.02)
+    if name == "stages":
+        assert sum(row["share"] for row in rows) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("now", "told"), [(1.7, None), (1.5, "was 2, is 1.5"), (None, "is missing")])
+def test_the_check_names_a_ratio_that_fell(tmp_path, now, told):
+    def write(folder: str, ratio: float | None) -> None:
+        rows = [{"contender": "vbon", "seconds": 1.0, "time / vbon": 1.0}]
+        rows += [] if ratio is None else [{"contender": "TRL", "seconds": 9.0, "time / vbon": ratio}]
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "iteration.json").write_text(json.dumps({"rows": rows}))
+
+    write("old", 2.0)
+    write("new", now)
+    done = run("benchmarks.check", str(tmp_path / "new"), str(tmp_path / "old"))
+    assert done.returncode == (told is not None), done.stderr
+    assert (told or "no ratio fell") in done.stdout
+
+
+def test_the_fitted_exponent_is_that_of_a_power_law(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.measure import exponent
+
+    assert exponent([1, 3, 10], [0.2 * size**1.7 for size in (1, 3, 10)]) == pytest.approx(1.7)
