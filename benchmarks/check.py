@@ -1,7 +1,7 @@
 """Whether results have fallen behind the committed ones: `python -m benchmarks.check RESULTS [COMMITTED]`.
 
-Compares ratios, never seconds: a contender's time over ours must not be below SLACK times what is committed. A folder of
-new results against `benchmarks/results`; exit 1 names what fell.
+Compares ratios, never seconds: a contender's time over ours must not be below SLACK times what is committed. A folder
+of new results against `benchmarks/results`; exit 1 names what fell.
 """
 
 import argparse

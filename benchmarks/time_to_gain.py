@@ -74,6 +74,8 @@ class Clock:
         self.start_reward = float(by_prompt.mean())
         self.bon_gain = float(np.mean([expectation(row, row, N) for row in by_prompt])) - self.start_reward
         self.seconds, self.gain, self.kl, self.iterations = 0.0, 0.0, 0.0, 0
+        self.first: tuple[float, float] | None = None
+        """Seconds until the gain alone was there, and the KL then."""
         self._since = time.perf_counter()
 
     def resume(self) -> None:
@@ -102,12 +104,16 @@ class Clock:
         )  # fmt: skip
         self.gain = float(rolled.rewards.mean()) - self.start_reward
         self.kl = float(rolled.log_ratio().mean())
+        if self.first is None and self.gain >= GOAL * self.bon_gain:
+            self.first = self.seconds, self.kl
 
     def row(self, name: str) -> dict[str, Any]:
         return {
             "contender": name, "seconds": round(self.seconds, 2), "iterations": self.iterations,
             "share of gain": round(self.gain / self.bon_gain, 3), "kl_policy_ref": round(self.kl, 3),
             "kl_bon_ref": round(float(kl_from_reference(N)), 3), "reached": self.reached,
+            "seconds to gain at any KL": None if self.first is None else round(self.first[0], 2),
+            "KL then": None if self.first is None else round(self.first[1], 3),
         }  # fmt: skip
 
 
@@ -180,7 +186,7 @@ def contenders(task: Task) -> dict[str, Callable[[Clock], None]]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--limit", type=float, default=75.0, help="seconds that a contender may train")
+    parser.add_argument("--limit", type=float, default=50.0, help="seconds that a contender may train")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     prompts = random_rows(8 if args.tiny else NUM_PROMPTS, 2, 8)
