@@ -32,9 +32,9 @@ from vbon.training.online import make_learner, run_iteration
 from vbon.training.rollout import Sampling, roll_out
 from vbon.training.task import Task
 
-N, NUM_SAMPLES, GOAL, RATE = 8, 200, 0.95, 3e-4
+N, NUM_SAMPLES, GOAL, RATE = 8, 200, 0.95, 1e-4
 NUM_PROMPTS, SAMPLES, EPOCHS, MINIBATCH = 32, 8, 2, 64
-EVERY, WARM_STEPS = 2, 40
+EVERY, WARM_STEPS = 2, 20
 
 
 def make_pool_task(model: Any, prompts: list[list[int]]) -> Task:

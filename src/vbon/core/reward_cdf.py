@@ -105,7 +105,8 @@ def _count_below(ordered: NDArray[Any], first: Int, count: Int, values: NDArray[
     before = first - 1
     for step in (1 << bit for bit in reversed(range(int(count.max(initial=0)).bit_length()))):
         before += step * below(ordered[np.minimum(before + step, last)], values)
-    return np.minimum(before - first + 1, count)
+    counted: Int = np.minimum(before - first + 1, count)
+    return counted
 
 
 def _interval(k_lt: Int, width: Int, m_plus_1: Int) -> Interval:
