@@ -1,18 +1,22 @@
 """A poor reference: references ever less likely to write the letters that the reward likes; vbon, KL-RL, BoN-SFT.
 
-The reference's logits of every good letter are lowered by 0, 2, 4, 6. Final quality is exact; convergence is the first
-iteration from which on the mean reward of ten iterations' rollouts is above 90 % of the gain that best-of-N makes.
+The reference's logits of every good letter are lowered by 0, 2, 4, 6. Untrained part, exact: best-of-N, KL-RL's
+optimum at its KL, and the optima of a pool of M for vbon (π_ref·Ŵ) and BoN-SFT (the pool's samples by their weights).
+Trained part: final quality is exact; convergence is the first iteration from which on the mean reward of ten
+iterations' rollouts is above 90 % of the gain that best-of-N makes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from vbon.lab.exact import expectation
+from vbon.lab.exact import Float, Truth, expectation, measure, normalised
 from vbon.lab.experiments.backward_kl import matched_kl_coef
 from vbon.lab.figures import Line, Panel
 from vbon.lab.lab import Context
+from vbon.lab.pools import Counts, draw_counts, interval
 from vbon.lab.training import Job, Scale, run_all, run_with_curve, truth_of
 from vbon.lab.world import World
 
@@ -25,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bon-sft": {"algorithm": "offline"},
 }
 GAIN, WINDOW = 0.9, 10
+NOTHING = -200.0  # log of the mass of what was never drawn: none, but finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,7 @@ class Preset:
 PRESETS = {
     "quick": Preset(weakness=(0.0, 4.0), ns=(8,), scale=Scale(num_iterations=80), seeds=(0,)),
     "full": Preset(),
+    "untrained": Preset(ns=(8, 64, 512), methods=(), seeds=(0, 1, 2, 3, 4)),
 }
 
 
@@ -50,7 +56,32 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
     ]  # fmt: skip
     jobs = [_job(*case, preset, context) for case in cases]
     done = run_all(run_with_curve, jobs, context.num_workers)
-    return {"rows": [_row(*case, *pair) for case, pair in zip(cases, done, strict=True)]}
+    trained = [_row(*case, *pair) for case, pair in zip(cases, done, strict=True)]
+    return {"rows": trained or [row for seed in context.seeds for row in untrained(preset, seed)]}
+
+
+def untrained(preset: Preset, seed: int) -> Iterator[dict[str, Any]]:
+    """Rows of the exact optima; the seed is that of the pools."""
+    for weakness in preset.weakness:
+        world = World(good_letter_logit=-weakness)
+        truth = truth_of(world)
+        counts = draw_counts(truth.ref_probs[0], truth.rewards[0], preset.num_samples, np.random.default_rng(seed))
+        for n in preset.ns:
+            for method, log_policy in optima(world, truth, counts, n).items():
+                yield _row(weakness, n, method, seed, measure(log_policy[None], truth, n), [])
+
+
+def optima(world: World, truth: Truth, counts: Counts, n: int) -> dict[str, Float]:
+    """log of what each method converges to, (C,); the first is the target itself."""
+    log_ref = np.log(truth.ref_probs[0])
+    log_weight = interval(counts, n)
+    drawn = np.where(counts.k_eq > 0, np.log(np.maximum(counts.k_eq, 1)), NOTHING)  # without ties a level is a text
+    return {
+        "best-of-n": truth.log_bon(n)[0],
+        "KL-RL at its KL": normalised(log_ref + truth.rewards[0] / matched_kl_coef(world, "reward", n)),
+        "vbon, pool of M": normalised(log_ref + log_weight),
+        "BoN-SFT, pool of M": normalised(drawn + log_weight),
+    }
 
 
 def _job(weakness: float, n: int, method: str, seed: int, preset: Preset, context: Context) -> Job:
@@ -99,6 +130,8 @@ def panels(result: dict[str, Any]) -> list[Panel]:
     return [
         Panel("share of best-of-N's gain in reward", "logit taken from good letters", "share",
               _lines(rows, "share_of_gain"), x_log=False, y_log=False),
+        Panel("mean reward", "logit taken from good letters", "reward", _lines(rows, "reward"), x_log=False,
+              y_log=False),
         Panel("distance to best-of-N", "logit taken from good letters", "KL(π_θ‖π_bon), nats",
               _lines(rows, "kl_policy_bon"), x_log=False),
     ]  # fmt: skip
