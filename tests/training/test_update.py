@@ -148,6 +148,17 @@ def test_grpo_follows_the_reward_and_the_kl_of_each_prefix_but_not_the_kl_to_com
     assert dropped.norm() > 0.01 * exact.norm()  # what makes it an approximate host
 
 
+def test_padding_that_the_policy_never_samples_does_not_reach_the_loss_of_grpo(world, policy):
+    """Rows of unequal length together, log π_θ(pad) beyond float32's exp: the mean of the rows one by one."""
+    with torch.no_grad():
+        policy.lm_head.weight[-1] = -1000.0
+    batch = dataclasses.replace(enumeration(world, policy), baseline=torch.zeros(len(COMPLETIONS), dtype=torch.float64))
+    settings = settings_of(algorithm="grpo", kl_estimator="k3")
+    together = losses(policy, None, batch, settings, 1.0)[0]
+    rows = [losses(policy, None, row_of(batch, row), settings, 1.0)[0].item() for row in range(len(COMPLETIONS))]
+    assert together.item() == pytest.approx(np.mean(rows), rel=1e-5)
+
+
 def test_advantages_are_bounded_in_nats(world, policy):
     batch = enumeration(world, policy)
     baseline = batch.sequence_reward - batch.kl_coef * (batch.old_logprobs - batch.ref_logprobs).double().sum(1)

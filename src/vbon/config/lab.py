@@ -7,7 +7,7 @@ from vbon.config import checks
 from vbon.errors import VbonError
 
 Experiment = Literal[
-    "backward-kl", "monotone", "bound", "samples", "ties", "n-beta", "weak-reference", "beyond-m", "pool"
+    "backward-kl", "monotone", "bound", "samples", "ties", "n-beta", "weak-reference", "beyond-m", "methods", "pool"
 ]  # fmt: skip
 
 
@@ -16,7 +16,7 @@ class LabConfig:
     """`vbon lab`: measure what the method claims, exactly, on policies small enough to enumerate."""
 
     experiment: Experiment = field(metadata={"positional": "EXPERIMENT"})
-    """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference, beyond-m, or pool, which asks of text."""
+    """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference, beyond-m, methods, or pool (of text)."""
     preset: str = "quick"
     """quick: minutes on two cores. full: what docs/experiments.md reports. Some have more, such as untrained."""
     seeds: tuple[int, ...] = ()
