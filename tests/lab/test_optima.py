@@ -100,7 +100,7 @@ def test_the_optimum_of_bonbon_has_no_better_neighbour(truth, n):
     assert optima.pair_loss("bonbon", truth, n, 1.0, torch.from_numpy(truth.log_bon(n))) > least
 
 
-# Nats that 40 iterations of 256 rollouts, or 200 steps on the pool, may leave to the method's own optimum; N = 4. Seed 0
+# Nats that 40 iterations of 256 rollouts, or 200 steps on the pool, may leave to a method's own optimum; N = 4. Seed 0
 # leaves .0000, .0006, .016, .0075, .0048, .0082. The optima are .16, .20, 0, .055, .0048 and .18 from best-of-N.
 LEFT = {"kl-rl": 0.003, "quantile": 0.003, "bon-sft": 0.03, "bonbon": 0.015, "bond": 0.01, "grpo": 0.02}
 
