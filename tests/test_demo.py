@@ -10,16 +10,19 @@ import pytest
 
 from vbon.config import DemoConfig
 from vbon.core import best_of_n
-from vbon.demo import corpus, reference
+from vbon.demo import corpus
 from vbon.demo.closing import KL_BAR, WIN_RATE_BAR
-from vbon.demo.story import RUN, Scale, tell
+from vbon.demo.story import JUDGE, RUN, Scale, reward_of, tell
 from vbon.errors import VbonError
 from vbon.pool import read_prompts
+from vbon.pool.store import ReferencePool
+from vbon.rewards import load_reward
 from vbon.rewards.builtin import NEGATIVE_WORDS, POSITIVE_WORDS
 
 TINY = Scale(
     texts=300,
     reference_steps=15,
+    classifier_steps=15,
     train_prompts=8,
     heldout_prompts=6,
     num_samples=16,
@@ -28,7 +31,10 @@ TINY = Scale(
     rollouts_per_iteration=32,
     samples_per_prompt=4,
 )
-pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad"),
+    pytest.mark.filterwarnings("ignore:reward .* texts beyond"),  # what so little training leaves is long
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +46,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 @pytest.mark.recipes
 def test_every_stage_leaves_its_files(told):
     folder, result = told
-    for name in ("reference/model.safetensors", "pool-train/manifest.json", "pool-heldout/manifest.json",
-                 f"{RUN}/model.safetensors", f"{RUN}/vbon/run.json", "evaluation/evaluation.json",
-                 "report.html"):  # fmt: skip
+    for name in ("reference/model.safetensors", "classifier/model.safetensors", "pool-train/manifest.json",
+                 "pool-heldout/manifest.json", f"{RUN}/model.safetensors", f"{RUN}/vbon/run.json",
+                 "evaluation/evaluation.json", "report.html"):  # fmt: skip
         assert (folder / name).is_file(), name
     assert result["report"] == str(folder / "report.html")
     assert f"One sample of {RUN} " in (folder / "report.html").read_text()
@@ -74,13 +80,18 @@ def test_closing_figures_are_means_of_the_per_prompt_ones(told):
 @pytest.mark.recipes
 def test_told_again_it_skips_what_is_done_and_ends_the_same(told, capsys):
     folder, result = told
-    kept = ("reference/model.safetensors", f"{RUN}/model.safetensors", "evaluation/evaluation.json")
+    kept = (
+        "reference/model.safetensors",
+        "classifier/model.safetensors",
+        f"{RUN}/model.safetensors",
+        "evaluation/evaluation.json",
+    )
     before = [(folder / name).stat().st_mtime_ns for name in kept]
     page = (folder / "report.html").read_bytes()
     assert tell(DemoConfig(out=str(folder)), TINY) == result
     assert [(folder / name).stat().st_mtime_ns for name in kept] == before
     assert (folder / "report.html").read_bytes() == page
-    assert len(re.findall("done before", capsys.readouterr().err)) == 4
+    assert len(re.findall("done before", capsys.readouterr().err)) == 5
 
 
 @pytest.mark.recipes
@@ -94,9 +105,33 @@ def test_a_story_told_otherwise_and_a_strange_folder_are_refused(told, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.recipes
+def test_the_reward_is_the_demos_own_classifier_and_the_judge_is_the_lexicon(told):
+    folder, result = told
+    pool = ReferencePool.open(folder / "pool-heldout")
+    prompts = [one.prompt for one in pool.prompts for _ in range(TINY.num_samples)]
+    rewards = load_reward(reward_of(folder))(prompts, list(pool.completions))
+    np.testing.assert_allclose(pool.rewards, rewards, atol=1e-5)
+    rows = pq.read_table(folder / "evaluation/samples.parquet").to_pylist()
+    mine = [row["completion"] for row in rows if row["policy"] == RUN]
+    judged = load_reward(JUDGE)([""] * len(mine), mine).mean()
+    assert result["policy"][f"judge_reward/{JUDGE}"]["value"] == pytest.approx(judged)
+
+
+def test_stars_are_the_mood_of_the_words():
+    """Of all words of opinion in five-star texts 85 % are kind, in one-star texts 15 %: what the classifier learns."""
+    kind, unkind = {*corpus.GOOD, *corpus.PRAISE}, {*corpus.BAD, *corpus.SCORN}
+    found: dict[int, list[bool]] = {stars: [] for stars in range(1, 6)}
+    for one, _ in zip(corpus.opinions(0), range(4000), strict=False):
+        words = re.findall("[a-z]+", one.text.lower())
+        found[one.stars] += [word in kind for word in words if word in kind | unkind]
+    for stars, mood in enumerate(corpus.MOODS, 1):
+        assert np.mean(found[stars]) == pytest.approx(mood, abs=5 * 0.5 / len(found[stars]) ** 0.5)
+
+
 def test_corpus_is_a_function_of_its_seed():
     first, again, other = (
-        [text for text, _ in zip(corpus.opinions(seed), range(50), strict=False)] for seed in (3, 3, 4)
+        [one for one, _ in zip(corpus.opinions(seed), range(50), strict=False)] for seed in (3, 3, 4)
     )
     assert first == again != other
     assert len(set(corpus.distinct_prompts(0, 260))) == 260
@@ -107,25 +142,3 @@ def test_opinions_are_in_the_lexicon_and_plain_words_are_not():
     assert {*corpus.BAD, *corpus.SCORN} <= NEGATIVE_WORDS
     rest = {*corpus.PLAIN, *corpus.SAW, *corpus.ADVERBS, *corpus.THINGS, *corpus.PARTS}
     assert not rest & (POSITIVE_WORDS | NEGATIVE_WORDS)
-
-
-def test_tokenizer_gives_any_text_back():
-    tokenizer = reference.train_tokenizer(["This kettle is very dull."])
-    for text in ("This kettle is dull.", "naïve 木 🙂"):
-        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-
-
-def test_encoded_rows_end_with_the_end_token_and_labels_skip_padding():
-    tokenizer = reference.train_tokenizer(["dull"])
-    rows, labels = reference.encode(tokenizer, ["dull", "dull " * 100])
-    used = len(tokenizer("dull")["input_ids"]) + 1
-    assert labels[0, :used].tolist() == [*tokenizer("dull")["input_ids"], tokenizer.eos_token_id]
-    assert (labels[0, used:] == reference.IGNORED).all()
-    assert (labels[1] == rows[1]).all() and tokenizer.eos_token_id not in rows[1]
-
-
-def test_learning_rate_rises_then_falls_to_a_twentieth():
-    factors = [reference.learning_rate_factor(step, 200) for step in range(201)]
-    assert factors[0] == pytest.approx(1 / reference.WARMUP_STEPS)
-    assert max(factors) == pytest.approx(factors[reference.WARMUP_STEPS - 1])
-    assert factors[-1] == pytest.approx(0.05)

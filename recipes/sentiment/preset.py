@@ -4,10 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from small_models import ModelConfig
-
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.config.yaml_file import read_sections
+from vbon.demo.small_models import ModelConfig
 from vbon.errors import VbonError
 
 HERE = Path(__file__).parent

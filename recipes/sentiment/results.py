@@ -45,7 +45,7 @@ def summary(evaluation: dict[str, Any], preset: Preset, stages: Mapping[str, dic
     for row in seeds.values():
         row["kl_ratio"] = row["kl_policy_ref"]["value"] / target["kl_policy_ref"]["value"]
     return {
-        "command": f"python recipes/sentiment/run.py --preset {preset.name} --data DATA --out OUT",
+        "command": f"python recipes/sentiment run --preset {preset.name} --reviews FILE --out OUT",
         "vbon": vbon.__version__,
         "commit": _commit(),
         "hardware": f"{torch.get_num_threads()} threads on {_processor()}",

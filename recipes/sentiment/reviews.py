@@ -1,6 +1,5 @@
 """Review files: read, clean, hold out by hash, and cut prompts from their beginnings. Text stays in --out."""
 
-import gzip
 import hashlib
 import html
 import json
@@ -12,19 +11,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from vbon.demo.small_models import Review
 from vbon.errors import VbonError
+from vbon.pool.records import read_records
 
 _BREAK = re.compile(r"(\s*<br\s*/?>\s*)+")
 _SPACES = re.compile(r"\s+")
 _BROKEN_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # half a character: a byte-level token may end inside one
-
-
-@dataclass(frozen=True)
-class Review:
-    """A cleaned review; label 1 is positive, 0 negative."""
-
-    text: str
-    label: int
 
 
 @dataclass(frozen=True)
@@ -97,25 +90,21 @@ def write_prompts(path: Path, prompts: Sequence[str]) -> None:
 def _read(path: Path) -> Iterator[Review]:
     if path.suffix == ".pos":
         for part, label in ((path, 1), (path.with_suffix(".neg"), 0)):
-            yield from (Review(clean(line), label) for line in _lines(part, encoding="latin-1"))
+            yield from (Review(clean(line), label) for line in _lines(part))
         return
-    for number, line in enumerate(_lines(path, encoding="utf-8"), start=1):
-        yield _parse(line, f"{path}:{number}")
+    for number, record in read_records(path):
+        yield _parse(record, f"{path}:{number}")
 
 
-def _lines(path: Path, encoding: str) -> list[str]:
+def _lines(path: Path) -> list[str]:
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode(encoding).splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise VbonError(f"--data {path}: cannot be read ({error})") from None
+        # Only "\n" ends a line: Latin-1 has other characters that Python counts among line ends.
+        return path.read_bytes().decode("latin-1").split("\n")
+    except OSError as error:
+        raise VbonError(f"--reviews {path}: cannot be read ({error.strerror})") from None
 
 
-def _parse(line: str, where: str) -> Review:
-    try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise VbonError(f"{where}: not JSON ({error.msg})") from None
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or row.get("label") not in (0, 1):
+def _parse(row: dict[str, Any], where: str) -> Review:
+    if not isinstance(row.get("text"), str) or row.get("label") not in (0, 1):
         raise VbonError(f"{where}: needs a string `text` and a `label` of 0 or 1")
     return Review(clean(row["text"]), int(row["label"]))

@@ -1,7 +1,7 @@
 """The sentiment recipe on generated reviews: every stage for two steps, through the command line."""
 
 import gzip
-import importlib
+import importlib.util
 import json
 import random
 import statistics
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from vbon import cli
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.core.best_of_n import kl_from_reference
 
@@ -56,8 +57,9 @@ def generated_reviews(count: int) -> list[dict]:
     return [{"label": index % 2, "text": one(index % 2), "id": index} for index in range(count)]
 
 
-def arguments(data: Path, out: Path, preset: Path) -> list[str]:
-    return ["--data", str(data), "--out", str(out), "--preset", str(preset), "--seeds", *map(str, SEEDS)]
+def arguments(reviews: Path, out: Path, preset: Path, command: str = "run") -> list[str]:
+    named = {"--reviews": reviews, "--out": out, "--preset": preset}
+    return [command, *(str(one) for pair in named.items() for one in pair), "--seeds", *map(str, SEEDS)]
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +71,22 @@ def folder(tmp_path_factory) -> Path:
     (folder / "reviews.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     (folder / "tiny.yaml").write_text(PRESET)
     flags = arguments(folder / "reviews.jsonl.gz", folder / "out", folder / "tiny.yaml")
-    done = subprocess.run([sys.executable, str(RECIPE / "run.py"), *flags], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(RECIPE), *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(folder) -> list[str]:
+    """The lines that `prepare` prints, of a folder of its own: by-hand/."""
+    reviews = folder / "reviews.pos"
+    for label, suffix in ((1, ".pos"), (0, ".neg")):
+        lines = [row["text"] + "\n" for row in generated_reviews(150) if row["label"] == label]
+        reviews.with_suffix(suffix).write_text("".join(lines), "latin-1")
+    flags = arguments(reviews, folder / "by-hand", folder / "tiny.yaml", "prepare")
+    done = subprocess.run([sys.executable, str(RECIPE), *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +94,10 @@ def main():
     """The recipe's own main, in this process: what is refused or already done need not wait for imports."""
     sys.path.insert(0, str(RECIPE))
     try:
-        yield importlib.import_module("run").main
+        spec = importlib.util.spec_from_file_location("sentiment", RECIPE / "__main__.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module.main
     finally:
         sys.path.remove(str(RECIPE))
         for name in [name for name, module in sys.modules.items() if _is_of_recipe(module)]:
@@ -92,6 +110,33 @@ def _is_of_recipe(module) -> bool:
 
 def prompts_of(folder: Path, name: str) -> list[str]:
     return [json.loads(line)["prompt"] for line in (folder / "out" / f"prompts-{name}.jsonl").read_text().splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_same_reviews_line_by_line_in_two_files_prepare_the_same(folder, prepared):
+    for name in ("reference", "classifier"):
+        assert contents(folder / "by-hand" / name) == contents(folder / "out" / name)
+    for name in ("prompts-train.jsonl", "prompts-test.jsonl"):
+        assert (folder / "by-hand" / name).read_bytes() == (folder / "out" / name).read_bytes()
+    assert not (folder / "by-hand" / "pool-train").exists()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore:reward .* texts beyond")  # a tiny classifier reads 24 tokens
+def test_the_commands_that_prepare_prints_measure_what_run_does(folder, prepared, main, monkeypatch):
+    monkeypatch.chdir(folder)
+    *commands, last = prepared
+    for line in commands:
+        assert line.startswith("vbon ") and cli.main(line.split()[1:]) == 0, line
+    words = last.split()
+    assert words[:2] == ["python", str(RECIPE)]
+    assert main([*words[2:], "--preset", str(folder / "tiny.yaml")]) == 0
+    by_hand, whole = (json.loads((folder / name / "results/results.json").read_text()) for name in ("by-hand", "out"))
+    for key in ("seeds", "verdict", "best_of_n", "best_of_n_curve", "reference"):
+        assert by_hand[key] == whole[key], key
 
 
 def test_prompts_are_disjoint_beginnings_of_2_to_8_tokens(folder):
@@ -173,7 +218,8 @@ def test_the_presets_are_configs_that_the_verbs_take(main, name):
     ("line", "named"),
     [
         ('{"text": "fine"}', "reviews.jsonl:2: needs a string `text` and a `label` of 0 or 1"),
-        ('{"text": ', "reviews.jsonl:2: not JSON"),
+        ('{"text": ', "reviews.jsonl:2: malformed JSON"),
+        ('{"text": "fine", "label": 1, "label": 0}', "reviews.jsonl:2: malformed JSON (key 'label' appears twice)"),
     ],
 )
 def test_a_review_file_that_will_not_do_is_one_line(tmp_path, main, capsys, line, named):
@@ -182,6 +228,20 @@ def test_a_review_file_that_will_not_do_is_one_line(tmp_path, main, capsys, line
     preset.write_text(PRESET)
     assert main(arguments(data, tmp_path / "out", preset)) == 2
     is_one_line(capsys.readouterr().err, named)
+
+
+def test_a_pos_file_without_its_neg_is_named(tmp_path, main, capsys):
+    (tmp_path / "reviews.pos").write_text("fine\n")
+    (tmp_path / "tiny.yaml").write_text(PRESET)
+    assert main(arguments(tmp_path / "reviews.pos", tmp_path / "out", tmp_path / "tiny.yaml", "prepare")) == 2
+    is_one_line(capsys.readouterr().err, f"--reviews {tmp_path / 'reviews.neg'}: cannot be read")
+
+
+def test_only_line_feeds_end_a_review(tmp_path, main):
+    (tmp_path / "reviews.pos").write_bytes(b"one\x85still one\r\ntwo\n")
+    (tmp_path / "reviews.neg").write_bytes(b"three\x1cand more\n\n")
+    split = sys.modules["reviews"].read_split(tmp_path / "reviews.pos", 0.0)
+    assert {(one.text, one.label) for one in split.train} == {("one still one", 1), ("two", 1), ("three and more", 0)}
 
 
 def is_one_line(text: str, named: str) -> None:

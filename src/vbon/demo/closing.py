@@ -13,6 +13,8 @@ WIN_RATE_BAR = 0.95
 """Of N/(N+1)."""
 KL_BAR = 1.25
 """Times best-of-N's KL(π_bon‖π_ref) on the same prompts."""
+JUDGE = "judge_reward/"
+"""What evaluation calls the mean of a reward that nothing was trained on, and its name."""
 
 
 def closing(evaluation: Path, n: int) -> dict[str, Any]:
@@ -48,7 +50,9 @@ def closing_table(result: dict[str, Any]) -> Table:
     table = Table(title="One sample, on prompts not trained on", title_justify="left")
     for header in ("", "reference", "trained policy", best, "the demo's bar"):
         table.add_column(header, justify="right" if header else "left", no_wrap=True)
-    for key, label in (("win_rate", "win rate"), ("reward", "reward"), ("kl_policy_ref", "KL(π_θ‖π_ref)")):
+    judges = [key for key in result["policy"] if key.startswith(JUDGE)]
+    rows = {"win_rate": "win rate", "reward": "reward", "kl_policy_ref": "KL(π_θ‖π_ref)"}
+    for key, label in (rows | {key: f"{key.removeprefix(JUDGE)} (a judge)" for key in judges}).items():
         table.add_row(label, _value(result["reference"][key]), _value(result["policy"][key]),
                       f"{result['target'][key]:.3f}", _bar(result, key))  # fmt: skip
     floor = f"{result['floor']:.3f} (floor)"

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 THINGS = "kettle lamp backpack blender jacket keyboard speaker tent notebook bicycle film novel concert game".split()  # noqa: SIM905
 PARTS = "handle lid strap sound colour price plot ending music finish battery screen fabric design".split()  # noqa: SIM905
@@ -18,18 +19,26 @@ TIMES = ("last week", "for the summer", "on the train", "after a month", "at wor
 MOODS = (0.15, 0.35, 0.5, 0.65, 0.85)
 
 
-def opinions(seed: int) -> Iterator[str]:
-    """An endless stream of opinions of 1–4 sentences, each opinion with a mood of its own."""
+class Opinion(NamedTuple):
+    """1–4 sentences, and the stars, 1 to 5, that their writer gave: the place of the writer's mood in MOODS."""
+
+    text: str
+    stars: int
+
+
+def opinions(seed: int) -> Iterator[Opinion]:
+    """An endless stream of opinions, each with a mood of its own."""
     rng = random.Random(seed)
     while True:
-        writer = _Writer(rng, mood=rng.choice(MOODS))
-        yield " ".join(writer.sentence() for _ in range(rng.randint(1, 4)))
+        mood = rng.choice(MOODS)
+        writer = _Writer(rng, mood)
+        yield Opinion(" ".join(writer.sentence() for _ in range(rng.randint(1, 4))), MOODS.index(mood) + 1)
 
 
 def distinct_prompts(seed: int, count: int) -> list[str]:
     """`count` distinct beginnings of opinions, 2–6 words each."""
     rng = random.Random(seed)
-    cut = (" ".join(text.split()[: rng.randint(2, 6)]) for text in opinions(seed))
+    cut = (" ".join(one.text.split()[: rng.randint(2, 6)]) for one in opinions(seed))
     seen: set[str] = set()
     return list(islice((p for p in cut if not (p in seen or seen.add(p))), count))  # type: ignore[func-returns-value]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from rich.console import Console
@@ -17,9 +17,17 @@ from vbon.demo.corpus import distinct_prompts, opinions
 from vbon.errors import VbonError
 from vbon.pool.files import replace_file
 
+if TYPE_CHECKING:
+    from vbon.demo.small_models import Review
+
 N = 8
-REWARD = "builtin:lexicon"
+JUDGE = "builtin:lexicon"
+"""Never trained on: what the reward gains and the judge does not is over-optimisation."""
 MAX_NEW_TOKENS = 16
+MEASURED_TEXTS = 0.05
+"""Share of the corpus that neither model is trained on: their own figures are taken there."""
+NEUTRAL = 3
+"""Stars of the opinions that the classifier does not learn from."""
 RUN = f"vbon-n{N}"
 
 
@@ -29,6 +37,7 @@ class Scale:
 
     texts: int = 6000
     reference_steps: int = 250
+    classifier_steps: int = 200
     train_prompts: int = 200
     heldout_prompts: int = 60
     num_samples: int = 200
@@ -76,6 +85,7 @@ def _stages(folder: Path, seed: int, scale: Scale) -> list[tuple[str, Callable[[
     return [
         ("write a corpus and prompts", exists("prompts-heldout.jsonl"), lambda: _write_texts(folder, seed, scale)),
         ("train the reference model", exists("reference/config.json"), lambda: _train_reference(folder, seed, scale)),
+        ("train the reward", exists("classifier/config.json"), lambda: _train_classifier(folder, seed, scale)),
         ("collect the training pool", never, lambda: _collect(folder, "train", seed, scale)),
         ("collect the held-out pool", never, lambda: _collect(folder, "heldout", seed + 1, scale)),
         ("inspect: what would best-of-N buy?", never, lambda: _inspect(folder, seed)),
@@ -102,22 +112,53 @@ def _open_folder(config: DemoConfig, scale: Scale) -> Path:
 
 
 def _write_texts(folder: Path, seed: int, scale: Scale) -> None:
-    texts = "".join(text + "\n" for text in islice(opinions(seed), scale.texts))
-    prompts = distinct_prompts(seed + 1, scale.train_prompts + scale.heldout_prompts)
-    replace_file(folder / "corpus.txt", texts.encode())
-    _write_prompts(folder / "prompts-train.jsonl", prompts[: scale.train_prompts])
-    _write_prompts(folder / "prompts-heldout.jsonl", prompts[scale.train_prompts :])
+    prompts = [{"prompt": one} for one in distinct_prompts(seed + 1, scale.train_prompts + scale.heldout_prompts)]
+    _write_rows(folder / "corpus.jsonl", [one._asdict() for one in islice(opinions(seed), scale.texts)])
+    _write_rows(folder / "prompts-train.jsonl", prompts[: scale.train_prompts])
+    _write_rows(folder / "prompts-heldout.jsonl", prompts[scale.train_prompts :])
 
 
-def _write_prompts(path: Path, prompts: list[str]) -> None:
-    replace_file(path, "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts).encode())
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    replace_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _train_reference(folder: Path, seed: int, scale: Scale) -> None:
-    from vbon.demo.reference import train_reference
+    from vbon.demo.small_models import ModelConfig, train_reference
 
-    texts = (folder / "corpus.txt").read_text(encoding="utf-8").splitlines()
-    train_reference(texts, folder / "reference", steps=scale.reference_steps, seed=seed)
+    # 0.39 million parameters: enough for the grammar, small enough for two cores.
+    config = ModelConfig(vocabulary=512, width=96, layers=3, window=40, batch_size=48, steps=scale.reference_steps,
+                         learning_rate=3e-3)  # fmt: skip
+    _report_figures(train_reference(*_reviews(folder, neutral=True), config, folder / "reference", seed=seed))
+
+
+def _train_classifier(folder: Path, seed: int, scale: Scale) -> None:
+    from vbon.demo.small_models import ModelConfig, train_classifier
+    from vbon.models.load import load_tokenizer
+
+    config = ModelConfig(width=48, layers=2, window=40, batch_size=64, steps=scale.classifier_steps)
+    tokenizer = load_tokenizer(str(folder / "reference"))
+    reviews = _reviews(folder, neutral=False)
+    _report_figures(train_classifier(*reviews, config, tokenizer, folder / "classifier", seed=seed))
+
+
+def _reviews(folder: Path, *, neutral: bool) -> tuple[list["Review"], list["Review"]]:
+    """The corpus to train on and the rest of it, labelled by stars; with or without those between."""
+    from vbon.demo.small_models import Review
+
+    rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = [Review(row["text"], int(row["stars"] > NEUTRAL)) for row in rows if neutral or row["stars"] != NEUTRAL]
+    measured = max(1, round(len(kept) * MEASURED_TEXTS))
+    return kept[measured:], kept[:measured]
+
+
+def _report_figures(figures: dict[str, float]) -> None:
+    words = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
+    Console(stderr=True).print(f"   {words}", highlight=False)
+
+
+def reward_of(folder: Path) -> str:
+    """The raw POSITIVE logit of the demo's own classifier."""
+    return f"{folder / 'classifier'}#POSITIVE"
 
 
 def _collect(folder: Path, split: str, seed: int, scale: Scale) -> None:
@@ -126,7 +167,7 @@ def _collect(folder: Path, split: str, seed: int, scale: Scale) -> None:
     collect(
         CollectConfig(
             model=str(folder / "reference"),
-            reward=REWARD,
+            reward=reward_of(folder),
             prompts=str(folder / f"prompts-{split}.jsonl"),
             out=str(folder / f"pool-{split}"),
             num_samples=scale.num_samples,
@@ -153,7 +194,7 @@ def train_config(folder: Path, seed: int, scale: Scale) -> TrainConfig:
     return TrainConfig(
         pool=str(folder / "pool-train"),
         model=str(folder / "reference"),
-        reward=REWARD,
+        reward=reward_of(folder),
         n=N,
         out=str(folder / RUN),
         algorithm="rloo",
@@ -176,6 +217,7 @@ def _evaluate(folder: Path, seed: int, scale: Scale) -> None:
             pool=str(folder / "pool-heldout"),
             out=str(folder / "evaluation"),
             samples_per_prompt=scale.samples_per_prompt,
+            judges=(JUDGE,),
             seed=seed,
         )
     )

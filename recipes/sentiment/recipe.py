@@ -1,11 +1,5 @@
-"""The paper's sentiment control on real reviews, from a review file to a table and a figure; each stage can be stopped.
+"""The stages of the sentiment recipe, from a review file to a table and a figure; each can be stopped and goes on."""
 
-    python recipes/sentiment/run.py --data reviews.jsonl.gz --out runs/sentiment [--preset small] [--until collect]
-
-The same command goes on where it was stopped. README.md beside this file says what to expect.
-"""
-
-import argparse
 import json
 import sys
 import time
@@ -15,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import results
-from preset import Preset, load_preset
+from preset import Preset
 from reviews import Split, cut_prompts, read_split, split_prompts, write_prompts
-from small_models import LABELS, train_classifier, train_reference
 
-from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
+from vbon.config import CollectConfig, EvaluateConfig, TrainConfig, save_yaml
+from vbon.demo.small_models import LABELS, train_classifier, train_reference
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
 from vbon.models.load import load_tokenizer
@@ -28,14 +22,15 @@ from vbon.pool.files import replace_file
 from vbon.training.train import train
 
 STAGES = ("reference", "classifier", "prompts", "collect", "train", "evaluate", "results")
+PREPARED = STAGES[:3]
 SPLITS = ("test", "train")
 
 
 class Recipe:
     """The stages, each a method: inputs and outputs are files under `out`, and what is done is not done again."""
 
-    def __init__(self, preset: Preset, data: Path, out: Path, seeds: Sequence[int], results_folder: Path):
-        self.preset, self.data, self.out = preset, data, out
+    def __init__(self, preset: Preset, reviews: Path, out: Path, seeds: Sequence[int], results_folder: Path):
+        self.preset, self.reviews, self.out = preset, reviews, out
         self.seeds, self.results_folder = seeds, results_folder
         self.model = preset.reference.model or str(out / "reference")
         classifier = preset.classifier.model or str(out / "classifier")
@@ -44,7 +39,7 @@ class Recipe:
 
     @cached_property
     def split(self) -> Split:
-        return read_split(self.data, self.preset.reviews.held_out)
+        return read_split(self.reviews, self.preset.reviews.held_out)
 
     def reference(self) -> None:
         """A tokenizer and a language model of the reviews; nothing to do where the preset names one."""
@@ -76,28 +71,19 @@ class Recipe:
     def collect(self) -> None:
         """M reference samples of every prompt, a pool for each file."""
         for name in SPLITS:
-            config = CollectConfig(
-                model=self.model, reward=self.reward, prompts=str(self.out / f"prompts-{name}.jsonl"),
-                out=str(self.out / f"pool-{name}"), **self.preset.collect,
-            )  # fmt: skip
+            config = self._collect_config(name)
             config.validate()
             self._once(f"pool-{name}", self.preset.collect, lambda config=config: {"pool": collect(config).name})
 
     def train(self) -> None:
         """One run a seed."""
         for seed, run in zip(self.seeds, self.runs, strict=True):
-            config = TrainConfig(
-                model=self.model, reward=self.reward, pool=str(self.out / "pool-train"), out=str(run), seed=seed,
-                **{**self.preset.train, "resume": (run / "vbon" / "config.yaml").is_file()},
-            )  # fmt: skip
+            config = self._train_config(seed, run, resume=(run / "vbon" / "config.yaml").is_file())
             self._once(f"train-{run.name}", self.preset.train, lambda config=config: _without_paths(train(config)))
 
     def evaluate(self) -> None:
         """All runs, the reference and best-of-N on the test prompts."""
-        config = EvaluateConfig(
-            model=self.model, reward=self.reward, pool=str(self.out / "pool-test"), out=str(self.out / "evaluation"),
-            runs=tuple(map(str, self.runs)), n=self.preset.train["n"], **self.preset.evaluate,
-        )  # fmt: skip
+        config = self._evaluate_config()
         settings = {**self.preset.evaluate, "seeds": list(self.seeds), "train": self.preset.train}
         self._once("evaluation", settings, lambda: {"prompts": evaluate_command(config)["num_prompts"]})
 
@@ -107,6 +93,40 @@ class Recipe:
         stages = {name: self._record(name) for name in names if self._record(name) is not None}
         text = results.write(self.results_folder, self.out, self.preset, stages)
         print(text)
+
+    def write_commands(self) -> list[str]:
+        """The experiment as ordinary commands: a config of each under OUT/commands, and the lines to type."""
+        configs: list[tuple[str, str, Any]] = [
+            ("collect", f"pool-{name}", self._collect_config(name)) for name in SPLITS
+        ]
+        runs = zip(self.seeds, self.runs, strict=True)
+        configs += [("train", run.name, self._train_config(seed, run, resume=False)) for seed, run in runs]
+        configs.append(("evaluate", "evaluation", self._evaluate_config()))
+        lines = []
+        for verb, name, config in configs:
+            config.validate()
+            path = self.out / "commands" / f"{verb}-{name}.yaml"
+            save_yaml(config, path)
+            lines.append(f"vbon {verb} --config {path}")
+        return lines
+
+    def _collect_config(self, split: str) -> CollectConfig:
+        return CollectConfig(
+            model=self.model, reward=self.reward, prompts=str(self.out / f"prompts-{split}.jsonl"),
+            out=str(self.out / f"pool-{split}"), **self.preset.collect,
+        )  # fmt: skip
+
+    def _train_config(self, seed: int, run: Path, *, resume: bool) -> TrainConfig:
+        return TrainConfig(
+            model=self.model, reward=self.reward, pool=str(self.out / "pool-train"), out=str(run), seed=seed,
+            **{**self.preset.train, "resume": resume},
+        )  # fmt: skip
+
+    def _evaluate_config(self) -> EvaluateConfig:
+        return EvaluateConfig(
+            model=self.model, reward=self.reward, pool=str(self.out / "pool-test"), out=str(self.out / "evaluation"),
+            runs=tuple(map(str, self.runs)), n=self.preset.train["n"], **self.preset.evaluate,
+        )  # fmt: skip
 
     def _write_prompts(self) -> dict[str, int]:
         config = self.preset.prompts
@@ -145,41 +165,9 @@ class Recipe:
         return self.out / "stages" / f"{name}.json"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 2 and one line for what the user can mend, 130 for Ctrl-C."""
-    args = _parser().parse_args(argv)
-    try:
-        (args.out / "stages").mkdir(parents=True, exist_ok=True)
-        recipe = Recipe(load_preset(args.preset), args.data, args.out, args.seeds, args.results or args.out / "results")
-        for stage in STAGES[: STAGES.index(args.until) + 1]:
-            getattr(recipe, stage)()
-    except VbonError as error:
-        print(f"sentiment: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nsentiment: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="reviews: JSONL with text and label, or FILE.pos")
-    parser.add_argument("--out", type=Path, required=True, help="folder of everything that is made")
-    parser.add_argument("--preset", default="small", help="small, paper, or a YAML file of the same sections")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one training run each")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to do")
-    parser.add_argument("--results", type=Path, help="folder of table and figure; default: OUT/results")
-    return parser
-
-
 def _differs(key: str, settings: dict[str, Any], stored: dict[str, Any]) -> bool:
     return key not in settings or key not in stored or json.dumps(settings[key]) != json.dumps(stored[key])
 
 
 def _without_paths(result: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key != "out"}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,17 @@
-"""The small preset's own models: a byte-level tokenizer, a GPT-2 reference and a classifier, trained from nothing."""
+"""Models of minutes: a byte-level tokenizer, a GPT-2 reference and a sentiment classifier, trained from nothing.
+
+The demo makes them of its own corpus, recipes/sentiment of a review file.
+"""
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from reviews import Review
 from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -18,16 +22,23 @@ from transformers import (
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-
-from vbon.demo.reference import denormals_flushed
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 LABELS = {0: "NEGATIVE", 1: "POSITIVE"}
 IGNORED = -100  # the label of padding
 WARMUP_STEPS = 50
 MEASURED_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Review:
+    """A text and what its writer felt: label 1 is positive, 0 negative."""
+
+    text: str
+    label: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +60,7 @@ class ModelConfig:
 class Windows:
     """Token windows of reviews: half of them begin where the review does, as prompts do, half anywhere in it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, reviews: Sequence[Review], window: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, reviews: Sequence[Review], window: int):
         rows = [[*ids, tokenizer.eos_token_id] for ids in tokenizer([r.text for r in reviews], verbose=False).input_ids]
         self.ids = torch.tensor([token for row in rows for token in row])
         self.ends = torch.tensor([len(row) for row in rows]).cumsum(0)
@@ -71,13 +82,13 @@ class Windows:
 
 
 def train_reference(
-    train: Sequence[Review], held_out: Sequence[Review], config: ModelConfig, out: Path
+    train: Sequence[Review], held_out: Sequence[Review], config: ModelConfig, out: Path, *, seed: int = 0
 ) -> dict[str, float]:
     """Tokenizer and language model at `out`, whole or not at all. Returns held-out cross-entropy, nats a token."""
     tokenizer = train_tokenizer((review.text for review in train), config)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = GPT2LMHeadModel(gpt2_config(tokenizer, config))
-    fit(model, Windows(tokenizer, train, config.window), config, next_token_loss)
+    fit(model, Windows(tokenizer, train, config.window), config, next_token_loss, seed)
     nats = measure(model, Windows(tokenizer, held_out, config.window), next_token_loss)
     save(model, tokenizer, out)
     return {"parameters": model.num_parameters(), "held_out_nats_per_token": nats}
@@ -87,14 +98,16 @@ def train_classifier(
     train: Sequence[Review],
     held_out: Sequence[Review],
     config: ModelConfig,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     out: Path,
+    *,
+    seed: int = 0,
 ) -> dict[str, float]:
     """A classifier of short spans at `out`, whole or not at all. Returns its held-out accuracy on whole windows."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     labels = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
     model = GPT2ForSequenceClassification(gpt2_config(tokenizer, config, **labels))
-    fit(model, Windows(tokenizer, train, config.window), config, prefix_label_loss)
+    fit(model, Windows(tokenizer, train, config.window), config, prefix_label_loss, seed)
     accuracy = measure(model, Windows(tokenizer, held_out, config.window), last_token_accuracy)
     save(model, tokenizer, out)
     return {"parameters": model.num_parameters(), "held_out_accuracy": accuracy, "tokens": config.window}
@@ -115,7 +128,7 @@ def train_tokenizer(texts: Iterable[str], config: ModelConfig) -> PreTrainedToke
     )
 
 
-def gpt2_config(tokenizer: PreTrainedTokenizerFast, config: ModelConfig, **extra: object) -> GPT2Config:
+def gpt2_config(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, **extra: Any) -> GPT2Config:
     """GPT-2 of the preset's sizes; its tanh-GELU as one kernel."""
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     return GPT2Config(
@@ -125,22 +138,28 @@ def gpt2_config(tokenizer: PreTrainedTokenizerFast, config: ModelConfig, **extra
     )  # fmt: skip
 
 
-Loss = Callable[[PreTrainedModel, Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
+"""(model, ids, which are real, labels) → a number."""
 
 
 def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the next token, nats; padding on the right is never seen, attention being causal."""
     targets = ids.masked_fill(~real, IGNORED)[:, 1:]
-    ids = ids.masked_fill(~real, model.config.eos_token_id)  # transformers warns of PAD, which is never looked at
+    ids = _end_padded(model, ids, real)
     return cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 def prefix_label_loss(model: GPT2ForSequenceClassification, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the label at every token: each prefix of a window is a short span of its own."""
-    ids = ids.masked_fill(~real, model.config.eos_token_id)
+    ids = _end_padded(model, ids, real)
     logits = model.score(model.transformer(ids).last_hidden_state)
     targets = labels[:, None].expand_as(ids).masked_fill(~real, IGNORED)
     return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def _end_padded(model: PreTrainedModel, ids: Tensor, real: Tensor) -> Tensor:
+    # transformers warns of PAD, which is never looked at.
+    return torch.where(real, ids, model.config.eos_token_id)
 
 
 def last_token_accuracy(model: GPT2ForSequenceClassification, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
@@ -148,11 +167,21 @@ def last_token_accuracy(model: GPT2ForSequenceClassification, ids: Tensor, real:
     return (model(ids, attention_mask=real.long()).logits.argmax(-1) == labels).double().mean()
 
 
-def fit(model: PreTrainedModel, windows: Windows, config: ModelConfig, loss_of: Loss) -> None:
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Adam's averages of rare tokens fade into denormals, which cost twice the time. Others count on them."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def fit(model: PreTrainedModel, windows: Windows, config: ModelConfig, loss_of: Loss, seed: int) -> None:
     """AdamW; linear warm-up, then a half cosine to a twentieth of the rate."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config.steps))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     model.train()
     with denormals_flushed():
         for _ in track(range(config.steps), type(model).__name__, console=Console(stderr=True)):
@@ -177,7 +206,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP_STEPS) * cosine
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Weights and tokenizer, aside first: the folder appears whole or not at all."""
     aside = out.with_name(out.name + ".partial")
     for folder in (aside, out):
