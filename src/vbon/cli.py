@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ EXTRAS = {
     "trackio": "trackio",
 }
 
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -124,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A verb may say how to go on; Python's own interrupt says nothing.
         print(f"\nvbon: {str(interrupt) or 'interrupted; run the same command again to resume'}", file=sys.stderr)
         return _INTERRUPTED
-    except (VbonError, OSError, ModuleNotFoundError) as error:
+    except (VbonError, OSError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
         line = _explained(error)
         if line is None:
             raise
@@ -200,6 +202,8 @@ def _explained(error: Exception) -> str | None:
     """One line on an error that is the user's to mend; None for a bug, which keeps its traceback."""
     if isinstance(error, ModuleNotFoundError):
         return _explained_missing_module(error)
+    if isinstance(error, MemoryError | RuntimeError):
+        return _explained_memory_error(error)
     return _explained_os_error(error) if isinstance(error, OSError) else str(error)
 
 
@@ -208,6 +212,14 @@ def _explained_missing_module(error: ModuleNotFoundError) -> str | None:
     if package not in EXTRAS:
         return None
     return f"this needs {package}, which is not installed; run: pip install 'vbon[{EXTRAS[package]}]'"
+
+
+def _explained_memory_error(error: Exception) -> str | None:
+    # numpy raises MemoryError; torch a RuntimeError that only its words tell from a bug.
+    if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+        return None
+    what = (str(error).splitlines() or [""])[0]
+    return f"out of memory ({what[:160]}); smaller batches or fewer samples need less, and what was written is intact"
 
 
 def _explained_os_error(error: OSError) -> str | None:

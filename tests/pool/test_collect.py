@@ -179,7 +179,7 @@ def test_interrupt_says_how_to_continue_and_the_rest_follows(config: CollectConf
         ({"temperature": 1.0}, "temperature was 0.8, now 1.0"),
         ({"num_samples": 6}, "num_samples was 5, now 6"),
         ({"batch_size": 8}, "batch_size was 16, now 8"),
-        ({"limit": 3}, "num_prompts was 9, now 3"),
+        ({"limit": 3}, r"the prompts are others \(9 then, 3 now\)"),
         ({"stop_token_ids": (7,)}, r"stop was \(256,\), now \(7, 256\)"),
         ({"reward": "builtin:length"}, "reward was"),
     ],

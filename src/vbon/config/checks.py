@@ -9,6 +9,10 @@ from vbon.errors import VbonError
 
 _SERVER = re.compile(r"https?://[^/\s@?#]+(/[^\s@?#]*)?", re.IGNORECASE)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+LARGEST = 2**32 - 1
+"""Of any whole number: what no count exceeds, and every library takes as a seed."""
+MOST_WORKERS = 1024
+"""Of threads or processes: far more than that ends a process before it can say why."""
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -28,12 +32,20 @@ def check_text(config: object, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not value.strip():
             raise VbonError(f"{flag(name)} is empty")
+        if value is not None and "\0" in value:
+            raise VbonError(f"{flag(name)} is {value!r:.80}, but must hold no NUL character")
 
 
 def check_at_least(config: object, minimum: float, *names: str) -> None:
     """Each field is None or a finite number ≥ minimum."""
     for name in names:
         _check_number(config, name, lambda value: value >= minimum, f"at least {minimum:g}")
+
+
+def check_at_most(config: object, maximum: int, *names: str) -> None:
+    """Each field is None or a number ≤ maximum."""
+    for name in names:
+        _check_number(config, name, lambda value: value <= maximum, f"at most {maximum}")
 
 
 def check_above(config: object, bound: float, *names: str) -> None:
@@ -60,6 +72,8 @@ def check_each_at_least(config: object, minimum: int, name: str) -> None:
     for value in getattr(config, name):
         if value < minimum:
             raise VbonError(f"{flag(name)} holds {value}, but each must be at least {minimum}")
+        if value > LARGEST:
+            raise VbonError(f"{flag(name)} holds {value}, but each must be at most {LARGEST}")
 
 
 def check_device(config: object) -> None:
@@ -98,5 +112,7 @@ def check_workers(config: object) -> None:
 
 def _check_number(config: object, name: str, holds: Any, want: str) -> None:
     value = getattr(config, name)
+    if isinstance(value, int) and value > LARGEST:
+        raise refuse(name, value, f"at most {LARGEST}")
     if value is not None and not (math.isfinite(value) and holds(value)):
         raise refuse(name, value, want)

@@ -62,6 +62,7 @@ class EvaluateConfig:
         checks.check_above(self, 1, "n")
         checks.check_above(self, 0, "reward_timeout")
         checks.check_at_least(self, 1, "samples_per_prompt", "limit", "batch_size", "reward_batch_size", "num_threads")
+        checks.check_at_most(self, checks.MOST_WORKERS, "num_threads")
         checks.check_at_least(self, 0, "seed")
         checks.check_device(self)
 

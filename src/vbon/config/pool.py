@@ -68,6 +68,7 @@ class CollectConfig:
         checks.check_text(self, "model", "reward", "prompts", "out", "prompt_column", "served_model")
         checks.check_at_least(self, 1, "num_samples", "max_new_tokens", "batch_size", "limit", "reward_batch_size")
         checks.check_at_least(self, 1, "concurrency", "num_workers", "samples_per_shard")
+        checks.check_at_most(self, checks.MOST_WORKERS, "concurrency", "num_workers")
         checks.check_above(self, 0, "temperature", "reward_timeout", "request_timeout")
         checks.check_server(self)
         checks.check_at_least(self, 0, "seed")

@@ -30,6 +30,7 @@ class SweepConfig:
         """Raise VbonError naming the first flag whose value will not do."""
         checks.check_text(self, "file", "out")
         checks.check_at_least(self, 1, "num_workers", "num_threads")
+        checks.check_at_most(self, checks.MOST_WORKERS, "num_workers", "num_threads")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,6 +179,7 @@ def _check_ranges(config: TrainConfig) -> None:
     checks.check_above(config, 1, "n")
     checks.check_above(config, 0, *_POSITIVE)
     checks.check_at_least(config, 1, *_COUNTS)
+    checks.check_at_most(config, checks.MOST_WORKERS, "num_threads")
     checks.check_at_least(config, 0, "seed", "lora_rank", "value_coef", "kl_coef")
     checks.check_fraction(config, "validation_fraction")
     checks.check_each_at_least(config, 0, "stop_token_ids")

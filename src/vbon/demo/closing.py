@@ -52,7 +52,9 @@ def closing_table(result: dict[str, Any]) -> Table:
         table.add_column(header, justify="right" if header else "left", no_wrap=True)
     judges = [key for key in result["policy"] if key.startswith(JUDGE)]
     rows = {"win_rate": "win rate", "reward": "reward", "kl_policy_ref": "KL(π_θ‖π_ref)"}
-    for key, label in (rows | {key: f"{key.removeprefix(JUDGE)} (a judge)" for key in judges}).items():
+    for key, label in (
+        rows | {key: f"judge: {key.removeprefix(JUDGE).removeprefix('builtin:')}" for key in judges}
+    ).items():
         table.add_row(label, _value(result["reference"][key]), _value(result["policy"][key]),
                       f"{result['target'][key]:.3f}", _bar(result, key))  # fmt: skip
     floor = f"{result['floor']:.3f} (floor)"

@@ -1,5 +1,6 @@
 """`vbon evaluate`: policies, the reference and best-of-N on held-out prompts, all with the same random numbers."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,8 +60,12 @@ def evaluate_command(config: EvaluateConfig) -> dict[str, Any]:
     folder = make_folder(config.out)
     try:
         evaluation = _evaluate_plan(plan, config)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped, and nothing written to {folder}; run the same command again") from None
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # what another evaluation left there stays
+            folder.rmdir()
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"stopped, and nothing written to {folder}; run the same command again") from None
+        raise
     write_evaluation(folder, evaluation)
     print_evaluation(evaluation, Console())
     return evaluation.summary

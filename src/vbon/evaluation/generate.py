@@ -21,6 +21,8 @@ Row = dict[str, Any]
 
 def generate_command(config: GenerateConfig) -> dict[str, Any]:
     """Write one line a completion to `config.out`, which appears whole or not at all, or to standard output."""
+    if config.out is not None and Path(config.out).is_dir():
+        raise VbonError(f"--out {config.out} is a directory; name a file")
     rows = generate_rows(config)
     if config.out is None:
         count = sum(_print(row) for row in rows)

@@ -46,6 +46,8 @@ def read_run(path: str, name: str) -> Run:
     """Read a RUN, or a plain model directory. Raises VbonError naming the file and the field."""
     record = Path(path) / RECORD_NAME
     if not record.is_file():
+        if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+            raise VbonError(f"{path}: neither a run ({RECORD_NAME}) nor a model directory (config.json)")
         return Run(name, path)
     try:
         content = parse_json(record.read_text(encoding="utf-8"), str(record))

@@ -73,7 +73,14 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
 def stop_token_ids(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, extra: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """Every token that ends a completion: the generation config's EOS (one or several), the tokenizer's, `extra`."""
+    """Every token that ends a completion: the generation config's EOS (one or several), the tokenizer's, `extra`.
+
+    Raises VbonError for one of `extra` that is not in the model's vocabulary.
+    """
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    for token in extra:
+        if token >= vocabulary:
+            raise VbonError(f"stop token {token} is none of the model's {vocabulary} tokens (0 to {vocabulary - 1})")
     configured = getattr(model.generation_config, "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
     return tuple(sorted({t for t in (*configured, tokenizer.eos_token_id, *extra) if t is not None}))

@@ -22,7 +22,7 @@ from vbon.pool.job import Part, make_shard, part_of
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import Prompt, read_prompts
 from vbon.pool.sampling import make_plan
-from vbon.pool.writer import PoolWriter, hash_prompt_ids, is_pool
+from vbon.pool.writer import CONFIG_NAME, PoolWriter, hash_prompt_ids, is_pool
 from vbon.rewards import Reward
 
 
@@ -72,7 +72,7 @@ def _open_writer(config: CollectConfig, expected: Manifest) -> PoolWriter:
     writer = opener(config.out, expected)
     # The reward's own name for itself: a URL may carry a password.
     text = merged_text(dataclasses.replace(config, reward=expected.reward or ""))
-    replace_file(writer.folder / "config.yaml", text.encode())
+    replace_file(writer.folder / CONFIG_NAME, text.encode())
     return writer
 
 

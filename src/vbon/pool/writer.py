@@ -1,55 +1,66 @@
 """Writing a pool: shard by shard, each whole or not there, one writer at a time, resumable after any crash."""
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vbon.errors import VbonError
-from vbon.pool.files import FolderLock, remove_leftovers, replace_file
+from vbon.pool.files import LOCK_NAME, FolderLock, remove_leftovers, replace_file
 from vbon.pool.fingerprint import FIELDS
 from vbon.pool.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from vbon.pool.prompts import Prompt
 from vbon.pool.shards import PromptSamples, describe_shard, encode_shard, is_intact
 
-_SETTINGS = ("num_prompts", "prompts_sha256", "num_samples", "seed", "dtype")
+CONFIG_NAME = "config.yaml"
+"""What made the pool, as a config of its verb."""
+_SETTINGS = ("num_samples", "seed", "dtype")
 
 
 class PoolWriter:
-    """Holds the pool's lock from `create` or `open_for_resume` until `close`; use it as a context manager."""
+    """Holds the pool's lock from `create` or `open_for_resume` until `close`; use it as a context manager.
 
-    def __init__(self, folder: Path, manifest: Manifest, lock: FolderLock):
-        self.folder, self.manifest, self._lock = folder, manifest, lock
+    A pool in which nothing was stored is not left behind.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, lock: FolderLock, made: Sequence[Path] = ()):
+        self.folder, self.manifest, self._lock, self._made = folder, manifest, lock, made
 
     @classmethod
     def create(cls, folder: str | Path, manifest: Manifest) -> "PoolWriter":
         """Start a pool in a new or empty folder. Raises VbonError where something else is there."""
         folder = Path(folder)
+        _refuse_strangers(folder)  # before a lock file is left among somebody's files
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         lock = _lock(folder)
         try:
             remove_leftovers(folder)
-            strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-            if strangers:
-                raise VbonError(f"{folder}: not empty (holds {strangers[0]}); choose another --out")
+            _refuse_strangers(folder)
             write_manifest(folder, manifest)
         except BaseException:
+            _discard(folder, made)
             lock.release()
             raise
-        return cls(folder, manifest, lock)
+        return cls(folder, manifest, lock, made)
 
     @classmethod
     def open_for_resume(cls, folder: str | Path, expected: Manifest) -> "PoolWriter":
         """Continue an unfinished pool. Torn or missing shards are dropped from the manifest, to be redone.
 
-        Raises VbonError naming each setting in which `expected` differs from what the pool was started with.
+        A pool in which nothing is stored yet is started anew, with other settings too. Raises VbonError naming each
+        setting in which `expected` differs from what the pool was started with.
         """
         folder = Path(folder)
         read_manifest(folder)  # before a lock file is left in a folder that is no pool
         lock = _lock(folder)
         try:
             manifest = read_manifest(folder)
-            _check_same(folder, manifest, expected)
             remove_leftovers(folder)
+            if not manifest.shards:
+                write_manifest(folder, expected)
+                return cls(folder, expected, lock)
+            _check_same(folder, manifest, expected)
             intact = tuple(shard for shard in manifest.shards if is_intact(folder, shard))
             complete = manifest.complete and len(intact) == len(manifest.shards)
             manifest = dataclasses.replace(manifest, shards=intact, complete=complete)
@@ -90,6 +101,8 @@ class PoolWriter:
         self._update(dataclasses.replace(self.manifest, complete=True))
 
     def close(self) -> None:
+        if not self.manifest.shards:
+            _discard(self.folder, self._made)
         self._lock.release()
 
     def _update(self, manifest: Manifest) -> None:
@@ -115,11 +128,28 @@ def _lock(folder: Path) -> FolderLock:
     return FolderLock(folder)
 
 
+def _discard(folder: Path, made: Sequence[Path]) -> None:
+    """Remove a pool that holds nothing, and the folders that were made for it. Only under the lock."""
+    for name in (MANIFEST_NAME, CONFIG_NAME, LOCK_NAME):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else's files are in it by now
+        for path in made or (folder,):
+            path.rmdir()
+
+
+def _refuse_strangers(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else ()
+    if names:
+        raise VbonError(f"{folder}: not empty (holds {names[0]}); choose another --out")
+
+
 def _check_same(folder: Path, started: Manifest, expected: Manifest) -> None:
     pairs = [(name, getattr(started.fingerprint, name), getattr(expected.fingerprint, name)) for name in FIELDS]
     pairs += [(name, getattr(started, name), getattr(expected, name)) for name in _SETTINGS]
     pairs.append(("batch_size", started.plan and started.plan.batch_size, expected.plan and expected.plan.batch_size))
     differences = [f"{name} was {then!r}, now {now!r}" for name, then, now in pairs if then != now]
+    if (started.num_prompts, started.prompts_sha256) != (expected.num_prompts, expected.prompts_sha256):
+        differences.append(f"the prompts are others ({started.num_prompts} then, {expected.num_prompts} now)")
     if differences:
         details = "; ".join(differences)
         raise VbonError(f"{folder}: cannot be resumed with other settings: {details}. Choose another --out")

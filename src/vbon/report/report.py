@@ -18,14 +18,14 @@ def report_command(config: ReportConfig) -> dict[str, Any]:
     Raises VbonError for a folder that is none of these, a sweep beside others, a file that cannot be read, or a
     missing extra.
     """
-    html, read = _page(config.dirs)
     out = Path(config.out)
+    if out.is_dir():  # before the figures are drawn
+        raise VbonError(f"--out {out} is a directory; name a file, as in --out {out / 'report.html'}")
+    html, read = _page(config.dirs)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VbonError(f"--out {out}: its folder cannot be made ({error.strerror}); name another file") from None
-    if out.is_dir():
-        raise VbonError(f"--out {out} is a directory; name a file, as in --out {out / 'report.html'}")
     replace_file(out, html.encode())
     print(f"report: {out}")
     return {

@@ -3,6 +3,7 @@
 import importlib
 import math
 import traceback
+from asyncio import CancelledError
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,21 +77,21 @@ class CheckedReward:
             ) from None
         except VbonError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit, CancelledError) as error:
             raise self._error(describe(error), self._culprit(rows, error) or rows.span()) from error
         return self._numbers(values, rows)
 
     def _run(self, rows: Rows) -> Any:
         return call_within(self.timeout, lambda: self.score(rows.prompts, rows.completions, rows.columns))
 
-    def _culprit(self, rows: Rows, error: Exception) -> str | None:
+    def _culprit(self, rows: Rows, error: BaseException) -> str | None:
         row = getattr(error, "row", None)
         if isinstance(row, int):
             return rows.place(row)
         for index in range(len(rows)) if self.retry_alone else ():
             try:
                 self._run(rows.part(index, index + 1))
-            except (Exception, TimeLimitReached):
+            except (Exception, SystemExit, CancelledError, TimeLimitReached):
                 return rows.place(index)
         return None
 
@@ -146,7 +147,7 @@ def excerpt(prompt: Prompt) -> str:
     return repr(text[:PROMPT_EXCERPT] + ("…" if len(text) > PROMPT_EXCERPT else ""))
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """One line for an exception: its type, message, and the file and line that raised it."""
     if isinstance(error, RewardError):
         return str(error)

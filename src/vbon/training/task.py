@@ -80,7 +80,9 @@ def sampling_of(
         if value is None:
             raise VbonError(f"{flag} is needed: the pool {pool.path} does not say how it was sampled")
     assert temperature is not None and length is not None
-    stop = config.stop_token_ids or known.stop or load.stop_token_ids(policy, tokenizer)
+    given = config.stop_token_ids or known.stop or ()
+    stop = given or load.stop_token_ids(policy, tokenizer)
+    load.stop_token_ids(policy, tokenizer, given)  # for what it refuses
     return Sampling(temperature, length, tuple(stop), load.pad_token_id(tokenizer))
 
 
