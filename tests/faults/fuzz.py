@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 from mutate import arbitrary, mutate_bytes, mutate_json, mutate_table
-from targets import Target, targets
+from targets import targets
+from valid import Target
 
 from vbon.errors import VbonError
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import transformers.models.gpt2.modeling_gpt2  # noqa: F401  (what every child would otherwise import for itself)
+from victims import TRAINED, Subject, collect_arguments, diary, subjects, world
 
 import vbon.flags
 import vbon.pool.collect
@@ -32,18 +33,10 @@ import vbon.training.train  # noqa: F401
 from vbon import cli
 from vbon.pool.store import ReferencePool
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-import conftest as world
-
 MEMORY_DISK = "/dev/shm"  # what survives a killed process does not depend on the disk, only the waiting does
 ATTEMPTS = 60  # after so many kills of one run, it may finish
 # What Python reports of a process's own file operations (sys.addaudithook); a kill at the k-th of them.
 FILE_EVENTS = frozenset({"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.truncate"})
-TRAINED = {
-    "ppo": ("--algorithm", "ppo", "--tie-rule", "order"),
-    "rloo": ("--algorithm", "rloo", "--warm-start", "offline", "--offline-steps", "4", "--kl-estimator", "full"),
-    "offline": ("--algorithm", "offline", "--offline-steps", "8", "--offline-loss", "regression"),
-}
 
 
 @dataclass
@@ -59,17 +52,6 @@ class Count:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A command to kill. `arguments(out)` is its command line now; `contents(out)` what must equal the whole run's."""
-
-    name: str
-    arguments: Callable[[Path], list[str]]
-    contents: Callable[[Path], dict[str, Any]]
-    kept: Callable[[Path], dict[str, Any]]
-    """What is reported written at this moment: no later kill may change it."""
-
-
 def make_world(folder: Path) -> Path:
     """A model, a reward, prompts and a pool."""
     assert in_child(lambda: world.save_model(folder / "ref")) == 0
@@ -79,70 +61,6 @@ def make_world(folder: Path) -> Path:
     status = spawn([*collect_arguments(folder)(folder / "pool"), "--num-samples", "200"], folder / "log")
     assert os.waitstatus_to_exitcode(os.waitpid(status, 0)[1]) == 0, (folder / "log").read_text()
     return folder
-
-
-def collect_arguments(folder: Path) -> Callable[[Path], list[str]]:
-    common = ["--model", f"{folder}/ref", "--reward", f"{folder}/reward.py:score", "--device", "cpu"]
-    size = ["--prompts", f"{folder}/prompts.jsonl", "--max-new-tokens", "3", "--num-samples", "8", "--batch-size", "16"]
-    size += ["--samples-per-shard", "8"]  # a shard of few prompts, so that there is much to lose
-    return lambda out: ["collect", *common, *size, "--out", str(out)]
-
-
-def train_arguments(folder: Path, flags: Sequence[str]) -> Callable[[Path], list[str]]:
-    common = ["--model", f"{folder}/ref", "--reward", f"{folder}/reward.py:score", "--device", "cpu", "--n", "4"]
-    size = "--num-iterations 4 --rollouts-per-iteration 16 --samples-per-prompt 4 --minibatch-size 8 --num-epochs 2 "
-    size += (
-        "--validation-every 2 --checkpoint-every 1 --offline-batch-size 16 --tracker none --validation-fraction 0.25"
-    )
-    fixed = ["train", *common, *size.split(), "--pool", f"{folder}/pool", *flags]
-
-    def arguments(out: Path) -> list[str]:
-        resume = ["--resume"] if (out / "vbon/config.yaml").exists() else []
-        return [*fixed, "--out", str(out), *resume]
-
-    return arguments
-
-
-def shards(out: Path) -> dict[str, Any]:
-    """Bytes of the shards that the manifest lists, all of them in a finished pool."""
-    try:
-        listed = json.loads((out / "manifest.json").read_text())["shards"]
-    except FileNotFoundError:
-        return {}
-    return {one["name"]: (out / one["name"]).read_bytes() for one in listed}
-
-
-def run_contents(out: Path) -> dict[str, Any]:
-    """The model, the last checkpoint byte by byte, and the diary without its times."""
-    last = max((out / "vbon/checkpoints").glob("step-*"))
-    files = [out / "model.safetensors", out / "generation_config.json", *sorted(last.iterdir())]
-    found: dict[str, Any] = {path.name: path.read_bytes() for path in files}
-    found["samples"] = (out / "vbon/samples.jsonl").read_bytes()
-    found["result"] = json.loads((out / "vbon/run.json").read_text())["result"]
-    return found | {f"row {i}": row for i, row in enumerate(diary(out))}
-
-
-def diary(out: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (out / "vbon/metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if not key.startswith("seconds_")} for row in rows]
-
-
-def last_checkpoint(out: Path) -> dict[str, Any]:
-    """That a checkpoint was written: the number of the newest one."""
-    checkpoints = out / "vbon/checkpoints"
-    offline, online = (
-        sorted(path.parent.name for path in checkpoints.glob(f"{kind}-*/state.json")) for kind in ("offline", "step")
-    )
-    return dict.fromkeys((online or offline)[-1:])
-
-
-def subjects(folder: Path) -> list[Subject]:
-    collect = Subject("collect", collect_arguments(folder), shards, shards)
-    trained = [
-        Subject(f"train, {name}", train_arguments(folder, flags), run_contents, last_checkpoint)
-        for name, flags in TRAINED.items()
-    ]
-    return [collect, *trained]
 
 
 def spawn(arguments: Sequence[str], log: Path, die_at: int | None = None) -> int:
@@ -273,7 +191,7 @@ def run(kills: int, seed: int) -> dict[str, Count]:
         folder = make_world(Path(name))
         counts = {}
         for subject in subjects(folder):
-            share = kills / 2 if subject.name == "collect" else kills / 6
+            share = kills / 2 if subject.name == "collect" else kills / 2 / len(TRAINED)
             counts[subject.name] = count = Count()
             whole, duration = uninterrupted(subject, folder / "whole")
             random = Random(f"{seed}/{subject.name}")

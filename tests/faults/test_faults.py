@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import fuzz  # noqa: E402
-from targets import Target, Valid  # noqa: E402
+from valid import Target, Valid  # noqa: E402
 
 from vbon.errors import VbonError  # noqa: E402
 

@@ -83,7 +83,7 @@ class Comparison:
     @cached_property
     def reward_quantiles(self) -> list[Float]:
         """The reference's rewards at even shares, of each held-out prompt."""
-        rows = read_parquet(self.path / "evaluations" / self.places[0].evaluation / "reference.parquet")
+        rows = read_parquet(_evaluation(self.path, self.places[0].evaluation) / "reference.parquet")
         lists = [row.get("reward_quantiles") for row in rows]
         return [np.array(one) for one in lists if isinstance(one, list) and one and all(map(is_number, one))]
 
@@ -110,7 +110,7 @@ def _comparison(path: Path, record: Mapping[str, Any], timings: Mapping[str, Any
         raise VbonError(f"{path}: no run of this sweep is done yet; run vbon sweep first")
     runs = record["runs"]
     done = [run for run in runs if run["status"] == "done"]
-    per_prompt = {run["name"]: _per_prompt(path / "evaluations" / run["name"], run["name"]) for run in done}
+    per_prompt = {run["name"]: _per_prompt(_evaluation(path, run["name"]), run["name"]) for run in done}
     ns = [place.n for place in places]
     return Comparison(
         path.resolve().name,
@@ -128,10 +128,15 @@ def _comparison(path: Path, record: Mapping[str, Any], timings: Mapping[str, Any
         seconds=timings.get("seconds", {}),
         rates=_timings(timings.get("completions_per_second")),
         latencies=_timings(timings.get("latency_seconds")),
-        per_prompt_target={
-            place.n: _per_prompt(path / "evaluations" / place.evaluation, "best-of-n") for place in places
-        },
+        per_prompt_target={place.n: _per_prompt(_evaluation(path, place.evaluation), "best-of-n") for place in places},
     )
+
+
+def _evaluation(path: Path, name: str) -> Path:
+    """The folder of a run's evaluation; ValueError for a name that leads out of the sweep's."""
+    if Path(name).name != name or "\0" in name or (path / "evaluations" / name).is_symlink():
+        raise ValueError(f"{name!r} is no name of a run")
+    return path / "evaluations" / name
 
 
 def _place(row: Mapping[str, Any]) -> Place:
@@ -155,8 +160,6 @@ def _method(
 
 def _per_prompt(folder: Path, policy: str) -> dict[str, Float]:
     """metric → (P,) of one policy, prompts in the order of the file, which all evaluations share."""
-    if "/" in folder.name or folder.name in (".", ".."):
-        raise ValueError(f"{folder.name} is no name of a run")
     rows = [row for row in read_parquet(folder / "per_prompt.parquet") if row.get("policy") == policy]
     names = [name for name in (rows[0] if rows else {}) if name not in ("policy", "prompt_id")]
     return {
