@@ -183,15 +183,15 @@ def uninterrupted(subject: Subject, out: Path) -> tuple[dict[str, Any], float]:
     return subject.contents(out), time.perf_counter() - started
 
 
-def run(kills: int, seed: int) -> dict[str, Count]:
-    """At least `kills` kills, half of them over collect."""
+def run(kills: int, seed: int, trained: Sequence[str]) -> dict[str, Count]:
+    """At least `kills` kills, half of them over collect, the others over the trainings named."""
     with tempfile.TemporaryDirectory(
         prefix="vbon-kills-", dir=MEMORY_DISK if Path(MEMORY_DISK).is_dir() else None
     ) as name:
         folder = make_world(Path(name))
         counts = {}
-        for subject in subjects(folder):
-            share = kills / 2 if subject.name == "collect" else kills / 2 / len(TRAINED)
+        for subject in subjects(folder, trained):
+            share = kills / 2 if subject.name == "collect" else kills / 2 / len(trained)
             counts[subject.name] = count = Count()
             whole, duration = uninterrupted(subject, folder / "whole")
             random = Random(f"{seed}/{subject.name}")
@@ -217,9 +217,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trained", nargs="+", choices=list(TRAINED), default=list(TRAINED))
     arguments = parser.parse_args()
     started = time.perf_counter()
-    counts = run(arguments.kills, arguments.seed)
+    counts = run(arguments.kills, arguments.seed, arguments.trained)
     print(summary(counts))
     notes = [note for count in counts.values() for note in count.notes]
     print("\n".join(["", *notes]))

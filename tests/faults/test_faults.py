@@ -26,7 +26,7 @@ def printed(script: str, *flags: str) -> str:
 
 @pytest.mark.timeout(600)
 def test_killed_anywhere_it_ends_as_if_undisturbed():
-    last = printed("kills.py", "--kills", "8", "--seed", "1").splitlines()[-1]
+    last = printed("kills.py", "--kills", "8", "--seed", "1", "--trained", "ppo", "rloo, lora").splitlines()[-1]
     kills, failures = map(int, re.match(r"(\d+) kills, (\d+) failures", last).groups())
     assert kills >= 8 and failures == 0
 

@@ -88,11 +88,12 @@ def last_checkpoint(out: Path) -> dict[str, Any]:
     return dict.fromkeys((online or offline)[-1:])
 
 
-def subjects(folder: Path) -> list[Subject]:
+def subjects(folder: Path, names: Sequence[str]) -> list[Subject]:
+    """Collect, and the trainings of these names."""
     collect = Subject("collect", collect_arguments(folder), shards, shards)
     trained = [
-        Subject(f"train, {name}", train_arguments(folder, flags), run_contents, last_checkpoint)
-        for name, flags in TRAINED.items()
+        Subject(f"train, {name}", train_arguments(folder, TRAINED[name]), run_contents, last_checkpoint)
+        for name in names
     ]
     return [collect, *trained]
 
