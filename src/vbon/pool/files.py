@@ -51,8 +51,12 @@ class FolderLock:
             os.close(self._file)
             message = f"{folder}: another process ({owner or 'unknown'}) is writing this {content}; wait for it"
             raise VbonError(message) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(self._file)
+            raise VbonError(f"{folder}: cannot be locked ({error.strerror})") from None
 
     def release(self) -> None:
         os.close(self._file)

@@ -173,6 +173,8 @@ def _write(out: Path, manifest: Manifest, samples: Sequence[PromptSamples]) -> N
         os.replace(partial, out)
     except OSError as error:
         raise VbonError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    except VbonError as error:
+        raise VbonError(str(error).replace(str(partial), str(out))) from None  # whoever reads it named --out
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -68,7 +68,11 @@ class RunFolder:
             raise VbonError(f"--out {self.path}: cannot be created ({error.strerror}); choose another") from None
         self._lock = FolderLock(self.own, "run")
         checkpoint.remove_leftovers(self.checkpoints)
-        replace_file(self.own / "config.yaml", settings_text(config).encode())
+        try:
+            replace_file(self.own / "config.yaml", settings_text(config).encode())
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let another process go on with the run."""
