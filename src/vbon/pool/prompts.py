@@ -126,7 +126,8 @@ def _hub_rows(spec: str) -> Iterable[dict[str, Any]]:
     try:
         return load_dataset(name, split=split or "train")
     except Exception as error:  # the hub client raises a wide and changing family
-        raise VbonError(f"{spec}: neither a file nor a hub dataset that loads ({first_line(error)})") from None
+        reason = first_line(error.__cause__ or error)
+        raise VbonError(f"{spec}: neither a file nor a hub dataset that loads ({reason})") from None
 
 
 def _type_name(value: Any) -> str:
