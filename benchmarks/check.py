@@ -13,7 +13,7 @@ from typing import Any
 
 COMMITTED = Path(__file__).parent / "results"
 SLACK = 0.8  # two runs on one machine differ by up to a fifth
-LABELS = ("batch", "contender")
+LABELS = ("stage", "dtype", "batch", "contender")
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -7,7 +7,6 @@ do, written plainly with transformers: generate, score under the reference, and 
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from accelerate import Accelerator
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
 
-from benchmarks.measure import arguments, interleave, report, rows_of
+from benchmarks.measure import arguments, interleave, now, report, rows_of
 from benchmarks.models import EOS, NEW_TOKENS, PAD, VOCAB, gpt2, random_rows
 from vbon.config.train import TrainConfig
 from vbon.core.reward_cdf import RewardCDF
@@ -59,7 +58,7 @@ class OneIteration(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % STEPS == 0:
-            self.ends.append(time.perf_counter())
+            self.ends.append(now())
 
 
 def trl_seconds(prompts: list[list[int]], iterations: int) -> list[float]:

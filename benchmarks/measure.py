@@ -13,6 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+_clock = "wall"
+
+
+def now() -> float:
+    """Seconds on the clock of `--clock`."""
+    return CLOCKS[_clock]()
+
 
 def interleave(contenders: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2) -> dict[str, list[float]]:
     """Seconds of each call, A B C A B C …: what else the machine does falls on all of them alike."""
@@ -22,9 +30,9 @@ def interleave(contenders: dict[str, Callable[[], object]], repeats: int, warm_u
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, call in contenders.items():
-            start = time.perf_counter()
+            start = now()
             call()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(now() - start)
     return seconds
 
 
@@ -51,10 +59,22 @@ def rows_of(seconds: dict[str, list[float]], ours: str, work: float) -> list[dic
     ]
 
 
+class _SetClock(argparse.Action):
+    """Sets the clock of the whole process."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option_string: object = None
+    ) -> None:
+        global _clock
+        _clock = namespace.clock = values
+
+
 def arguments(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", action=_SetClock,
+                        help="cpu: time of this process, for one thread on a machine with other work")  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run everything; proves no speed")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds, after two to warm up")
     return parser
@@ -67,7 +87,8 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
         print("  ".join(str(row.get(key, "")).ljust(width) for key, width in widths.items()))
     if args.json:
         setting = {
-            "hardware": f"{os.cpu_count()} cores", "threads": args.threads, "repeats": args.repeats,
+            "hardware": f"{os.cpu_count()} cores", "threads": args.threads, "clock": args.clock,
+            "repeats": args.repeats,
             "python": platform.python_version(), "torch": torch.__version__,
         }  # fmt: skip
         args.json.write_text(json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n")

@@ -3,7 +3,6 @@
 An iteration of RLOO over prompts, length and width; sampling and scoring a pool, and making its CDF, over M.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.iteration import SAMPLES, make_task, reward, text_of
-from benchmarks.measure import arguments, exponent, interleave, report
+from benchmarks.measure import arguments, exponent, interleave, now, report
 from benchmarks.models import EOS, PAD, gpt2, random_rows
 from vbon.core.reward_cdf import RewardCDF
 from vbon.models.batch import sequences
@@ -72,7 +71,7 @@ def sweep(what: str, sizes: tuple[int, ...], make: Callable[[int], Work], repeat
 def main() -> None:
     args = arguments(__doc__).parse_args()
     torch.set_num_threads(args.threads)
-    started = time.perf_counter()
+    started = now()
     scale, few = (8, 4) if args.tiny else (1, 32)
     rows = [
         *sweep("prompts", tuple(c // scale for c in (32, 64, 128)), lambda c: iteration(c, 16, 128), args.repeats),
@@ -83,7 +82,7 @@ def main() -> None:
         *sweep("width", tuple(c // scale for c in WIDTHS), lambda c: iteration(few // 2, 16, c), args.repeats),
     ]
     report(rows, args)
-    print(f"{time.perf_counter() - started:.0f} s")
+    print(f"{now() - started:.0f} s")
 
 
 if __name__ == "__main__":

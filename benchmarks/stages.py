@@ -1,4 +1,7 @@
-"""The cost of a whole run split into sampling, rewards and training: a pool of M = 200, then iterations of RLOO."""
+"""The cost of a whole run split into sampling, rewards and training: a pool of M = 200, then iterations of RLOO.
+
+By the wall clock alone, as the trainer measures itself: for a machine without other work.
+"""
 
 import time
 from collections import defaultdict

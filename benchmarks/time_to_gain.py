@@ -6,7 +6,6 @@ normal). N = 8, M = 200. Reward and KL are measured on fresh samples every secon
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from accelerate import Accelerator
 from transformers import TrainerCallback
 
 from benchmarks.iteration import reward, text_of, word_tokenizer
-from benchmarks.measure import arguments, report
+from benchmarks.measure import arguments, now, report
 from benchmarks.models import EOS, NEW_TOKENS, PAD, gpt2, random_rows
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
@@ -76,14 +75,14 @@ class Clock:
         self.seconds, self.gain, self.kl, self.iterations = 0.0, 0.0, 0.0, 0
         self.first: tuple[float, float] | None = None
         """Seconds until the gain alone was there, and the KL then."""
-        self._since = time.perf_counter()
+        self._since = now()
 
     def resume(self) -> None:
-        self._since = time.perf_counter()
+        self._since = now()
 
     def stop(self, policy: Any) -> bool:
         """After an iteration: whether to end. Measures every EVERY-th time."""
-        self.seconds += time.perf_counter() - self._since
+        self.seconds += now() - self._since
         self.iterations += 1
         if self.iterations % EVERY == 0:
             self._measure(policy)

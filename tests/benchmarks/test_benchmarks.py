@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +46,21 @@ def test_a_benchmark_measures_every_contender(tmp_path, name, contenders):
         assert square["GFLOP/s"] * square["seconds"] == pytest.approx(2 * 1024**3 / 1e9, rel=0.02)
     if name == "stages":
         assert sum(row["share"] for row in rows) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.recipes
+def test_the_gpu_benchmark_runs_small_on_a_cpu_and_says_that_it_skips():
+    done = run("benchmarks.gpu", "--tiny", "--repeats", "1", "--device", "cpu")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [line.split()[:3] for line in done.stdout.splitlines()[1:]]
+    assert found == [
+        [stage, dtype, name]
+        for dtype in ("float32", "bfloat16")
+        for stage in ("sampling", "update")
+        for name in ("vbon", "transformers")
+    ]
+    if not torch.cuda.is_available():
+        assert "skipped: no CUDA device" in run("benchmarks.gpu", "--tiny").stderr
 
 
 @pytest.mark.parametrize(("now", "told"), [(1.7, None), (1.5, "was 2, is 1.5"), (None, "is missing")])
