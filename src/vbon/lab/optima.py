@@ -14,6 +14,7 @@ from vbon.config.methods import MethodName
 from vbon.core import offline
 from vbon.core.best_of_n import kl_coef_from_n, log_weight_upper_bound
 from vbon.lab.exact import Float, Truth, tilted
+from vbon.lab.training import MANY
 from vbon.lab.world import World
 
 _LBFGS_STEPS = 2000
@@ -26,8 +27,8 @@ def own_optimum(method: MethodName, truth: Truth, world: World, n: int, kl_coef:
         return tilted(truth, truth.rewards, kl_coef)
     if method == "quantile":
         return tilted(truth, (lower + upper) / 2, kl_coef)
-    if method == "vbon-bound":  # what its estimator tends to without ties
-        return tilted(truth, np.log(upper), kl_coef_from_n(n))
+    if method == "vbon-bound":  # (k_<+1)/(M+1): a completion that the pool holds often ties with itself
+        return tilted(truth, np.log(lower + 1 / (MANY + 1)), kl_coef_from_n(n))
     if method == "grpo":
         return grpo_fixed_point(truth, world, truth.log_weight(n))
     if method == "bond":
