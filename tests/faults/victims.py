@@ -14,6 +14,7 @@ TRAINED = {
     "ppo": ("--algorithm", "ppo", "--tie-rule", "order"),
     "ppo, offline start": ("--algorithm", "ppo", "--warm-start", "offline", "--offline-steps", "4"),
     "ppo, critic start": ("--algorithm", "ppo", "--warm-start", "critic"),
+    "ppo, shared critic": ("--algorithm", "ppo", "--critic", "shared"),
     "rloo": ("--algorithm", "rloo", "--warm-start", "offline", "--offline-steps", "4", "--kl-estimator", "full"),
     "rloo, lora": ("--algorithm", "rloo", "--lora-rank", "2"),
     "bond": ("--method", "bond"),
