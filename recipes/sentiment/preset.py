@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 # What the stages fill in themselves: the files and models that they hand to each other.
 _FILLED_IN = {
     "collect": ("model", "reward", "prompts", "out"),
+    "collect_test": ("model", "reward", "prompts", "out"),
     "train": ("model", "reward", "pool", "out", "seed"),
     "evaluate": ("model", "reward", "pool", "out", "runs", "n"),
 }
@@ -45,8 +46,14 @@ class Preset:
     classifier: ModelConfig
     prompts: PromptsConfig
     collect: dict[str, Any]
+    """Flags of the pools; those that are others for the test pool, which wants M ≥ 25·N, are in `collect_test`."""
+    collect_test: dict[str, Any]
     train: dict[str, Any]
     evaluate: dict[str, Any]
+
+    def pool(self, split: str) -> dict[str, Any]:
+        """Flags of the pool of `train` or `test`."""
+        return {**self.collect, **(self.collect_test if split == "test" else {})}
 
     def section(self, name: str) -> dict[str, Any]:
         """One section as plain values."""
@@ -56,7 +63,8 @@ class Preset:
 
 SECTIONS: dict[str, type[Any]] = {
     "reviews": ReviewsConfig, "reference": ModelConfig, "classifier": ModelConfig, "prompts": PromptsConfig,
-    "collect": CollectConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
+    "collect": CollectConfig, "collect_test": CollectConfig,
+    "train": TrainConfig, "evaluate": EvaluateConfig,
 }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ class Recipe:
         for name in SPLITS:
             config = self._collect_config(name)
             config.validate()
-            self._once(f"pool-{name}", self.preset.collect, lambda config=config: {"pool": collect(config).name})
+            self._once(f"pool-{name}", self.preset.pool(name), lambda config=config: {"pool": collect(config).name})
 
     def train(self) -> None:
         """One run a seed."""
@@ -113,7 +113,7 @@ class Recipe:
     def _collect_config(self, split: str) -> CollectConfig:
         return CollectConfig(
             model=self.model, reward=self.reward, prompts=str(self.out / f"prompts-{split}.jsonl"),
-            out=str(self.out / f"pool-{split}"), **self.preset.collect,
+            out=str(self.out / f"pool-{split}"), **self.preset.pool(split),
         )  # fmt: skip
 
     def _train_config(self, seed: int, run: Path, *, resume: bool) -> TrainConfig:

@@ -49,7 +49,10 @@ def summary(evaluation: dict[str, Any], preset: Preset, stages: Mapping[str, dic
         "vbon": vbon.__version__,
         "commit": _commit(),
         "hardware": f"{torch.get_num_threads()} threads on {_processor()}",
-        "preset": {name: preset.section(name) for name in ("reviews", "prompts", "collect", "train", "evaluate")},
+        "preset": {
+            name: preset.section(name)
+            for name in ("reviews", "prompts", "collect", "collect_test", "train", "evaluate")
+        },
         "n": evaluation["n"],
         "test_prompts": evaluation["num_prompts"],
         "samples_per_prompt": evaluation["samples_per_prompt"],

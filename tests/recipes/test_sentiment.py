@@ -208,10 +208,11 @@ def test_a_preset_that_will_not_do_is_one_line(folder, tmp_path, main, capsys, o
 def test_the_presets_are_configs_that_the_verbs_take(main, name):
     preset = sys.modules["preset"].load_preset(name)
     models = {"model": "m", "reward": "r", "out": "o"}
-    CollectConfig(**models, prompts="p", **preset.collect).validate()
+    for split in ("train", "test"):
+        CollectConfig(**models, prompts="p", **preset.pool(split)).validate()
     TrainConfig(**models, pool="p", **preset.train).validate()
     EvaluateConfig(**models, pool="p", runs=("run",), n=preset.train["n"], **preset.evaluate).validate()
-    assert preset.collect["num_samples"] >= 25 * preset.train["n"]  # what the evaluation asks of a pool
+    assert preset.pool("test")["num_samples"] >= 25 * preset.train["n"]  # what the evaluation asks of a pool
 
 
 @pytest.mark.parametrize(
