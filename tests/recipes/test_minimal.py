@@ -15,7 +15,7 @@ from vbon.core.reward_cdf import RewardCDF
 from vbon.models.batch import Sequences
 from vbon.training.online import update_settings
 from vbon.training.rollout import Rollouts
-from vbon.training.update import make_baseline, minibatches, policy_loss
+from vbon.training.update import losses, make_baseline, minibatches
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "minimal" / "vbon_minimal.py"
 N = 8.0
@@ -128,7 +128,7 @@ def library_loss(minimal, policy, pool, batch):
     )  # fmt: skip
     settings = update_settings(config, temperature=1.0)
     (everything,) = minibatches(rollouts, make_baseline(rollouts, None, settings), settings, 0)
-    return policy_loss(policy, everything, settings, float(mask.sum(1).float().mean()))[0]
+    return losses(policy, None, everything, settings, float(mask.sum(1).float().mean()))[0]
 
 
 def gradient(policy, loss):
