@@ -39,7 +39,8 @@ train:
   minibatch_size: 8
   validation_fraction: 0.25
   tracker: none
-evaluate: {samples_per_prompt: 3, throughput: false}
+  num_threads: 1
+evaluate: {samples_per_prompt: 3, throughput: false, num_threads: 1}
 """
 
 pytestmark = pytest.mark.recipes
