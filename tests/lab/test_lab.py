@@ -9,7 +9,7 @@ import pytest
 from vbon.config import LabConfig
 from vbon.errors import VbonError
 from vbon.lab.exact import kl
-from vbon.lab.experiments import bound
+from vbon.lab.experiments import beyond_m, bound
 from vbon.lab.experiments.weak_reference import converged_at
 from vbon.lab.lab import lab_command
 from vbon.lab.training import Job, Scale, run, truth_of
@@ -50,3 +50,28 @@ def test_training_moves_towards_best_of_n(tmp_path, small):
 )
 def test_convergence_is_the_last_crossing(rewards, expected):
     assert converged_at(rewards, 0.95) == expected
+
+
+SHORT = Scale(num_iterations=4, rollouts_per_iteration=64, offline_steps=20)
+
+
+def test_every_way_past_m_is_trained_measured_and_drawn(tmp_path, monkeypatch, capsys, small):
+    """plain, --refine-tail and --rounds 2, N = 4·M, through collect and train: each ends nearer than π_ref starts."""
+    world = replace(small, num_prompts=1)
+    monkeypatch.setattr(beyond_m, "World", lambda: world)
+    preset = beyond_m.Preset(num_samples=(), trained=((16, 64),), scale=SHORT, seeds=(0,))
+    monkeypatch.setitem(beyond_m.PRESETS, "quick", preset)
+    result = lab_command(LabConfig(experiment="beyond-m", out=str(tmp_path), work=str(tmp_path / "work")))
+    truth = truth_of(world)
+    start = kl(np.log(truth.ref_probs), truth.log_bon(64))
+    assert [run["way"] for run in result["trained"]] == ["plain", "refined", "2 rounds"]
+    distances = [run["kl_policy_bon"] for run in result["trained"]]
+    assert max(distances) < 0.5 * start and len(set(distances)) == 3
+    ends = [run["n"] for run in map(_run_json, (tmp_path / "work").glob("*/runs/*/vbon/run.json"))]
+    assert ends == [64, 64, 64]
+    assert "trained, M = 16" in (tmp_path / "beyond-m-quick.svg").read_text()
+    assert "2 rounds" in capsys.readouterr().out
+
+
+def _run_json(path):
+    return json.loads(path.read_text())

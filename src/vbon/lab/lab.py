@@ -11,7 +11,10 @@ from typing import Any
 
 from vbon.config.lab import LabConfig
 from vbon.errors import VbonError
-from vbon.lab import figures, record
+from vbon.lab import figures, record, seeds
+
+TRAINED_TITLE = "trained: medians over seeds, the lowest and highest distance beside (exact; nats)"
+TRAINED_COLUMNS = ("seeds", "kl_policy_bon", "lowest", "highest", "kl_policy_ref", "reward", "win_rate", "entropy")
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,21 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
     """Run `config.experiment`; returns what its JSON holds.
 
     An experiment is a module with `TITLE`, `COLUMNS` of its table, `PRESETS`, `run(preset, context)` → {"rows": …}, and
-    `panels(result)`. Raises VbonError for a folder that cannot be written, or without matplotlib.
+    `panels(result)`; where its result has "trained" runs, `TRAINED_BY` tells them apart but for their seeds.
+    Raises VbonError for a folder that cannot be written, or without matplotlib.
     """
     experiment = importlib.import_module(f"vbon.lab.experiments.{config.experiment.replace('-', '_')}")
     preset = _find_preset(experiment.PRESETS, config)
-    seeds, out = config.seeds or preset.seeds, Path(config.out)
+    numbers, out = config.seeds or preset.seeds, Path(config.out)
     start = time.monotonic()
     with _work_folder(config.work) as work:
-        result = experiment.run(preset, Context(seeds, work, config.num_workers, tuple(map(Path, config.pool))))
+        result = experiment.run(preset, Context(numbers, work, config.num_workers, tuple(map(Path, config.pool))))
     header = {
         "experiment": config.experiment,
         "preset": config.preset,
-        "command": command(config, seeds),
-        "seeds": list(seeds),
-        "settings": asdict(preset) | {"seeds": list(seeds)},
+        "command": command(config, numbers),
+        "seeds": list(numbers),
+        "settings": asdict(preset) | {"seeds": list(numbers)},
         "seconds": round(time.monotonic() - start, 1),
         **record.provenance(),
     }
@@ -50,6 +54,9 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
     path = out / f"{config.experiment}-{config.preset}.json"
     record.write_json(path, result)
     record.print_table(experiment.TITLE, result["rows"], experiment.COLUMNS)
+    if result.get("trained"):
+        summary = seeds.summary(result["trained"], experiment.TRAINED_BY)
+        record.print_table(TRAINED_TITLE, summary, (*experiment.TRAINED_BY, *TRAINED_COLUMNS))
     figures.save(path.with_suffix(".svg"), experiment.panels(result))
     print(f"{path}, {path.with_suffix('.svg')}")
     return result
@@ -61,10 +68,10 @@ def _find_preset(presets: dict[str, Any], config: LabConfig) -> Any:
     return presets[config.preset]
 
 
-def command(config: LabConfig, seeds: tuple[int, ...]) -> str:
+def command(config: LabConfig, numbers: tuple[int, ...]) -> str:
     """The command line that gives this result again."""
     pools = "".join(f" POOL{number}" for number, _ in enumerate(config.pool, 1))  # not where they lay on this machine
-    flags = f"--preset {config.preset} --seeds {' '.join(map(str, seeds))}" + (f" --pool{pools}" if pools else "")
+    flags = f"--preset {config.preset} --seeds {' '.join(map(str, numbers))}" + (f" --pool{pools}" if pools else "")
     return f"vbon lab {config.experiment} {flags}"
 
 

@@ -1,6 +1,7 @@
 """Runs of the library's own trainer in an enumerable world. Training sees rollouts and pool; the truth comes after."""
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -55,6 +56,7 @@ class Job:
         return Path(self.work) / f"world-{abs(hash(self.world)):x}"
 
 
+@functools.cache  # few worlds, asked for again and again
 def truth_of(world: World, reward: str = "continuous") -> Truth:
     """What is exact of a world under a reward of vbon.lab.rewards."""
     return Truth(exact_log_probs(reference(world), world), score_all(world, REWARDS + reward))

@@ -15,6 +15,7 @@ import numpy as np
 from vbon.core.best_of_n import log_weight
 from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import RewardCDF
+from vbon.lab import seeds
 from vbon.lab.exact import Float, Truth, kl, mean_and_error, measure, normalised
 from vbon.lab.figures import Line, Panel
 from vbon.lab.lab import Context
@@ -24,6 +25,7 @@ from vbon.lab.world import World
 
 TITLE = "beyond-m: KL(π̂‖π_bon) for N around M and past it (nats; ± is the 95 % interval over pools)"
 COLUMNS = ("num_samples", "n", "way", "reference_samples", "policy_samples", "kl", "kl_error", "reward", "reward_bon")
+TRAINED_BY = ("num_samples", "n", "way")
 
 
 TRAINED: tuple[tuple[str, int, dict[str, Any]], ...] = (
@@ -47,6 +49,7 @@ class Preset:
 PRESETS = {
     "quick": Preset(num_samples=(32,), ns=(8, 32, 128), pools=20, trained=((64, 64),), scale=Scale(num_iterations=60),
                     seeds=(0,)),
+    "medium": Preset(pools=20, scale=Scale()),
     "full": Preset(),
     "untrained": Preset(trained=()),
 }  # fmt: skip
@@ -142,7 +145,9 @@ def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
 
 def panels(result: dict[str, Any]) -> list[Panel]:
     rows = result["rows"]
-    return [_panel(rows, num_samples) for num_samples in dict.fromkeys(row["num_samples"] for row in rows)]
+    drawn = [_panel(rows, num_samples) for num_samples in dict.fromkeys(row["num_samples"] for row in rows)]
+    trained = result["trained"]
+    return drawn + [_trained_panel(trained, m) for m in dict.fromkeys(run["num_samples"] for run in trained)]
 
 
 def _panel(rows: list[dict[str, Any]], num_samples: int) -> Panel:
@@ -152,3 +157,11 @@ def _panel(rows: list[dict[str, Any]], num_samples: int) -> Panel:
         low, high = ([max(r["kl"] + sign * r["kl_error"], 1e-5) for r in chosen] for sign in (-1, 1))
         lines.append(Line(way, [r["n"] for r in chosen], [r["kl"] for r in chosen], low, high))
     return Panel(f"M = {num_samples}", "N", "KL(π̂‖π_bon), nats", lines)
+
+
+def _trained_panel(trained: list[dict[str, Any]], num_samples: int) -> Panel:
+    lines = []
+    for way, _, _ in TRAINED:
+        chosen = [run for run in trained if (run["num_samples"], run["way"]) == (num_samples, way)]
+        lines.append(seeds.line(chosen, "n", "kl_policy_bon", way))
+    return Panel(f"trained, M = {num_samples}", "N", "KL(π_θ‖π_bon), nats", lines)

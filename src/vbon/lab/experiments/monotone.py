@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vbon.lab import laws
+from vbon.lab import laws, seeds
 from vbon.lab.exact import Truth, expectation, kl, measure, normalised
 from vbon.lab.experiments.ties import blind_sum
 from vbon.lab.figures import Line, Panel
@@ -22,6 +22,7 @@ from vbon.lab.world import World
 TITLE = "monotone: what a map of the reward changes, exact (nats; rewards are the unmapped ones)"
 COLUMNS = ("map", "n", "levels", "bon_moved", "kl_rl_moved", "reward_bon", "reward_kl_rl", "reward_one_sided",
            "one_sided_from_bon")  # fmt: skip
+TRAINED_BY = ("objective", "map")
 KEPT = ("affine", "exponential", "cubic", "stretched_tail")
 BROKEN = ("log_saturated", "tanh_saturated", "outliers")
 
@@ -42,6 +43,7 @@ PRESETS = {
         ns=(2, 8, 32), trained_maps=("affine", "exponential", "tanh_saturated"), scale=Scale(num_iterations=60),
         seeds=(0,),
     ),
+    "medium": Preset(scale=Scale(num_iterations=100), seeds=(0,)),
     "full": Preset(),
     "untrained": Preset(trained_maps=()),
 }  # fmt: skip
@@ -107,7 +109,18 @@ def panels(result: dict[str, Any]) -> list[Panel]:
         Panel("true reward of the target", "N", "mean unmapped reward",
               [_line(rows, m, "reward_bon", f"best-of-N, {m}") for m in BROKEN]
               + [_line(rows, m, "reward_kl_rl", f"KL-RL, {m}", "--") for m in BROKEN], y_log=False),
+        *([_trained_panel(result["trained"])] if result["trained"] else []),
     ]  # fmt: skip
+
+
+def _trained_panel(trained: list[dict[str, Any]]) -> Panel:
+    """KL to the policy of the unmapped reward; 0 where a map changes nothing. The maps are numbered in order."""
+    names = [name for name in dict.fromkeys(run["map"] for run in trained) if name != "continuous"]
+    numbered = [{**run, "number": names.index(run["map"]) + 1} for run in trained if run["map"] in names]
+    lines = [seeds.line([run for run in numbered if run["objective"] == objective], "number", "moved", objective)
+             for objective in dict.fromkeys(run["objective"] for run in numbered)]  # fmt: skip
+    label = ", ".join(f"{number} {name.split('_')[0]}" for number, name in enumerate(names, 1))
+    return Panel("trained: moved by the map, nats", label, "KL to the policy without a map", lines, False, False)
 
 
 def _line(rows: list[dict[str, Any]], name: str, key: str, label: str, style: str = "-") -> Line:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vbon.core import best_of_n, pool_size
+from vbon.lab import seeds
 from vbon.lab.exact import Float, Truth, kl, mean_and_error, normalised
 from vbon.lab.figures import Line, Panel
 from vbon.lab.lab import Context
@@ -22,6 +23,7 @@ from vbon.lab.world import WORLDS, World
 
 TITLE = "samples: what a pool of M costs (nats; ± is the 95 % interval over pools)"
 COLUMNS = ("world", "n", "num_samples", "estimator", "rmse", "kl", "kl_error", "kl_rule")
+TRAINED_BY = ("n", "num_samples")
 WORLD_NAMES = ("large", "default", "peaked")
 KS_LARGE = 100_000
 KS_LEVEL = 0.05
@@ -43,6 +45,10 @@ PRESETS = {
     "quick": Preset(
         ns=(2, 8, 32), num_samples=(4, 32, 250, 2000), pools=20, ks_pools=100, trained_n=(8,),
         trained_num_samples=(32, 250), scale=Scale(num_iterations=100), seeds=(0,),
+    ),
+    "medium": Preset(
+        ns=(8, 32), num_samples=(16, 64, 250, 1000, 4000), pools=20, ks_pools=100, scale=Scale(num_iterations=100),
+        seeds=(0, 1, 2),
     ),
     "full": Preset(),
     "untrained": Preset(pools=40, trained_n=()),
@@ -136,7 +142,8 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
 
 def panels(result: dict[str, Any]) -> list[Panel]:
     drawn = [_panel(result["rows"], world, 32) for world in WORLD_NAMES]
-    return [*drawn, _ks_panel(result["ks"])]
+    trained = [_trained_panel(result["trained"])] if result["trained"] else []
+    return [*drawn, _ks_panel(result["ks"]), *trained]
 
 
 def _panel(rows: list[dict[str, Any]], world: str, n: int) -> Panel:
@@ -155,3 +162,13 @@ def _ks_panel(rows: list[dict[str, Any]]) -> Panel:
     low, high = ([a + sign * b for a, b in zip(y, half, strict=True)] for sign in (-1, 1))
     lines = [Line("rejected at 5 %", x, y, low, high), Line("5 %", x, [KS_LEVEL] * len(x), style="--")]
     return Panel("KS test against 100,000 samples", "M", "share of pools rejected", lines, y_log=False)
+
+
+def _trained_panel(trained: list[dict[str, Any]]) -> Panel:
+    """The trained policy's distance, and the rule's, which is what perfect training would leave."""
+    lines, sizes = [], list(dict.fromkeys(run["num_samples"] for run in trained))
+    for n in dict.fromkeys(run["n"] for run in trained):
+        lines.append(seeds.line([run for run in trained if run["n"] == n], "num_samples", "kl_policy_bon", f"N = {n}"))
+        rule = [pool_size.kl_from_pool(m, n) for m in sizes]
+        lines.append(Line(f"N = {n}, the rule", sizes, rule, style="--"))
+    return Panel("trained on pools of M", "M", "KL(π_θ‖π_bon), nats", lines)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vbon.core.best_of_n import kl_from_levels, level_probabilities, log_weight, win_rate_from_levels
+from vbon.lab import seeds
 from vbon.lab.exact import Float, Truth, expectation, kl, level_masses, normalised
 from vbon.lab.figures import Line, Panel
 from vbon.lab.lab import Context
@@ -19,6 +20,7 @@ from vbon.lab.world import World
 
 TITLE = "ties: exact best-of-N under each treatment of ties (nats)"
 COLUMNS = ("reward", "n", "rule", "mass_lost", "kl_rule_bon", "kl_rule_ref", "reward_mean", "win_rate")
+TRAINED_BY = ("reward", "n", "rule")
 RULES = {
     "random": {"tie_rule": "random"},
     "order": {"tie_rule": "order"},
@@ -39,6 +41,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(ns=(2, 8, 32), trained_n=(8,), scale=Scale(num_iterations=100), seeds=(0,)),
+    "medium": Preset(scale=Scale(num_iterations=100), seeds=(0, 1, 2)),
     "full": Preset(),
     "untrained": Preset(trained_n=()),
 }
@@ -126,6 +129,7 @@ def panels(result: dict[str, Any]) -> list[Panel]:
         _panel(result["rows"], "mass_lost", "mass that the paper's sum loses", ("paper's sum",)),
         _panel(result["rows"], "kl_rule_ref", "KL to π_ref for the same levels, nats", ("random", "order")),
         _panel(result["rows"], "reward_mean", "mean reward", ("random", "paper's sum")),
+        *([_trained_panel(result["trained"])] if result["trained"] else []),
     ]
 
 
@@ -136,3 +140,11 @@ def _panel(rows: list[dict[str, Any]], key: str, label: str, rules: tuple[str, .
             chosen = [r for r in rows if (r["reward"], r["rule"]) == (reward, rule)]
             lines.append(Line(f"{reward}, {rule}", [r["n"] for r in chosen], [r[key] for r in chosen]))
     return Panel(label, "N", label, lines, y_log=False)
+
+
+def _trained_panel(trained: list[dict[str, Any]]) -> Panel:
+    lines = []
+    for reward, rule in dict.fromkeys((run["reward"], run["rule"]) for run in trained):
+        chosen = [run for run in trained if (run["reward"], run["rule"]) == (reward, rule)]
+        lines.append(seeds.line(chosen, "n", "kl_policy_bon", f"{reward}, {rule}"))
+    return Panel("trained: distance to best-of-N, ties at random", "N", "KL(π_θ‖π_bon), nats", lines)

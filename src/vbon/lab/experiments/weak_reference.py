@@ -44,6 +44,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(weakness=(0.0, 4.0), ns=(8,), scale=Scale(num_iterations=80), seeds=(0,)),
+    "medium": Preset(ns=(8,), scale=Scale(num_iterations=100), seeds=(0, 1)),
     "full": Preset(),
     "untrained": Preset(ns=(8, 64, 512), methods=(), seeds=(0, 1, 2, 3, 4)),
 }
