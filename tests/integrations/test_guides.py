@@ -75,7 +75,8 @@ def run(words: list[str]) -> None:
         assert cli.main(sized(words[1:])) == 0, words
         return
     text = " ".join(words)
-    for launcher in (f"accelerate launch {LAUNCH} -m vbon ", "torchrun --nproc_per_node 2 -m -- vbon "):
+    configured = "accelerate launch --config_file fsdp2.yaml -m vbon "  # tests/training/test_shards.py
+    for launcher in (f"accelerate launch {LAUNCH} -m vbon ", configured, "torchrun --nproc_per_node 2 -m -- vbon "):
         if text.startswith(launcher):
             run(["vbon", *shlex.split(text.removeprefix(launcher))])
             return

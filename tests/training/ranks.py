@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from vbon import cli
 from vbon.config.train import TrainConfig
@@ -16,6 +16,7 @@ from vbon.models import load
 from vbon.pool import ReferencePool
 from vbon.rewards import load_reward
 from vbon.training import train as train_module
+from vbon.training.accelerator import make_accelerator
 from vbon.training.online import make_learner, sample_rollouts, set_learning_rates, update, update_settings
 from vbon.training.task import make_task, sampling_of
 
@@ -35,11 +36,17 @@ def start(target: Callable[..., None], *args: object) -> multiprocessing.process
     return process
 
 
-def run_ranks(target: Callable[..., None], world_size: int, folder: Path, *args: object) -> list[tuple[int, str]]:
-    """Run `target(stderr, *args)` in each of `world_size` processes of one group; their exit statuses and stderr."""
+def run_ranks(
+    target: Callable[..., None], world_size: int, folder: Path, *args: object, environment: dict[str, str] | None = None
+) -> list[tuple[int, str]]:
+    """Run `target(stderr, *args)` in each of `world_size` processes of one group; their exit statuses and stderr.
+
+    `environment`: what a launcher tells its processes beside their ranks.
+    """
     port = _free_port()
     errors = [folder / f"stderr-{rank}" for rank in range(world_size)]
-    ranks = [start(_as_rank, errors[rank], rank, world_size, port, target, *args) for rank in range(world_size)]
+    group = [_in_group(rank, world_size, port) | (environment or {}) for rank in range(world_size)]
+    ranks = [start(_as_rank, file, told, target, *args) for file, told in zip(errors, group, strict=True)]
     for process in ranks:
         process.join(LIMIT)
         if process.is_alive():
@@ -56,7 +63,7 @@ def command_line(stderr: Path, arguments: list[str]) -> None:
 
 def one_update(stderr: Path, config: TrainConfig, out: Path) -> None:
     """One iteration's update; the main process saves the weights."""
-    accelerator = Accelerator(cpu=True)
+    accelerator = make_accelerator(config)
     policy, ref_policy = load.load_policy(config.model), load.load_policy(config.model)
     pool, tokenizer = ReferencePool.open(config.pool), load.load_tokenizer(config.model)
     sampling = sampling_of(policy, tokenizer, pool, config)
@@ -65,17 +72,23 @@ def one_update(stderr: Path, config: TrainConfig, out: Path) -> None:
     rollouts = sample_rollouts(learner, ref_policy, task, config, 0)
     set_learning_rates(learner, learner.base_learning_rates)
     update(learner, rollouts, update_settings(config, 1.0, accelerator.num_processes), config.max_grad_norm, 0)
+    modules = learner.modules()
     if accelerator.is_main_process:
-        modules = learner.modules()
         tensors = {f"{name}.{key}": t.clone() for name, m in modules.items() for key, t in m.state_dict().items()}
-        save_file(tensors, out, {"num_processes": str(accelerator.num_processes)})
+        in_shards = any(isinstance(p, DTensor) for p in learner.policy.parameters())
+        save_file(tensors, out, {"num_processes": str(accelerator.num_processes), "in_shards": str(in_shards)})
 
 
-def _as_rank(stderr: Path, rank: int, world_size: int, port: int, target: Callable[..., None], *args: object) -> None:
+def _in_group(rank: int, world_size: int, port: int) -> dict[str, str]:
+    if world_size == 1:
+        return {}
+    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    return ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def _as_rank(stderr: Path, environment: dict[str, str], target: Callable[..., None], *args: object) -> None:
     _redirect(stderr)
-    if world_size > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= environment
     target(stderr, *args)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences
@@ -80,8 +81,8 @@ def takes(model: nn.Module, argument: str) -> bool:
 
 
 def is_wrapped(model: nn.Module) -> bool:
-    """Whether the model is inside DistributedDataParallel or its kin, which want one forward for each backward."""
-    return hasattr(model, "module")
+    """Whether the model is in DistributedDataParallel or in shards: then all processes call it equally often."""
+    return hasattr(model, "module") or isinstance(model, FSDPModule)
 
 
 def _chunks(batch: Sequences) -> list[Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vbon.models.batch import Sequences
-from vbon.models.forward import per_completion_token
+from vbon.models.forward import is_wrapped, per_completion_token
 
 
 def value_head(policy: PreTrainedModel) -> nn.Linear:
@@ -32,10 +32,11 @@ class Critic(nn.Module):
         super().__init__()
         self.trunk = copy.deepcopy(policy.base_model)
         self.head = value_head(policy)
+        self._no_split_modules = policy._no_split_modules  # the layers, for those who shard it
 
     def forward(self, batch: Sequences) -> Tensor:
         """Values before each completion token, float32 (B, T); 0 off the mask."""
-        return per_completion_token(self._values, batch)[0]
+        return per_completion_token(self._values, batch, split=not is_wrapped(self.trunk))[0]
 
     def _values(self, ids: Tensor, at: Tensor, token: Tensor) -> Sequence[Tensor]:
         output = self.trunk(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

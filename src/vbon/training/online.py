@@ -18,6 +18,7 @@ from vbon.models.value_head import Critic, value_head
 from vbon.training.adapters import with_adapters
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
+from vbon.training.shards import Whole, all_of, is_sharding, sharded, trained
 from vbon.training.task import Task, prompt_slots
 from vbon.training.update import Minibatch, UpdateSettings, losses, make_baseline, minibatches
 from vbon.training.validation import rollout_metrics
@@ -57,6 +58,8 @@ class Learner:
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
     base_learning_rates: list[float] = field(default_factory=list)
+    whole: Whole | None = None
+    """Where `policy` and `critic` are in shards: the same with all weights."""
 
     def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows of all processes, (B, …) → (ΣB, …)."""
@@ -65,10 +68,22 @@ class Learner:
         gathered: torch.Tensor = self.accelerator.gather(rows.to(self.accelerator.device))
         return gathered
 
+    def module(self, name: str) -> nn.Module:
+        """The network `policy` or `critic` with all its weights, to sample from; all processes ask together."""
+        if self.whole is not None:
+            return self.whole.gather(name)
+        module: nn.Module = self.accelerator.unwrap_model(getattr(self, name))
+        return module
+
     def modules(self) -> dict[str, nn.Module]:
-        """Name → network, for checkpoints."""
-        named = {"policy": self.policy, "critic": self.critic}
-        return {name: self.accelerator.unwrap_model(m) for name, m in named.items() if m is not None}
+        """Name → network, for checkpoints; all processes ask together."""
+        return {name: self.module(name) for name in ("policy", "critic") if getattr(self, name) is not None}
+
+    def whole_optimizer(self) -> torch.optim.Optimizer:
+        """What a checkpoint keeps of the optimizer, in the process that writes it; all processes ask together."""
+        if self.whole is None:
+            return self.optimizer
+        return self.whole.gather_optimizer(keep=self.accelerator.is_main_process)
 
 
 def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Accelerator) -> Learner:
@@ -79,18 +94,20 @@ def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Acce
     networks[0] = with_adapters(policy, config)
     assert config.learning_rate is not None  # filled by `with_defaults`
     rates = [config.learning_rate, config.critic_learning_rate or config.learning_rate]
-    groups = [
-        {"params": [p for p in network.parameters() if p.requires_grad], "lr": rate}
-        for network, rate in zip(networks, rates, strict=False)
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, eps=1e-5, fused=True)
-    prepared = [accelerator.prepare(network) for network in networks]
+    in_shards = is_sharding(accelerator)
+    # Shards are made before the optimizer, since they are other parameters; DDP keeps the same ones.
+    prepared = [sharded(network, accelerator) if in_shards else accelerator.prepare(network) for network in networks]
+    groups = [{"params": trained(network), "lr": rate} for network, rate in zip(prepared, rates, strict=False)]
+    optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(groups, weight_decay=0.0, eps=1e-5, fused=True))
+    names = ("policy", "critic")[: len(networks)]
+    by_name, whole_by_name = (dict(zip(names, one, strict=True)) for one in (prepared, networks))
     return Learner(
         policy=prepared[0],
-        critic=prepared[1] if len(prepared) > 1 else None,
-        optimizer=accelerator.prepare(optimizer),
+        critic=by_name.get("critic"),
+        optimizer=optimizer,
         accelerator=accelerator,
         base_learning_rates=rates[: len(networks)],
+        whole=Whole(whole_by_name, by_name, optimizer) if in_shards else None,
     )
 
 
@@ -178,10 +195,10 @@ def sample_rollouts(
     shape = (slots, config.samples_per_prompt, task.sampling.max_new_tokens)
     uniforms = seeds.uniforms(shape, config.seed, seeds.ROLLOUT, iteration)[mine]
     return roll_out(
-        accelerator.unwrap_model(learner.policy), ref_policy, [task.prompt_ids[i] for i in index], index, uniforms,
+        learner.module("policy"), ref_policy, [task.prompt_ids[i] for i in index], index, uniforms,
         task.sampling, task.score, OBJECTIVES[config.objective], config.n, config.kl_coef,
         keep_ref_log_softmax=config.kl_estimator == "full",
-        value_head=learner.critic if config.critic == "shared" else None,
+        value_head=learner.module("critic") if config.critic == "shared" else None,
     )  # fmt: skip
 
 
@@ -256,7 +273,7 @@ def descend(learner: Learner, loss: torch.Tensor, max_grad_norm: float) -> torch
     learner.optimizer.zero_grad(set_to_none=True)
     learner.accelerator.backward(loss)
     networks = [network for network in (learner.policy, learner.critic) if network is not None]
-    norms = [nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm) for network in networks]
+    norms = [all_of(nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)) for network in networks]
     if not torch.isfinite(torch.stack(norms)).all():
         raise FloatingPointError("the gradient is not finite")
     learner.optimizer.step()

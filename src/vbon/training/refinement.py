@@ -38,7 +38,7 @@ class Refinement(nn.Module):
     @torch.no_grad()
     def before(self, learner: Learner, iteration: int) -> None:
         """What the present policy says of the pools that the iteration's rollouts are ranked in."""
-        policy, config, offsets = learner.modules()["policy"], self._config, self._cdf.pools.offsets
+        policy, config, offsets = learner.module("policy"), self._config, self._cdf.pools.offsets
         slots = config.rollouts_per_iteration // config.samples_per_prompt
         prompts = prompt_slots(len(self.task), iteration * slots, slots, config.seed)
         for prompt in prompts.unique().tolist():

@@ -206,15 +206,15 @@ class VBoNTrainer:
         close = measured["objective"] >= top["validation/objective"] - top["validation/objective_se"]
         if close or self._refinement is not None:
             state.best = row
+            policy = self._learner.module("policy")
             if self.accelerator.is_main_process:
-                policy = self._learner.modules()["policy"]
                 checkpoint.save(self._best_folder(), {"policy": policy}, None, row)
         self._console.print(_validation_line(row))
         self._watcher.see_validation()
 
     def _measure(self) -> dict[str, float]:
         """Validation metrics, the main process's everywhere: all must decide alike."""
-        config, policy = self.config, self._learner.modules()["policy"]
+        config, policy = self.config, self._learner.module("policy")
         measured = validate(
             policy,
             self.ref_policy,
@@ -234,7 +234,7 @@ class VBoNTrainer:
     def _require_finite(self, rollouts: Rollouts) -> None:
         """Weights that no longer give log-probabilities must not become the checkpoint to resume from."""
         few = rollouts.sequences.select(torch.arange(min(FINITE_ROWS, len(rollouts.prompt_index))))
-        logprobs = completion_logprobs(self._learner.modules()["policy"], few, self.task.sampling.temperature)
+        logprobs = completion_logprobs(self._learner.module("policy"), few, self.task.sampling.temperature)
         if not torch.isfinite(logprobs).all():
             raise self._not_finite()
 
@@ -244,9 +244,10 @@ class VBoNTrainer:
         )
 
     def _checkpoint(self, prefix: str, count: int) -> None:
+        modules, optimizer = self._modules(), self._learner.whole_optimizer()
         if self.accelerator.is_main_process:
             where = checkpoint.numbered(self.folder.checkpoints, prefix, count)
-            checkpoint.save(where, self._modules(), self._learner.optimizer, self._state.to_json())
+            checkpoint.save(where, modules, optimizer, self._state.to_json())
             checkpoint.keep_last(self.folder.checkpoints, self.config.keep_checkpoints)
             if self._state.best is not None:
                 checkpoint.keep_best(self.folder.checkpoints, self._best_folder())
@@ -256,7 +257,9 @@ class VBoNTrainer:
         found = checkpoint.latest(self.folder.checkpoints) if self.config.resume else None
         if found is None:
             return RunState()
-        progress = checkpoint.load(found, self._modules(), self._learner.optimizer)
+        progress = checkpoint.load(found, self._modules(), self._learner.whole_optimizer())
+        if self._learner.whole is not None:
+            self._learner.whole.scatter()
         return RunState.from_json(progress, str(found))
 
     def _modules(self) -> dict[str, torch.nn.Module]:
@@ -276,7 +279,7 @@ class VBoNTrainer:
 
     def _finish(self) -> dict[str, Any]:
         """Save the best policy as the run's model; the last one is the last checkpoint."""
-        state, policy = self._state, self._learner.modules()["policy"]
+        state, policy = self._state, self._learner.module("policy")
         assert state.best is not None
         allowed = [*self.origin.allowed_mismatches, *(name for name in state.said if name == RANK_TEST)]
         checkpoint.load(self._best_folder(), {"policy": policy}, None)
