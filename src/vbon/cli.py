@@ -246,13 +246,24 @@ def _print_any_character() -> None:
 
 
 def _check_writable(json_file: str | None) -> None:
-    """Refuse a --json that could not be written before the work, not after it."""
+    """Refuse a --json that could not be written, or would write over something else, before the work, not after it."""
     if json_file is None:
         return
     folder = Path(json_file).absolute().parent
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if Path(json_file).is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
         raise VbonError(f"--json {json_file} cannot be written; name a file in a directory that you may write to")
+    if Path(json_file).is_file() and not _is_result(Path(json_file)):
+        raise VbonError(f"--json {json_file} is there already, and no result of vbon's; name another file")
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file may be one that `_write_json` wrote, or is empty; JSON Lines begin otherwise."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) in (b"", b"{\n")
+    except OSError:
+        return False
 
 
 def _write_json(path: str, result: object) -> None:

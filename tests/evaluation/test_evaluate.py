@@ -274,6 +274,7 @@ def test_throughput_stands_apart(world: Path, tmp_path: Path):
     rates, latencies = speeds["completions_per_second"], speeds["latency_seconds"]
     assert set(rates) == set(latencies) == {"reference", "policy", "best-of-n"}
     assert rates["policy"] > rates["best-of-n"] > 0 and min(latencies.values()) > 0
+    (tmp_path / "eval" / "evaluation.json").unlink()  # as a kill leaves it
     evaluate_command(dataclasses.replace(config, throughput=False))
     assert not (tmp_path / "eval" / "throughput.json").exists()
 
@@ -283,7 +284,7 @@ def test_limit_and_prompts_choose_among_the_pools(world: Path, tmp_path: Path):
     config = config_of(world, prompts=str(tmp_path / "two.jsonl"), prompt_column="q", out=str(tmp_path / "eval"))
     config = dataclasses.replace(config, samples_per_prompt=2)
     assert evaluate_command(config)["num_prompts"] == 2
-    assert evaluate_command(dataclasses.replace(config, limit=1))["num_prompts"] == 1
+    assert evaluate_command(dataclasses.replace(config, limit=1, out=str(tmp_path / "one")))["num_prompts"] == 1
     (tmp_path / "two.jsonl").write_text('{"q": "three"}\n{"q": "four"}\n')
     with pytest.raises(VbonError, match=r"has no samples of prompt \w+; collect a pool for it"):
         evaluate_command(config)

@@ -75,7 +75,13 @@ CASES = {
     f"{HERE} --resume": "--resume: fresh holds no run to resume",
     "evaluate mine --pool held --out fresh --n 2 --device cpu": "mine: neither a run (vbon/run.json) nor a model",
     "report mine --out fresh": "mine: neither a run (vbon/run.json) nor an evaluation",
+    f"{EVALUATE} --out run": "--out run: not empty (holds README.md); choose another --out",
+    f"{EVALUATE} --out measured --seed 1": "--out measured: there is an evaluation of other settings (seed was",
+    f"{EVALUATE} --out halved": "halved/evaluation.json: malformed JSON",
     "report run --out mine": "--out mine is a directory; name a file",
+    "report run --out rows.jsonl": "--out rows.jsonl: is there already and no page; name another file",
+    "generate --model ref --prompts rows.jsonl --device cpu --out mine/../rows.jsonl": "holds the prompts; name",
+    "inspect pool --json rows.jsonl": "--json rows.jsonl is there already, and no result of vbon's; name another file",
     "generate --model ref --prompts held.jsonl --max-new-tokens 3 --device cpu --out mine": "--out mine is a directory",
     "inspect mine": "mine: not a pool (no manifest.json)",
     "inspect pool --n 99": "--n 99: the pool has at most 60 samples of a prompt",
@@ -106,8 +112,10 @@ def place(ingredients: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "loop.jsonl").symlink_to("loop.jsonl")
     with contextlib.chdir(folder):
         for line in (f"{COLLECT} prompts.jsonl {REWARD} --out pool", f"{COLLECT} held.jsonl {REWARD} --out held",
-                     f"{TRAIN} {REWARD}"):  # fmt: skip
+                     f"{TRAIN} {REWARD}", f"{EVALUATE} --out measured"):  # fmt: skip
             assert cli.main(line.split()) == 0
+    (folder / "halved").mkdir()
+    (folder / "halved/evaluation.json").write_bytes((folder / "measured/evaluation.json").read_bytes()[:-9])
     return folder
 
 

@@ -16,7 +16,7 @@ class EvaluateConfig:
     pool: str
     """Held-out pool of reference samples; its prompts must not have been trained on."""
     out: str
-    """Directory of the evaluation."""
+    """Directory of the evaluation; one of the same settings there is replaced."""
     prompts: str | None = None
     """Evaluate on the prompts in this file, which must all be in the pool; default: the pool's."""
     prompt_column: str = "prompt"

@@ -15,7 +15,8 @@ from vbon.config.evaluate import EvaluateConfig
 from vbon.core import stats
 from vbon.errors import VbonError
 from vbon.evaluation import result, target, throughput
-from vbon.evaluation.output import make_folder, print_evaluation, write_evaluation
+from vbon.evaluation.folder import make_folder
+from vbon.evaluation.output import print_evaluation, write_evaluation
 from vbon.evaluation.plan import Plan, make_plan
 from vbon.evaluation.progress import progress_bar
 from vbon.evaluation.runs import Run
@@ -57,7 +58,7 @@ def evaluate_command(config: EvaluateConfig) -> dict[str, Any]:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     plan = make_plan(config)
-    folder = make_folder(config.out)
+    folder = make_folder(config.out, plan.settings)
     try:
         evaluation = _evaluate_plan(plan, config)
     except BaseException as error:

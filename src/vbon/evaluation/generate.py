@@ -21,8 +21,8 @@ Row = dict[str, Any]
 
 def generate_command(config: GenerateConfig) -> dict[str, Any]:
     """Write one line a completion to `config.out`, which appears whole or not at all, or to standard output."""
-    if config.out is not None and Path(config.out).is_dir():
-        raise VbonError(f"--out {config.out} is a directory; name a file")
+    if config.out is not None:
+        _check_out(Path(config.out), Path(config.prompts))
     rows = generate_rows(config)
     if config.out is None:
         count = sum(_print(row) for row in rows)
@@ -95,6 +95,13 @@ def _load_reward(spec: str, config: GenerateConfig, sampler: Sampler) -> Reward:
         timeout=config.reward_timeout,
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def _check_out(out: Path, prompts: Path) -> None:
+    if out.is_dir():
+        raise VbonError(f"--out {out} is a directory; name a file")
+    if out.exists() and prompts.exists() and out.samefile(prompts):
+        raise VbonError(f"--out {out} holds the prompts; name another file")
 
 
 def _writable(out: str) -> Path:

@@ -15,7 +15,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from vbon.errors import VbonError
+from vbon.evaluation.folder import SUMMARY
 from vbon.evaluation.samples import sample_win_rates
 from vbon.pool.files import replace_file
 from vbon.pool.prompts import Prompt, canonical_json
@@ -53,18 +53,9 @@ _REFERENCE_SCHEMA = pa.schema(
 )
 
 
-def make_folder(out: str) -> Path:
-    """The folder of the evaluation. Raises VbonError where it cannot be made, before the work."""
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VbonError(f"--out {out}: cannot be made ({error.strerror}); name another directory") from None
-    return folder
-
-
 def write_evaluation(folder: Path, evaluation: "Evaluation") -> None:
-    """The tables in Parquet, throughput.json (where timed) and, last, evaluation.json."""
+    """The tables in Parquet, throughput.json (where timed) and, last, evaluation.json: with it the others are whole."""
+    (folder / SUMMARY).unlink(missing_ok=True)
     replace_file(folder / "per_prompt.parquet", _parquet(per_prompt_table(evaluation)))
     replace_file(folder / "samples.parquet", _parquet(samples_table(evaluation)))
     replace_file(folder / "reference.parquet", _parquet(reference_table(evaluation)))
@@ -72,7 +63,7 @@ def write_evaluation(folder: Path, evaluation: "Evaluation") -> None:
         replace_file(folder / "throughput.json", _json(_speeds_record(evaluation.speeds)))
     else:
         (folder / "throughput.json").unlink(missing_ok=True)
-    replace_file(folder / "evaluation.json", _json(evaluation.summary))
+    replace_file(folder / SUMMARY, _json(evaluation.summary))
 
 
 def per_prompt_table(evaluation: "Evaluation") -> pa.Table:

@@ -11,6 +11,8 @@ from vbon.pool.files import replace_file
 from vbon.report.comparison.read import is_sweep, read_sweep
 from vbon.report.read import read_folders
 
+PAGE_START = b"<!doctype html"
+
 
 def report_command(config: ReportConfig) -> dict[str, Any]:
     """Write the page of `config.dirs` to `config.out`; the same folders give the same bytes.
@@ -19,8 +21,7 @@ def report_command(config: ReportConfig) -> dict[str, Any]:
     missing extra.
     """
     out = Path(config.out)
-    if out.is_dir():  # before the figures are drawn
-        raise VbonError(f"--out {out} is a directory; name a file, as in --out {out / 'report.html'}")
+    _check_out(out)
     html, read = _page(config.dirs)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +34,14 @@ def report_command(config: ReportConfig) -> dict[str, Any]:
         "bytes": len(html.encode()),
         **read,
     }
+
+
+def _check_out(out: Path) -> None:
+    """Before the figures are drawn: only a page is replaced."""
+    if out.is_dir():
+        raise VbonError(f"--out {out} is a directory; name a file, as in --out {out / 'report.html'}")
+    if out.is_file() and not out.read_bytes()[: len(PAGE_START)].lower() == PAGE_START:
+        raise VbonError(f"--out {out}: is there already and no page; name another file")
 
 
 def _page(dirs: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
