@@ -1,9 +1,12 @@
 """Several processes: `accelerate launch` as its users run it, and a run continued by another number of processes."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +66,42 @@ def test_a_checkpoint_moves_between_world_sizes(configure, tmp_path, sizes):
 def launch(config, count: int, folder: Path, *flags: str) -> None:
     for status, said in ranks.run_ranks(ranks.command_line, count, folder, arguments_of(config, folder, *flags)):
         assert status == 0, said[-3000:]
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(600)
+def test_two_processes_killed_and_resumed_end_bit_for_bit_like_two_undisturbed(configure, tmp_path):
+    """torchrun as in the guide: first one process is killed, which takes the other down, then all at once."""
+    settings = {"algorithm": "ppo", "num_iterations": 24, "checkpoint_every": 4, "validation_every": 8}
+    whole, killed = configure(out=str(tmp_path / "whole"), **settings), configure(out=str(tmp_path / "k"), **settings)
+    launch(whole, 2, tmp_path)
+    for flags, count, everyone in (((), 6, False), (("--resume",), 15, True)):
+        assert kill_launched(killed, tmp_path, *flags, after_rows=count, everyone=everyone) != 0
+        assert not (Path(killed.out) / "model.safetensors").exists()
+    status, said = torchrun(killed, tmp_path, "--resume").wait(300), (tmp_path / "torchrun").read_text()
+    assert status == 0, said[-3000:]
+    for name in ("model.safetensors", "vbon/checkpoints/step-000024/critic.safetensors"):
+        assert (Path(killed.out) / name).read_bytes() == (Path(whole.out) / name).read_bytes()
+    assert rows(killed.out) == rows(whole.out)
+    assert [row["iteration"] for row in rows(killed.out) if "reward" in row] == list(range(1, 25))
+
+
+def torchrun(config, folder: Path, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--"]
+    with open(folder / "torchrun", "w") as said:
+        arguments = arguments_of(config, folder, *flags)
+        return subprocess.Popen([*command, "vbon", *arguments], stdout=said, stderr=subprocess.STDOUT)
+
+
+def kill_launched(config, folder: Path, *flags: str, after_rows: int, everyone: bool) -> int:
+    """SIGKILL a process of the group, or all and their launcher, once the diary is that long; the launcher's status."""
+    launcher, diary = torchrun(config, folder, *flags), Path(config.out) / "vbon/metrics.jsonl"
+    while not diary.exists() or len(diary.read_text().splitlines()) <= after_rows:
+        assert launcher.poll() is None, (folder / "torchrun").read_text()[-3000:]
+        time.sleep(0.003)
+    found = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True)
+    ranks_of_launcher = [int(pid) for pid in found.stdout.split()]
+    assert len(ranks_of_launcher) == 2
+    for pid in [launcher.pid, *ranks_of_launcher] if everyone else ranks_of_launcher[1:]:
+        os.kill(pid, signal.SIGKILL)
+    return launcher.wait(100)
