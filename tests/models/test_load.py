@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.models.fused import SPELLED_OUT
+from vbon.models.fused import TANH_GELU
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_loaded_model_gives_the_saved_logits_without_dropout(tiny, tmp_path):
     tiny.save_pretrained(tmp_path)
     loaded = load.load_policy(str(tmp_path))
     assert not loaded.training
-    assert not any(isinstance(module, SPELLED_OUT) for module in loaded.modules())
+    assert not any(isinstance(module, TANH_GELU) for module in loaded.modules())
     ids = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
         assert torch.allclose(loaded(ids).logits, tiny.eval()(ids).logits, rtol=0, atol=1e-6)

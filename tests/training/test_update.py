@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from tests.training.conftest import COMPLETIONS, STEPS, all_sequences, plain_token_logprobs
 
 from vbon.config.train import TrainConfig
@@ -12,9 +13,9 @@ from vbon.core import seeds
 from vbon.core.objectives import vbon
 from vbon.models import load
 from vbon.models.value_head import Critic, value_head, values_of
-from vbon.training.online import update_settings
+from vbon.training.online import make_learner, update, update_settings
 from vbon.training.rollout import roll_out
-from vbon.training.update import Minibatch, UpdateSettings, losses, make_baseline, minibatches
+from vbon.training.update import Minibatch, UpdateSettings, critic_loss, losses, make_baseline, minibatches
 
 N, PROMPT = 4.0, "one two"
 GRADIENT = 2e-5  # float32 gradients of up to 40 rows against float64 ones, relative to their norm
@@ -279,3 +280,31 @@ def test_minibatches_hold_every_row_once_an_epoch_in_a_keyed_order(rollouts):
         steps = batch.mask.shape[1]
         assert torch.equal(batch.old_logprobs, rollouts.old_logprobs[where][:, :steps])
         assert torch.equal(batch.sequence_reward, rollouts.sequence_reward[where])
+
+
+def test_policy_and_critic_step_one_after_the_other_by_both_gradients(rollouts, policy, monkeypatch):
+    """Against the gradient of the sum of both losses; the critic looks when the policy's gradient is there."""
+    config = TrainConfig(
+        pool="p", model="m", reward="r", n=N, out="o", algorithm="ppo", num_epochs=1, learning_rate=0.0,
+        minibatch_size=len(rollouts.prompt_index),
+    )  # fmt: skip
+    learner = make_learner(policy, config, Accelerator(cpu=True))
+    torch.nn.init.normal_(learner.critic.head.weight)
+    settings = update_settings(config, 1.0)
+    batch = next(minibatches(rollouts, make_baseline(rollouts, learner.critic, settings), settings, 0))
+    tokens_per_row = float(rollouts.mask.sum(1).float().mean())
+    loss, none, _ = losses(policy, learner.critic, batch, settings, tokens_per_row)
+    assert none is None
+    loss = loss + critic_loss(learner.critic, batch, settings, tokens_per_row)
+    networks = torch.nn.ModuleList([policy, learner.critic])
+    together = flat_gradient(networks, loss)
+    seen = []
+    trunk = learner.critic.trunk
+    inner = trunk.forward
+    monkeypatch.setattr(
+        trunk, "forward", lambda *a, **k: seen.append(policy.lm_head.weight.grad is not None) or inner(*a, **k)
+    )
+    [step] = update(learner, rollouts, settings, 1e9, 0)
+    assert seen[-1] and step["value_loss"] > 0
+    apart = torch.cat([p.grad.double().flatten() for p in networks.parameters() if p.grad is not None])
+    assert torch.equal(apart, together)

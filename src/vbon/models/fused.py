@@ -1,15 +1,88 @@
-"""One kernel where a model file spells a function out: the same function, without its intermediate tensors."""
+"""GELU's tanh form, which GPT-2 spells out in eight passes over the widest activation, in as few as pay.
 
-from torch import nn
+With z = √(8/π)·(x + 0.044715·x³) it is x·σ(z), and its derivative σ(z) + x·z′·σ(z)·(1 − σ(z)). torch has the function
+as one kernel, whose tanh on a CPU takes six times as long as the passes of a sigmoid do where they stay in the cache:
+there it goes block by block, and the derivative is made beside it, while all of it is at hand.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 
-# GPT-2's GELU, 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))): as written, eight passes over the widest activation.
-SPELLED_OUT = (NewGELUActivation, FastGELUActivation)
+TANH_GELU = (NewGELUActivation, FastGELUActivation, GELUTanh)
+LINEAR = math.sqrt(8 / math.pi)
+CUBIC = LINEAR * 0.044715
+BLOCK = 2**16  # elements: four float32 buffers of so many lie in a megabyte of cache
+DTYPES = (torch.float32, torch.float64)
 
 
 def fuse_activations(model: nn.Module) -> None:
-    """Replace, in place, every spelled-out tanh-GELU by torch's own; a GPT-2 update takes 0.7× the time on a CPU."""
+    """Replace, in place, every tanh-GELU by `Gelu`."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if type(child) in SPELLED_OUT:
-                setattr(parent, name, GELUTanh())
+            if type(child) in TANH_GELU:
+                setattr(parent, name, Gelu())
+
+
+class Gelu(nn.Module):
+    """x·σ(z) of any shape, within float32 rounding of torch's gelu(approximate="tanh")."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.dtype not in DTYPES:
+            return functional.gelu(x, approximate="tanh")
+        if torch.is_grad_enabled() and x.requires_grad:
+            result: Tensor = _GeluWithDerivative.apply(x)
+            return result
+        return _gelu(x)
+
+
+class _GeluWithDerivative(torch.autograd.Function):
+    """Keeps the derivative and not x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        result, derivative = _gelu_and_derivative(x)
+        ctx.save_for_backward(derivative)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        [derivative] = ctx.saved_tensors
+        product: Tensor = grad * derivative
+        return product
+
+
+def _gelu(x: Tensor) -> Tensor:
+    result = _like(x)
+    linear = x.new_tensor(LINEAR)
+    for part, into in _blocks(x, result):
+        torch.addcmul(linear, part, part, value=CUBIC, out=into)
+        into.mul_(part).sigmoid_().mul_(part)
+    return result
+
+
+def _gelu_and_derivative(x: Tensor) -> tuple[Tensor, Tensor]:
+    result, derivative = _like(x), _like(x)
+    linear = x.new_tensor(LINEAR)
+    for part, into, slope in _blocks(x, result, derivative):
+        torch.addcmul(linear, part, part, value=CUBIC, out=slope)
+        torch.sigmoid(slope.mul_(part), out=into)
+        slope.add_(part, alpha=-2 / 3 * LINEAR)  # x·z′ = 3·(z − 2/3·√(8/π)·x)
+        torch.ops.aten.sigmoid_backward.grad_input(slope, into, grad_input=slope)
+        torch.add(into, slope, alpha=3, out=slope)
+        into.mul_(part)
+    return result, derivative
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _blocks(*tensors: Tensor) -> Any:
+    """Blocks of all tensors together, flat."""
+    return zip(*(tensor.reshape(-1).split(BLOCK) for tensor in tensors), strict=True)

@@ -20,7 +20,7 @@ from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.shards import Whole, all_of, is_sharding, sharded, trained
 from vbon.training.task import Task, prompt_slots
-from vbon.training.update import Minibatch, UpdateSettings, losses, make_baseline, minibatches
+from vbon.training.update import Minibatch, UpdateSettings, critic_loss, losses, make_baseline, minibatches
 from vbon.training.validation import rollout_metrics
 
 PoolLoss = Callable[..., torch.Tensor]
@@ -245,16 +245,23 @@ def _step(
     tokens_per_row: float,
     forward: torch.Tensor | None,
 ) -> dict[str, torch.Tensor]:
-    loss, critic_loss, diagnostics = losses(learner.policy, learner.critic, batch, settings, tokens_per_row)
+    loss, value_loss, diagnostics = losses(learner.policy, learner.critic, batch, settings, tokens_per_row)
     diagnostics["policy_loss"] = loss.detach()
     _check_loss(learner, loss.detach())
     if forward is not None:
         diagnostics["pool_loss"] = forward.detach().float()
         loss = jeffreys(forward.float(), loss)
-    if critic_loss is not None:
-        diagnostics["value_loss"] = critic_loss.detach()
-        loss = loss + critic_loss
-    diagnostics["grad_norm"] = descend(learner, loss, max_grad_norm)
+    learner.optimizer.zero_grad(set_to_none=True)
+    if value_loss is not None:  # one trunk, one backward pass
+        learner.accelerator.backward(loss + value_loss)
+    else:
+        learner.accelerator.backward(loss)
+        if learner.critic is not None:  # only now: what the policy kept for its gradient is free again
+            value_loss = critic_loss(learner.critic, batch, settings, tokens_per_row)
+            learner.accelerator.backward(value_loss)
+    if value_loss is not None:
+        diagnostics["value_loss"] = value_loss.detach()
+    diagnostics["grad_norm"] = _descend(learner, max_grad_norm)
     return diagnostics
 
 
@@ -266,12 +273,17 @@ def _check_loss(learner: Learner, loss: torch.Tensor) -> None:
 
 
 def descend(learner: Learner, loss: torch.Tensor, max_grad_norm: float) -> torch.Tensor:
-    """One optimiser step down the loss, each network's gradient clipped on its own; returns the policy's norm.
+    """One optimiser step down the loss; returns the norm of the policy's gradient.
 
     Raises FloatingPointError, before the weights change, where a gradient is not finite.
     """
     learner.optimizer.zero_grad(set_to_none=True)
     learner.accelerator.backward(loss)
+    return _descend(learner, max_grad_norm)
+
+
+def _descend(learner: Learner, max_grad_norm: float) -> torch.Tensor:
+    """A step along the gradients that are there, each network's clipped on its own."""
     networks = [network for network in (learner.policy, learner.critic) if network is not None]
     norms = [all_of(nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)) for network in networks]
     if not torch.isfinite(torch.stack(norms)).all():

@@ -123,17 +123,19 @@ class Seen(NamedTuple):
 def losses(
     policy: nn.Module, critic: nn.Module | None, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float
 ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-    """(The clipped loss in nats per real token, PPO's value loss, what to log about them).
+    """(The clipped loss in nats per real token, the value loss of a critic on the policy's trunk, what to log).
 
     `tokens_per_row`: mean completion length over the whole iteration, so that every minibatch weighs rows alike.
     """
-    shared = settings.critic == "shared"
-    seen = _look(policy, batch, settings, critic if shared else None)
+    head = critic if settings.critic == "shared" else None
+    seen = _look(policy, batch, settings, head)
     loss, diagnostics = _policy_loss(seen, batch, settings, tokens_per_row)
-    if critic is None:
-        return loss, None, diagnostics
-    values = seen.values if shared else critic(batch.sequences)
-    return loss, _value_loss(values, batch, settings, tokens_per_row), diagnostics
+    return loss, None if head is None else _value_loss(seen.values, batch, settings, tokens_per_row), diagnostics
+
+
+def critic_loss(critic: nn.Module, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float) -> Tensor:
+    """PPO's value loss of a critic with a trunk of its own, in the units of `losses`."""
+    return _value_loss(critic(batch.sequences), batch, settings, tokens_per_row)
 
 
 def _look(policy: nn.Module, batch: Minibatch, settings: UpdateSettings, value_head: nn.Module | None) -> Seen:
