@@ -1,14 +1,43 @@
-"""One sample against best-of-N, scoring included: a full batch (throughput) and one prompt at a time (latency)."""
+"""One sample against best-of-N, scoring included: a full batch (throughput) and one prompt at a time (latency).
 
+Best-of-N scores by one of two rewards: one that costs nothing, and a classifier of the policy's size, which reads
+prompt and completion once. The N samples of a prompt share its prefill, which single samples of N prompts cannot: with
+P prompt tokens and T new ones the cost without scoring is at most N·(T − 1 + P/N)/(T − 1 + P) (`shared prefill`).
+"""
+
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.iteration import reward, text_of
 from benchmarks.measure import arguments, interleave, ratio, report
 from benchmarks.models import EOS, NEW_TOKENS, PAD, gpt2, random_rows
+from vbon.core.masked import last_token
+from vbon.models.batch import sequences
 from vbon.models.fused import fuse_activations
 from vbon.models.generate import generate
+from vbon.models.value_head import Critic
+
+Rows = list[list[int]]
+Scorer = Callable[[Rows, Rows], Any]
+
+
+def free(prompts: Rows, completions: Rows) -> Any:
+    return reward([], [text_of(row) for row in completions])
+
+
+def classifier(model: Any) -> Scorer:
+    """A number from the trunk's last hidden state, as a reward model has it."""
+    network = Critic(model)
+
+    @torch.no_grad()
+    def score(prompts: Rows, completions: Rows) -> Any:
+        batch = sequences(prompts, completions, PAD)
+        return network(batch).gather(1, last_token(batch.completion_mask)[:, None])[:, 0].numpy()
+
+    return score
 
 
 def measure(batch: int, n: int, repeats: int) -> list[dict[str, Any]]:
@@ -16,29 +45,39 @@ def measure(batch: int, n: int, repeats: int) -> list[dict[str, Any]]:
     model = gpt2()
     fuse_activations(model)
     prompts = random_rows(batch, 2, 8)
+    scorers = {"free": free, "classifier": classifier(model)}
 
-    def sample(count: int, per_prompt: int) -> list[list[int]]:
+    def sample(count: int, per_prompt: int) -> Rows:
         uniforms = torch.rand(count, per_prompt, NEW_TOKENS, dtype=torch.float64)
         return generate(
             model, prompts[:count], uniforms, temperature=1.0, stop_token_ids=[EOS], pad_token_id=PAD
         ).rows()  # fmt: skip
 
-    def best(count: int) -> None:
-        scores = reward([], [text_of(row) for row in sample(count, n)])
-        scores.reshape(count, n).argmax(1)
+    def best(count: int, score: Scorer) -> Callable[[], object]:
+        repeated = [prompt for prompt in prompts[:count] for _ in range(n)]
+        return lambda: np.asarray(score(repeated, sample(count, n))).reshape(count, n).argmax(1)
 
     groups = max(1, batch // n)
-    seconds = interleave(
-        {"full": lambda: sample(batch, 1), "full, best of N": lambda: best(groups),
-         "one": lambda: sample(1, 1), "one, best of N": lambda: best(1)}, repeats,
-    )  # fmt: skip
-    throughput = ratio(seconds["full, best of N"], seconds["full"]) * batch / groups
-    latency = ratio(seconds["one, best of N"], seconds["one"])
-    return [
-        {"n": n, "mode": "full batch", "cost of best-of-N / one sample": round(throughput, 3),
-         "over N": round(throughput / n, 3)},
-        {"n": n, "mode": "one prompt", "cost of best-of-N / one sample": round(latency, 3), "over N": None},
-    ]  # fmt: skip
+    calls: dict[str, Callable[[], object]] = {
+        "full batch": lambda: sample(batch, 1),
+        "one prompt": lambda: sample(1, 1),
+    }
+    for name, score in scorers.items():
+        calls |= {f"full batch, {name}": best(groups, score), f"one prompt, {name}": best(1, score)}
+    seconds = interleave(calls, repeats)
+    new, read = NEW_TOKENS - 1, float(np.mean([len(prompt) for prompt in prompts]))
+    shared = (new + read / n) / (new + read)
+    rows: list[dict[str, Any]] = []
+    for mode, per_prompt in (("full batch", batch / groups), ("one prompt", 1)):
+        for name in scorers:
+            cost = ratio(seconds[f"{mode}, {name}"], seconds[mode]) * per_prompt
+            full = mode == "full batch"
+            rows.append({
+                "n": n, "mode": mode, "reward": name, "cost of best-of-N / one sample": round(cost, 3),
+                "over N": round(cost / n, 3) if full else None,
+                "shared prefill": round(shared, 3) if full and name == "free" else None,
+            })  # fmt: skip
+    return rows
 
 
 def main() -> None:
