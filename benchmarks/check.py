@@ -1,7 +1,8 @@
 """Whether results have fallen behind the committed ones: `python -m benchmarks.check RESULTS [COMMITTED]`.
 
-Compares ratios, never seconds: a contender's time over ours must not be below SLACK times what is committed. A folder
-of new results against `benchmarks/results`; exit 1 names what fell.
+Compares ratios, never seconds: a contender's time over ours, or what best-of-N costs over one sample, must not be below
+SLACK times what is committed, and our memory over TRL's not above it by as much. A folder of new results against
+`benchmarks/results`; exit 1 names what fell.
 """
 
 import argparse
@@ -13,17 +14,24 @@ from typing import Any
 
 COMMITTED = Path(__file__).parent / "results"
 SLACK = 0.8  # two runs on one machine differ by up to a fifth
-LABELS = ("stage", "dtype", "batch", "contender")
+LABELS = ("stage", "dtype", "batch", "n", "mode", "reward", "contender")
+HIGHER = ("time / ", "cost of best-of-N")
+LOWER = ("memory / ",)
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Name of the row and ratio → how many times longer the contender took than we did."""
+    """Name of the row and ratio → how many times longer the contender took than we did, and the like."""
     return {
         f"{' '.join(str(row[label]) for label in LABELS if label in row)}, {key}": float(value)
         for row in rows
         for key, value in row.items()
-        if key.startswith("time / ") and value is not None
+        if key.startswith(HIGHER + LOWER) and value is not None
     }
+
+
+def is_lower(name: str) -> bool:
+    """Whether less is better."""
+    return name.rpartition(", ")[2].startswith(LOWER)
 
 
 def fallen(new: Path, committed: Path) -> Iterator[str]:
@@ -36,7 +44,7 @@ def fallen(new: Path, committed: Path) -> Iterator[str]:
         for name, value in old.items():
             if name not in now:
                 yield f"{path.stem}: {name} is missing"
-            elif now[name] < SLACK * value:
+            elif now[name] * SLACK > value if is_lower(name) else now[name] < SLACK * value:
                 yield f"{path.stem}: {name} was {value:g}, is {now[name]:g}"
 
 

@@ -78,6 +78,33 @@ def test_the_check_names_a_ratio_that_fell(tmp_path, now, told):
     assert (told or "no ratio fell") in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("row", "before", "now", "fell"),
+    [
+        ({"contender": "vbon PPO", "MiB": 1.0}, {"memory / TRL": 0.9}, {"memory / TRL": 1.2}, True),
+        ({"contender": "vbon PPO", "MiB": 1.0}, {"memory / TRL": 0.9}, {"memory / TRL": 0.6}, False),
+        (
+            {"n": 8, "mode": "full batch"},
+            {"cost of best-of-N / one sample": 7},
+            {"cost of best-of-N / one sample": 5},
+            True,
+        ),
+        (
+            {"n": 8, "mode": "full batch"},
+            {"cost of best-of-N / one sample": 7},
+            {"cost of best-of-N / one sample": 9},
+            False,
+        ),
+    ],
+)
+def test_the_check_knows_which_way_is_worse(tmp_path, row, before, now, fell):
+    for folder, ratio in (("old", before), ("new", now)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "memory.json").write_text(json.dumps({"rows": [row | ratio]}))
+    done = run("benchmarks.check", str(tmp_path / "new"), str(tmp_path / "old"))
+    assert done.returncode == fell, done.stdout + done.stderr
+
+
 def test_the_fitted_exponent_is_that_of_a_power_law(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks.measure import exponent

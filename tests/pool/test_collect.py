@@ -15,7 +15,7 @@ from vbon.config.pool import CollectConfig
 from vbon.core.reward_cdf import RewardCDF
 from vbon.core.stats import rank_test
 from vbon.errors import VbonError
-from vbon.models import load
+from vbon.models import load, memory
 from vbon.models.prompts import decode, encode
 from vbon.pool import ReferencePool, sampling
 from vbon.pool.collect import collect
@@ -220,3 +220,23 @@ def test_the_pool_remembers_its_config_and_what_made_it(config: CollectConfig, m
     assert "num_samples: 5" in saved and "temperature: 0.8" in saved
     assert pool.fingerprint.stop == (256,) and pool.fingerprint.model == load.model_fingerprint(str(model_dir))
     assert pool.fingerprint.unknown() == []
+
+
+def test_a_batch_size_chosen_from_memory_is_recorded_and_a_resumed_pool_keeps_its_own(
+    config: CollectConfig, tmp_path: Path, monkeypatch
+):
+    config = dataclasses.replace(config, batch_size=None)
+    monkeypatch.setitem(memory.MOST_ROWS, "cpu", 16)
+    whole = collect(config, progress=False)
+    assert json.loads((whole / "manifest.json").read_text())["plan"] == {
+        "batch_size": 16,
+        "prompts_per_batch": 3,
+        "prompts_per_shard": 3,
+    }
+    begun = dataclasses.replace(config, out=str(tmp_path / "begun"))
+    collect(begun, progress=False)
+    (tmp_path / "begun" / "shard-00001.parquet").unlink()
+    monkeypatch.setitem(memory.MOST_ROWS, "cpu", 2)  # less is free now
+    assert shards_of(collect(begun, progress=False)) == shards_of(whole)
+    with pytest.raises(VbonError, match="batch_size was 16, now 2"):
+        collect(dataclasses.replace(begun, batch_size=2), progress=False)

@@ -30,8 +30,8 @@ class CollectConfig:
     """Longest completion, in tokens."""
     stop_token_ids: tuple[int, ...] = ()
     """Token ids that end a completion; default: the model's end-of-sequence id."""
-    batch_size: int = 256
-    """Completions sampled at a time."""
+    batch_size: int | None = None
+    """Completions sampled at a time; default: what memory holds, at most 256 on a CPU. A resumed pool keeps its own."""
     samples_per_shard: int = 4096
     """Completions stored together: what a crash may lose, and what a worker of --engine ray makes at a time."""
     prompt_column: str = "prompt"

@@ -5,7 +5,7 @@ with the rows an uninterrupted run would have given (same machine and number of 
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from vbon.pool.engines import Described, Engine, load_engine, load_reward_of
 from vbon.pool.files import replace_file
 from vbon.pool.job import Part, make_shard, part_of
 from vbon.pool.manifest import Manifest
-from vbon.pool.prompts import Prompt, read_prompts
+from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import make_plan
 from vbon.pool.writer import CONFIG_NAME, PoolWriter, hash_prompt_ids, is_pool
 from vbon.rewards import Reward
@@ -37,7 +37,7 @@ def collect(config: CollectConfig, *, progress: bool = True) -> Path:
     engine = local or describe_model(config)
     whole = Part(prompts, engine.encode(prompts, config.prompts))
     reward = load_reward_of(config, engine.device)
-    with _open_writer(config, _manifest(config, prompts, engine, reward)) as writer:
+    with _open_writer(config, _manifest(config, whole, engine, reward)) as writer:
         try:
             with _progress_bar(len(prompts) * config.num_samples, show=progress) as bar:
                 if local is None:
@@ -52,7 +52,9 @@ def collect(config: CollectConfig, *, progress: bool = True) -> Path:
     return writer.folder
 
 
-def _manifest(config: CollectConfig, prompts: Sequence[Prompt], engine: Described, reward: Reward) -> Manifest:
+def _manifest(config: CollectConfig, whole: Part, engine: Described, reward: Reward) -> Manifest:
+    batch_size = config.batch_size or engine.batch_size(whole.prompt_ids)
+    prompts = whole.prompts
     return Manifest(
         fingerprint=engine.fingerprint(reward),
         created_by=f"vbon {vbon.__version__} collect --engine {config.engine}",
@@ -63,13 +65,15 @@ def _manifest(config: CollectConfig, prompts: Sequence[Prompt], engine: Describe
         dtype=None if config.engine == "openai" else config.dtype,  # a server's own
         model=config.model,
         reward=reward.name,
-        plan=make_plan(config.num_samples, config.batch_size, config.samples_per_shard),
+        plan=make_plan(config.num_samples, batch_size, config.samples_per_shard),
     )
 
 
 def _open_writer(config: CollectConfig, expected: Manifest) -> PoolWriter:
-    opener = PoolWriter.open_for_resume if is_pool(config.out) else PoolWriter.create
-    writer = opener(config.out, expected)
+    if not is_pool(config.out):
+        writer = PoolWriter.create(config.out, expected)
+    else:
+        writer = PoolWriter.open_for_resume(config.out, expected, own_plan=config.batch_size is None)
     # The reward's own name for itself: a URL may carry a password.
     text = merged_text(dataclasses.replace(config, reward=expected.reward or ""))
     replace_file(writer.folder / CONFIG_NAME, text.encode())

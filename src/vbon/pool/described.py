@@ -12,6 +12,8 @@ from vbon.pool.prompts import Prompt
 from vbon.pool.sampling import encode_within
 from vbon.rewards import Reward
 
+ROWS_ELSEWHERE = 256
+
 
 @dataclass(frozen=True)
 class DescribedModel:
@@ -44,6 +46,10 @@ class DescribedModel:
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
         """Token ids of every prompt. Raises VbonError naming the row of one that leaves no room for a completion."""
         return encode_within(self.tokenizer, self.context, self.max_new_tokens, prompts, source)
+
+    def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
+        """What is asked for at a time: the memory is elsewhere."""
+        return ROWS_ELSEWHERE
 
 
 def describe_model(config: CollectConfig) -> DescribedModel:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from vbon.config.pool import CollectConfig
 from vbon.models import load
+from vbon.models.memory import rows_that_fit
 from vbon.models.prompts import decode
 from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
@@ -42,6 +43,9 @@ class Described(Protocol):
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
         """Token ids of every prompt. Raises VbonError naming the row of one that is too long."""
 
+    def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
+        """Completions of these prompts to sample at a time."""
+
 
 class Engine(Described, Protocol):
     """A sampler of completions; `draw` is a function of its arguments as far as the engine's seeds are."""
@@ -67,6 +71,9 @@ class TransformersEngine(NamedTuple):
 
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
         return encode_prompts(self.sampler, prompts, source)
+
+    def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
+        return rows_that_fit(self.sampler.model, max(map(len, prompt_ids)) + self.sampler.max_new_tokens)
 
     def draw(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int

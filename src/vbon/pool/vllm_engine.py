@@ -29,6 +29,9 @@ class VllmEngine:
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
         return self.model.encode(prompts, source)
 
+    def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
+        return self.model.batch_size(prompt_ids)
+
     def draw(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
     ) -> Drawn:

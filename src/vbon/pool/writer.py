@@ -45,11 +45,13 @@ class PoolWriter:
         return cls(folder, manifest, lock, made)
 
     @classmethod
-    def open_for_resume(cls, folder: str | Path, expected: Manifest) -> "PoolWriter":
+    def open_for_resume(cls, folder: str | Path, expected: Manifest, *, own_plan: bool = False) -> "PoolWriter":
         """Continue an unfinished pool. Torn or missing shards are dropped from the manifest, to be redone.
 
         A pool in which nothing is stored yet is started anew, with other settings too. Raises VbonError naming each
         setting in which `expected` differs from what the pool was started with.
+
+        `own_plan`: a plan other than the expected one is no difference; the pool's own is followed in any case.
         """
         folder = Path(folder)
         read_manifest(folder)  # before a lock file is left in a folder that is no pool
@@ -60,7 +62,7 @@ class PoolWriter:
             if not manifest.shards:
                 write_manifest(folder, expected)
                 return cls(folder, expected, lock)
-            _check_same(folder, manifest, expected)
+            _check_same(folder, manifest, dataclasses.replace(expected, plan=manifest.plan) if own_plan else expected)
             intact = tuple(shard for shard in manifest.shards if is_intact(folder, shard))
             complete = manifest.complete and len(intact) == len(manifest.shards)
             manifest = dataclasses.replace(manifest, shards=intact, complete=complete)
