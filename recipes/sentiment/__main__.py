@@ -17,13 +17,14 @@ from pathlib import Path
 from preset import load_preset
 from recipe import PREPARED, STAGES, Recipe
 
-from vbon.errors import VbonError
+from vbon.demo.staged import exit_status, first_until
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 2 and one line for what the user can mend, 130 for Ctrl-C."""
     args = _parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         preset = load_preset(args.preset)
         (args.out / "stages").mkdir(parents=True, exist_ok=True)
         recipe = Recipe(preset, args.reviews, args.out, args.seeds, args.results or args.out / "results")
@@ -31,18 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             getattr(recipe, stage)()
         if args.command == "prepare":
             print("\n".join([*recipe.write_commands(), f"python {Path(__file__).parent} results --out {args.out}"]))
-    except (VbonError, OSError) as error:
-        print(f"sentiment: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nsentiment: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status("sentiment", work)
 
 
 def _stages(args: argparse.Namespace) -> Sequence[str]:
     if args.command == "run":
-        return STAGES[: STAGES.index(args.until) + 1]
+        return first_until(STAGES, args.until)
     return PREPARED if args.command == "prepare" else STAGES[-1:]
 
 

@@ -1,13 +1,12 @@
 """A preset: one YAML section a stage. `collect`, `train` and `evaluate` take the flags of the verbs of these names."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
-from vbon.config.yaml_file import read_sections
 from vbon.demo.small_models import ModelConfig
-from vbon.errors import VbonError
+from vbon.demo.staged import read_preset
 
 HERE = Path(__file__).parent
 # What the stages fill in themselves: the files and models that they hand to each other.
@@ -55,11 +54,6 @@ class Preset:
         """Flags of the pool of `train` or `test`."""
         return {**self.collect, **(self.collect_test if split == "test" else {})}
 
-    def section(self, name: str) -> dict[str, Any]:
-        """One section as plain values."""
-        value = getattr(self, name)
-        return value if isinstance(value, dict) else asdict(value)
-
 
 SECTIONS: dict[str, type[Any]] = {
     "reviews": ReviewsConfig, "reference": ModelConfig, "classifier": ModelConfig, "prompts": PromptsConfig,
@@ -70,15 +64,4 @@ SECTIONS: dict[str, type[Any]] = {
 
 def load_preset(name: str) -> Preset:
     """`small`, `paper`, or a YAML file of the same sections. Raises VbonError naming the file, section and key."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else HERE / f"{name}.yaml"
-    sections = read_sections(SECTIONS, path)
-    for section, keys in _FILLED_IN.items():
-        for key in keys:
-            if key in sections[section]:
-                raise VbonError(f"{path}: {section}: {key} is set by the recipe itself; leave it out")
-    if "n" not in sections["train"]:
-        raise VbonError(f"{path}: train: n is missing")
-    return Preset(
-        name=path.stem,
-        **{key: cls(**sections[key]) if key not in _FILLED_IN else sections[key] for key, cls in SECTIONS.items()},
-    )
+    return Preset(**read_preset(name, HERE, SECTIONS, _FILLED_IN))

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +13,10 @@ from reviews import Split, cut_prompts, read_split, split_prompts, write_prompts
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig, save_yaml
 from vbon.demo.small_models import LABELS, train_classifier, train_reference
-from vbon.errors import VbonError
+from vbon.demo.staged import Records, as_values
 from vbon.evaluation.evaluate import evaluate_command
 from vbon.models.load import load_tokenizer
 from vbon.pool.collect import collect
-from vbon.pool.files import replace_file
 from vbon.training.train import train
 
 STAGES = ("reference", "classifier", "prompts", "collect", "train", "evaluate", "results")
@@ -35,6 +33,7 @@ class Recipe:
         self.model = preset.reference.model or str(out / "reference")
         classifier = preset.classifier.model or str(out / "classifier")
         self.reward = classifier if "#" in classifier else f"{classifier}#{LABELS[1]}"
+        self.records = Records(out)
         self.runs = [out / "runs" / f"seed-{seed}" for seed in seeds]
 
     @cached_property
@@ -47,7 +46,7 @@ class Recipe:
         if config.model is None:
             self._once(
                 "reference",
-                {**self.preset.section("reference"), "reviews": self.split.digest},
+                {**as_values(config), "reviews": self.split.digest},
                 lambda: train_reference(self.split.train, self.split.held_out, config, self.out / "reference"),
             )
 
@@ -57,7 +56,7 @@ class Recipe:
         if config.model is None:
             self._once(
                 "classifier",
-                {**self.preset.section("classifier"), "reviews": self.split.digest},
+                {**as_values(config), "reviews": self.split.digest},
                 lambda: train_classifier(
                     self.split.train, self.split.held_out, config, load_tokenizer(self.model), self.out / "classifier"
                 ),
@@ -65,7 +64,7 @@ class Recipe:
 
     def prompts(self) -> None:
         """The first tokens of held-out reviews, two disjoint files."""
-        settings = {**self.preset.section("prompts"), "reviews": self.split.digest}
+        settings = {**as_values(self.preset.prompts), "reviews": self.split.digest}
         self._once("prompts", settings, self._write_prompts)
 
     def collect(self) -> None:
@@ -90,7 +89,7 @@ class Recipe:
     def results(self) -> None:
         """Table, figure and JSON; no review text in them."""
         names = ["reference", "classifier", *(f"pool-{s}" for s in SPLITS), *(f"train-{r.name}" for r in self.runs)]
-        stages = {name: self._record(name) for name in names if self._record(name) is not None}
+        stages = {name: record for name in names if (record := self.records.find(name)) is not None}
         text = results.write(self.results_folder, self.out, self.preset, stages)
         print(text)
 
@@ -137,36 +136,11 @@ class Recipe:
         return {name: len(prompts) for name, prompts in chosen.items()}
 
     def _once(self, name: str, settings: dict[str, Any], work: Callable[[], dict[str, Any]]) -> None:
-        """Do a piece of work unless its record says that it is done with these settings.
-
-        Raises VbonError where it was done with others.
-        """
-        stored = self._record(name)
-        if stored is not None:
-            changed = [key for key in {**settings, **stored["settings"]} if _differs(key, settings, stored["settings"])]
-            if changed:
-                raise VbonError(
-                    f"{self._path(name)}: made with another {changed[0]}; choose another --out, or remove this file "
-                    f"and {self.out / name.removeprefix('train-')}"
-                )
-            return
-        print(f"== {name}", file=sys.stderr)
-        started = time.perf_counter()
-        result = work()
-        record = {"settings": settings, "seconds": round(time.perf_counter() - started, 1), "result": result}
-        replace_file(self._path(name), (json.dumps(record, indent=2) + "\n").encode())
-        print(f"   {record['seconds']:.0f} s  {json.dumps(result)}", file=sys.stderr)
-
-    def _record(self, name: str) -> dict[str, Any] | None:
-        path = self._path(name)
-        return json.loads(path.read_text()) if path.is_file() else None
-
-    def _path(self, name: str) -> Path:
-        return self.out / "stages" / f"{name}.json"
-
-
-def _differs(key: str, settings: dict[str, Any], stored: dict[str, Any]) -> bool:
-    return key not in settings or key not in stored or json.dumps(settings[key]) != json.dumps(stored[key])
+        """Do a piece of work unless its record says that it is done with these settings."""
+        made = f"this file and {self.out / name.removeprefix('train-')}"
+        record = self.records.once(name, settings, lambda: {"result": work()}, made=made)
+        if record is not None:
+            print(f"   {record['seconds']:.0f} s  {json.dumps(record['result'])}", file=sys.stderr)
 
 
 def _without_paths(result: dict[str, Any]) -> dict[str, Any]:

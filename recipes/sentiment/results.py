@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from preset import HERE, Preset
 
 import vbon
+from vbon.demo.staged import as_values, commit_of
 from vbon.pool.files import replace_file
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
@@ -47,10 +47,10 @@ def summary(evaluation: dict[str, Any], preset: Preset, stages: Mapping[str, dic
     return {
         "command": f"python recipes/sentiment run --preset {preset.name} --reviews FILE --out OUT",
         "vbon": vbon.__version__,
-        "commit": _commit(),
+        "commit": commit_of(HERE),
         "hardware": f"{torch.get_num_threads()} threads on {_processor()}",
         "preset": {
-            name: preset.section(name)
+            name: as_values(getattr(preset, name))
             for name in ("reviews", "prompts", "collect", "collect_test", "train", "evaluate")
         },
         "n": evaluation["n"],
@@ -156,14 +156,6 @@ def _cell(estimate: dict[str, float] | None) -> str:
     if estimate is None:
         return "–"
     return f"{estimate['value']:.3f} ({estimate['low']:.3f}, {estimate['high']:.3f})"
-
-
-def _commit() -> str:
-    try:
-        command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _processor() -> str:

@@ -7,8 +7,7 @@ from typing import Any
 from small_model import ModelConfig
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
-from vbon.config.yaml_file import read_sections
-from vbon.errors import VbonError
+from vbon.demo.staged import read_preset
 
 HERE = Path(__file__).parent
 # What the stages fill in themselves: the files and models that they hand to each other, and the temperature.
@@ -67,15 +66,4 @@ SECTIONS: dict[str, type[Any]] = {
 
 def load_preset(name: str) -> Preset:
     """`small`, `paper`, or a YAML file of the same sections. Raises VbonError naming the file, section and key."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else HERE / f"{name}.yaml"
-    sections = read_sections(SECTIONS, path)
-    for section, keys in _FILLED_IN.items():
-        for key in keys:
-            if key in sections[section]:
-                raise VbonError(f"{path}: {section}: {key} is set by the recipe itself; leave it out")
-    if "n" not in sections["train"]:
-        raise VbonError(f"{path}: train: n is missing")
-    return Preset(
-        name=path.stem,
-        **{key: cls(**sections[key]) if key not in _FILLED_IN else sections[key] for key, cls in SECTIONS.items()},
-    )
+    return Preset(**read_preset(name, HERE, SECTIONS, _FILLED_IN))

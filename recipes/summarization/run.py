@@ -16,6 +16,7 @@ from papers import read_papers, split, write_prompts
 from preset import HERE, Preset, load_preset
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
+from vbon.demo.staged import exit_status, first_until
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
 from vbon.pool.collect import collect
@@ -127,19 +128,15 @@ def _read(path: Path) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 2 and one line for what the user can mend, 130 for Ctrl-C."""
     args = _parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         recipe = Recipe(load_preset(args.preset), args.data, args.out, args.seeds)
-        for stage in STAGES[: STAGES.index(args.until) + 1]:
+        for stage in first_until(STAGES, args.until):
             print(f"== {stage}", file=sys.stderr)
             getattr(recipe, stage)()
-    except VbonError as error:
-        print(f"summarization: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nsummarization: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status("summarization", work)
 
 
 def _parser() -> argparse.ArgumentParser:

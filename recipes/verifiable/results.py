@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from preset import HERE, Preset
 
 import vbon
 from vbon.core import stats
+from vbon.demo.staged import as_values, commit_of
 from vbon.pool.files import replace_file
 from vbon.pool.prompts import read_prompts
 
@@ -37,10 +37,13 @@ def write(
     content = {
         "command": f"python recipes/verifiable/run.py --preset {preset.name} --out OUT",
         "vbon": vbon.__version__,
-        "commit": _commit(),
+        "commit": commit_of(HERE),
         "hardware": f"{torch.get_num_threads()} threads",
         "seconds": seconds,
-        "preset": {name: preset.section(name) for name in ("corpus", "reference", "problems", "train", "evaluate")},
+        "preset": {
+            name: as_values(getattr(preset, name))
+            for name in ("corpus", "reference", "problems", "train", "evaluate")
+        },
         "n": evaluation["n"],
         "num_problems": evaluation["num_prompts"],
         "kl_policy_bon_floor": evaluation["floor"]["kl_policy_bon"],
@@ -200,11 +203,3 @@ def _cell(estimate: dict[str, float | None]) -> str:
 
 def _reach(estimate: dict[str, float]) -> list[list[float]]:
     return [[estimate["value"] - estimate["low"]], [estimate["high"] - estimate["value"]]]
-
-
-def _commit() -> str:
-    try:
-        command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

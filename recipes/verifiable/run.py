@@ -9,8 +9,7 @@ import argparse
 import json
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,14 @@ from reference import train_reference
 from vbon.cli import main as vbon
 from vbon.core.best_of_n import kl_from_levels
 from vbon.core.kl_rl import kl_coef_for_samples
+from vbon.demo.staged import Records, as_values, exit_status, first_until
 from vbon.errors import VbonError
-from vbon.pool.files import replace_file
 from vbon.pool.store import ReferencePool
 
 STAGES = ("reference", "problems", "collect", "inspect", "train", "evaluate", "report", "results")
 SPLITS = ("train", "test")
 RIVALS = ("vbon-bound", "kl-rl")
+MADE = "it and what it made"
 
 
 class Recipe:
@@ -37,6 +37,7 @@ class Recipe:
 
     def __init__(self, preset: Preset, out: Path, seeds: Sequence[int], results_folder: Path):
         self.preset, self.out, self.results_folder = preset, out, results_folder
+        self.records = Records(out)
         self.common = {"model": str(out / "reference"), "reward": f"{HERE / 'verifier.py'}:score"}
         self.seeds = {"vbon": list(seeds), **{method: [seeds[0]] for method in RIVALS}}
 
@@ -51,10 +52,11 @@ class Recipe:
     def reference(self) -> None:
         """The model that adds imperfectly."""
         preset = self.preset
-        settings = {**preset.section("reference"), **preset.section("corpus")}
-        self._once(
-            "reference", settings, lambda: train_reference(preset.reference, preset.corpus, self.out / "reference")
-        )
+        settings = {**as_values(preset.reference), **as_values(preset.corpus)}
+        self.records.once(
+            "reference", settings, lambda: train_reference(preset.reference, preset.corpus, self.out / "reference"),
+            made=MADE,
+        )  # fmt: skip
 
     def problems(self) -> None:
         """Two disjoint files of sums that the reference has not seen, with the right answers."""
@@ -67,7 +69,7 @@ class Recipe:
                 self._prompts(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
             return {}
 
-        self._once("problems", self.preset.section("problems"), write)
+        self.records.once("problems", as_values(config), write, made=MADE)
 
     def collect(self) -> None:
         """M reference samples of every problem, a pool for each file."""
@@ -104,7 +106,7 @@ class Recipe:
 
     def results(self) -> None:
         """Table, figure and JSON."""
-        print(results.write(self.results_folder, self.out, self.preset, self.seeds, dict(self._seconds())))
+        print(results.write(self.results_folder, self.out, self.preset, self.seeds, self.records.seconds()))
 
     def _matched_kl_coef(self) -> float:
         """β whose optimum spends, on the training pool, the KL of best-of-N; to six digits."""
@@ -129,30 +131,8 @@ class Recipe:
             return {}
 
         settings = {key: value for key, value in flags.items() if key != "reward"} | {"of": [*words]}
-        self._once(name, {key: str(value).replace(str(self.out), "OUT") for key, value in settings.items()}, work)
-
-    def _once(self, name: str, settings: dict[str, Any], work: Callable[[], dict[str, Any]]) -> None:
-        """Do a piece of work unless its record says that it is done with these settings.
-
-        Raises VbonError where it was done with others.
-        """
-        path = self.out / "stages" / f"{name}.json"
-        if path.is_file():
-            stored = json.loads(path.read_text())["settings"]
-            changed = [key for key in {**settings, **stored} if settings.get(key) != stored.get(key)]
-            if changed:
-                raise VbonError(
-                    f"{path}: made with another {changed[0]}; choose another --out, or remove it and what it made"
-                )
-            return
-        print(f"== {name}", file=sys.stderr)
-        started = time.perf_counter()
-        record = {"settings": settings, **work(), "seconds": round(time.perf_counter() - started, 1)}
-        replace_file(path, (json.dumps(record, indent=2) + "\n").encode())
-
-    def _seconds(self) -> Iterator[tuple[str, float]]:
-        for path in sorted((self.out / "stages").glob("*.json")):
-            yield path.stem, json.loads(path.read_text())["seconds"]
+        stored = {key: str(value).replace(str(self.out), "OUT") for key, value in settings.items()}
+        self.records.once(name, stored, work, made=MADE)
 
     def _prompts(self, split: str) -> Path:
         return self.out / f"problems-{split}.jsonl"
@@ -174,18 +154,14 @@ def _as_arguments(flags: dict[str, Any]) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 2 and one line for what the user can mend, 130 for Ctrl-C."""
     args = _parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         (args.out / "stages").mkdir(parents=True, exist_ok=True)
         recipe = Recipe(load_preset(args.preset), args.out, args.seeds, args.results or args.out / "results")
-        for stage in STAGES[: STAGES.index(args.until) + 1]:
+        for stage in first_until(STAGES, args.until):
             getattr(recipe, stage)()
-    except VbonError as error:
-        print(f"verifiable: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nverifiable: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status("verifiable", work)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """Models of minutes: a byte-level tokenizer, a GPT-2 reference and a sentiment classifier, trained from nothing.
 
-The demo makes them of its own corpus, recipes/sentiment of a review file.
+The demo makes them of its own corpus, the recipes of a review file, of papers, of sums.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -55,6 +55,13 @@ class ModelConfig:
     batch_size: int = 64
     steps: int = 600
     learning_rate: float = 2e-3
+
+
+class Batches(Protocol):
+    """Rows to train on."""
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids (count, S), which of them are real (count, S), and labels, as the loss takes them."""
 
 
 class Windows:
@@ -145,20 +152,20 @@ Loss = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the next token, nats; padding on the right is never seen, attention being causal."""
     targets = ids.masked_fill(~real, IGNORED)[:, 1:]
-    ids = _end_padded(model, ids, real)
+    ids = end_padded(model, ids, real)
     return cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 def prefix_label_loss(model: GPT2ForSequenceClassification, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the label at every token: each prefix of a window is a short span of its own."""
-    ids = _end_padded(model, ids, real)
+    ids = end_padded(model, ids, real)
     logits = model.score(model.transformer(ids).last_hidden_state)
     targets = labels[:, None].expand_as(ids).masked_fill(~real, IGNORED)
     return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
-def _end_padded(model: PreTrainedModel, ids: Tensor, real: Tensor) -> Tensor:
-    # transformers warns of PAD, which is never looked at.
+def end_padded(model: PreTrainedModel, ids: Tensor, real: Tensor) -> Tensor:
+    """The ids, padded by the token of the end: transformers warns of PAD, though it is never looked at."""
     return torch.where(real, ids, model.config.eos_token_id)
 
 
@@ -177,7 +184,7 @@ def denormals_flushed() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def fit(model: PreTrainedModel, windows: Windows, config: ModelConfig, loss_of: Loss, seed: int) -> None:
+def fit(model: PreTrainedModel, batches: Batches, config: ModelConfig, loss_of: Loss, seed: int) -> None:
     """AdamW; linear warm-up, then a half cosine to a twentieth of the rate."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config.steps))
@@ -185,7 +192,7 @@ def fit(model: PreTrainedModel, windows: Windows, config: ModelConfig, loss_of: 
     model.train()
     with denormals_flushed():
         for _ in track(range(config.steps), type(model).__name__, console=Console(stderr=True)):
-            loss = loss_of(model, *windows.draw(config.batch_size, generator))
+            loss = loss_of(model, *batches.draw(config.batch_size, generator))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,0 +1,124 @@
+"""What the staged recipes share: presets of one section a stage, records of what is done, and how they end.
+
+A recipe is stopped and given again; what is done with the same settings is not done again.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vbon.config.yaml_file import read_sections
+from vbon.errors import VbonError
+from vbon.pool.files import replace_file
+
+
+def read_preset(
+    name: str, folder: Path, sections: Mapping[str, type[Any]], filled_in: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """`name`, and the value of each section: of a preset in `folder`, or of a YAML file of the same sections.
+
+    Args:
+        sections: name → the config that a section holds. One of `filled_in` stays a mapping, the flags of a verb.
+        filled_in: section → keys that the recipe sets itself.
+
+    Raises:
+        VbonError: naming the file, section and key.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    values = read_sections(sections, path)
+    for section, keys in filled_in.items():
+        for key in keys:
+            if key in values[section]:
+                raise VbonError(f"{path}: {section}: {key} is set by the recipe itself; leave it out")
+    if "n" not in values["train"]:
+        raise VbonError(f"{path}: train: n is missing")
+    made = {key: values[key] if key in filled_in else config(**values[key]) for key, config in sections.items()}
+    return {"name": path.stem, **made}
+
+
+def as_values(section: Any) -> dict[str, Any]:
+    """A section of a preset as plain values."""
+    return section if isinstance(section, dict) else asdict(section)
+
+
+class Records:
+    """OUT/stages: a file for each piece of work that is done, with the settings that it was done with."""
+
+    def __init__(self, out: Path):
+        self.folder = out / "stages"
+
+    def once(
+        self, name: str, settings: dict[str, Any], work: Callable[[], dict[str, Any]], *, made: str
+    ) -> dict[str, Any] | None:
+        """Do a piece of work and return its record: settings, seconds and what `work` tells; None where it was done.
+
+        `made`: what to remove, for the message, before it can be done with other settings.
+
+        Raises:
+            VbonError: it was done with other settings.
+        """
+        stored = self.find(name)
+        if stored is not None:
+            self._check(name, settings, stored["settings"], made)
+            return None
+        print(f"== {name}", file=sys.stderr)
+        started = time.perf_counter()
+        told = work()
+        record = {"settings": settings, "seconds": round(time.perf_counter() - started, 1), **told}
+        replace_file(self._path(name), (json.dumps(record, indent=2) + "\n").encode())
+        return record
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """The record of a piece of work that is done."""
+        path = self._path(name)
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def seconds(self) -> dict[str, float]:
+        """What each piece of work took."""
+        return {path.stem: json.loads(path.read_text())["seconds"] for path in sorted(self.folder.glob("*.json"))}
+
+    def _check(self, name: str, settings: dict[str, Any], stored: dict[str, Any], made: str) -> None:
+        changed = [key for key in {**settings, **stored} if _text(settings, key) != _text(stored, key)]
+        if changed:
+            raise VbonError(
+                f"{self._path(name)}: made with another {changed[0]}; choose another --out, or remove {made}"
+            )
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+
+def commit_of(folder: Path) -> str:
+    """The commit that a folder is checked out at, for the record; `unknown` where git does not tell."""
+    command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def first_until(stages: Sequence[str], last: str) -> Sequence[str]:
+    """The stages up to `last`."""
+    return stages[: stages.index(last) + 1]
+
+
+def exit_status(recipe: str, work: Callable[[], None]) -> int:
+    """Do the work; exit status 2 and one line for what the user can mend, 130 for Ctrl-C."""
+    try:
+        work()
+    except (VbonError, OSError) as error:
+        print(f"{recipe}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{recipe}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _text(settings: dict[str, Any], key: str) -> str | None:
+    return json.dumps(settings[key]) if key in settings else None
