@@ -1,24 +1,19 @@
 """The whole page: parsed for structure, and opened in a real browser where there is one."""
 
 import re
-import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from folders import HOSTILE, policy_metrics, write_evaluation, write_run
+from tests.pages import Outline, shown_prompts
 
 from vbon.config import ReportConfig
 from vbon.errors import VbonError
 from vbon.report.report import report_command
 
 PROMPTS = ["A charming kettle", "The music was", HOSTILE, "Such a dull", "My uncle calls it"]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-BROWSER_FLAGS = """--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking
-    --disable-component-update --disable-sync --enable-logging=stderr --dump-dom""".split()  # noqa: SIM905
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 @pytest.fixture
@@ -28,25 +23,6 @@ def page(tmp_path: Path) -> Path:
     out = tmp_path / "out/report.html"
     report_command(ReportConfig(dirs=(str(write_run(tmp_path / "n8")), str(evaluation)), out=str(out)))
     return out
-
-
-class Outline(HTMLParser):
-    """Tags with their attributes, and the visible text."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def count(self, tag: str) -> int:
-        return sum(name == tag for name, _ in self.tags)
 
 
 def test_texts_from_data_are_escaped_and_all_there(page):
@@ -111,33 +87,19 @@ def test_without_the_extra_one_line_names_it(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def browse(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:
-    """The page as a browser leaves it after its script has run, and what it logged."""
-    command = [str(CHROMIUM), *BROWSER_FLAGS, f"--user-data-dir={profile}", f"{page.as_uri()}#{fragment}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return done.stdout, done.stderr
-
-
-def shown_prompts(dom: str) -> list[str]:
-    cards = re.findall(r'<article class="card"([^>]*)>\s*<h3 class="prompt">(.*?)</h3>', dom, re.DOTALL)
-    return [prompt for attributes, prompt in cards if "hidden" not in attributes]
-
-
-@needs_browser
-def test_browser_runs_the_page_without_errors_and_nothing_hostile_runs(page, tmp_path):
-    dom, log = browse(page, tmp_path / "profile")
+def test_browser_runs_the_page_without_errors_and_nothing_hostile_runs(page, browse):
+    dom, log = browse(page)
     assert "CONSOLE" not in log
     assert "<title>vbon report" in dom
     assert len(shown_prompts(dom)) == len(PROMPTS)
     assert "5 of 5 prompts" in dom
 
 
-@needs_browser
-def test_browser_filters_and_sorts_by_the_address(page, tmp_path):
-    dom, log = browse(page, tmp_path / "profile", "q=KETTLE&where=prompt")
+def test_browser_filters_and_sorts_by_the_address(page, browse):
+    dom, log = browse(page, "q=KETTLE&where=prompt")
     assert shown_prompts(dom) == ["A charming kettle"]
     assert "1 of 5 prompts" in dom
-    dom, log = browse(page, tmp_path / "profile", "order=best-high")
+    dom, log = browse(page, "order=best-high")
     # rewards rise with the prompt's place, so the highest come first in reverse
     assert [prompt[:9] for prompt in shown_prompts(dom)] == [
         "My uncle ",

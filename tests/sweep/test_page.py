@@ -1,38 +1,12 @@
 """The page of a finished sweep: what a parser sees of it, and a real browser where there is one."""
 
-import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tests.pages import Outline, shown_prompts
 from tests.sweep.conftest import HELD_OUT, LIMIT
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = """--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking
-    --disable-component-update --disable-sync --enable-logging=stderr --dump-dom""".split()  # noqa: SIM905
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 pytestmark = pytest.mark.timeout(LIMIT)
-
-
-class Outline(HTMLParser):
-    """Tags with their attributes, and the visible text."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +45,11 @@ def test_the_page_says_the_figures_of_the_table(finished, outline):
         assert row[7].split(" ")[0] in outline.text
 
 
-@needs_browser
-def test_a_browser_runs_the_page_without_errors_and_filters_samples(finished, tmp_path):
-    def browse(fragment: str) -> tuple[list[str], str]:
-        page = f"{(finished / 'report.html').as_uri()}#{fragment}"
-        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", page]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT)
-        cards = re.findall(r'<article class="card"([^>]*)>\s*<h3 class="prompt">(.*?)</h3>', done.stdout, re.DOTALL)
-        assert "CONSOLE" not in done.stderr and "<title>vbon sweep" in done.stdout
-        return [prompt for attributes, prompt in cards if "hidden" not in attributes], done.stdout
-
-    assert sorted(browse("")[0]) == sorted(HELD_OUT)
-    shown, dom = browse("q=three&where=prompt")
-    assert sorted(shown) == sorted(prompt for prompt in HELD_OUT if "three" in prompt)
+def test_a_browser_runs_the_page_without_errors_and_filters_samples(finished, browse):
+    dom, log = browse(finished / "report.html")
+    assert "CONSOLE" not in log and "<title>vbon sweep" in dom
+    assert sorted(shown_prompts(dom)) == sorted(HELD_OUT)
+    dom, log = browse(finished / "report.html", "q=three&where=prompt")
+    assert "CONSOLE" not in log
+    assert sorted(shown_prompts(dom)) == sorted(prompt for prompt in HELD_OUT if "three" in prompt)
     assert "3 of 6 prompts" in dom
