@@ -9,7 +9,7 @@ import pytest
 from vbon.config import LabConfig
 from vbon.errors import VbonError
 from vbon.lab.exact import kl
-from vbon.lab.experiments import beyond_m, bound
+from vbon.lab.experiments import beyond_m, bound, monotone
 from vbon.lab.experiments.weak_reference import converged_at
 from vbon.lab.lab import lab_command
 from vbon.lab.training import Job, Scale, run, truth_of
@@ -75,3 +75,18 @@ def test_every_way_past_m_is_trained_measured_and_drawn(tmp_path, monkeypatch, c
 
 def _run_json(path):
     return json.loads(path.read_text())
+
+
+def test_a_map_that_keeps_the_order_moves_no_trained_policy_of_vbon(tmp_path, monkeypatch, capsys, small):
+    """Its runs are the same bit for bit; those trained on the reward itself are not."""
+    world = replace(small, num_prompts=1)
+    monkeypatch.setattr(monotone, "World", lambda: world)
+    preset = monotone.Preset(ns=(2,), trained_maps=("exponential",), num_samples=64, scale=SHORT, seeds=(0,))
+    monkeypatch.setitem(monotone.PRESETS, "quick", preset)
+    runs = lab_command(LabConfig(experiment="monotone", out=str(tmp_path), work=str(tmp_path / "work")))["trained"]
+    moved = {(run["trained_on"], run["map"]): (run["moved"], run["largest_change"]) for run in runs}
+    assert moved["vbon", "exponential"] == (0.0, 0.0)
+    assert moved["reward", "exponential"] > (1e-6, 1e-6)
+    assert all(run["objective"] == pytest.approx(-run["kl_policy_bon"]) for run in runs)
+    assert "trained: moved by the map" in (tmp_path / "monotone-quick.svg").read_text()
+    assert "trained_on" in capsys.readouterr().out

@@ -14,7 +14,8 @@ from vbon.errors import VbonError
 from vbon.lab import figures, record, seeds
 
 TRAINED_TITLE = "trained: medians over seeds, the lowest and highest distance beside (exact; nats)"
-TRAINED_COLUMNS = ("seeds", "kl_policy_bon", "lowest", "highest", "kl_policy_ref", "reward", "win_rate", "entropy")
+TRAINED_COLUMNS = ("seeds", "moved", "kl_policy_bon", "lowest", "highest", "kl_policy_ref", "reward", "reward_mean",
+                   "win_rate", "entropy")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
     record.print_table(experiment.TITLE, result["rows"], experiment.COLUMNS)
     if result.get("trained"):
         summary = seeds.summary(result["trained"], experiment.TRAINED_BY)
-        record.print_table(TRAINED_TITLE, summary, (*experiment.TRAINED_BY, *TRAINED_COLUMNS))
+        columns = [name for name in TRAINED_COLUMNS if name in summary[0] and name not in experiment.TRAINED_BY]
+        record.print_table(TRAINED_TITLE, summary, (*experiment.TRAINED_BY, *columns))
     figures.save(path.with_suffix(".svg"), experiment.panels(result))
     print(f"{path}, {path.with_suffix('.svg')}")
     return result

@@ -22,7 +22,7 @@ from vbon.lab.world import World
 TITLE = "monotone: what a map of the reward changes, exact (nats; rewards are the unmapped ones)"
 COLUMNS = ("map", "n", "levels", "bon_moved", "kl_rl_moved", "reward_bon", "reward_kl_rl", "reward_one_sided",
            "one_sided_from_bon")  # fmt: skip
-TRAINED_BY = ("objective", "map")
+TRAINED_BY = ("trained_on", "map")
 KEPT = ("affine", "exponential", "cubic", "stretched_tail")
 BROKEN = ("log_saturated", "tanh_saturated", "outliers")
 
@@ -85,7 +85,7 @@ def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
             policies = dict(zip(names, run_all(run_log_probs, jobs, context.num_workers), strict=True))
             plain = policies["continuous"]
             rows += [
-                {"map": name, "objective": objective, "seed": seed,
+                {"map": name, "trained_on": objective, "seed": seed,
                  "largest_change": float(np.abs(policy - plain).max()), "moved": kl(policy, plain),
                  **measure(policy, base, preset.trained_n)}
                 for name, policy in policies.items()
@@ -117,8 +117,8 @@ def _trained_panel(trained: list[dict[str, Any]]) -> Panel:
     """KL to the policy of the unmapped reward; 0 where a map changes nothing. The maps are numbered in order."""
     names = [name for name in dict.fromkeys(run["map"] for run in trained) if name != "continuous"]
     numbered = [{**run, "number": names.index(run["map"]) + 1} for run in trained if run["map"] in names]
-    lines = [seeds.line([run for run in numbered if run["objective"] == objective], "number", "moved", objective)
-             for objective in dict.fromkeys(run["objective"] for run in numbered)]  # fmt: skip
+    lines = [seeds.line([run for run in numbered if run["trained_on"] == objective], "number", "moved", objective)
+             for objective in dict.fromkeys(run["trained_on"] for run in numbered)]  # fmt: skip
     label = ", ".join(f"{number} {name.split('_')[0]}" for number, name in enumerate(names, 1))
     return Panel("trained: moved by the map, nats", label, "KL to the policy without a map", lines, False, False)
 
