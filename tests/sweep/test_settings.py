@@ -100,3 +100,15 @@ def test_the_recipes_sweeps_are_plans_that_validate(name):
     scales = {method: [0.1] * len(sweep.n) for method in ("kl-rl", "quantile") if method in sweep.methods}
     jobs = grid_jobs(sweep, SweepFolder(sweep.out), scales, {}, 1)
     assert len(jobs) == len(sweep.methods) * len(sweep.n) * 3
+
+
+def test_a_record_that_cannot_be_read_is_named(tmp_path):
+    folder = SweepFolder(str(tmp_path))
+    (tmp_path / "failures").mkdir()
+    (tmp_path / "failures/a.json").write_text('{"reason": "no memory"}\n')
+    (tmp_path / "failures/b.json").write_text("[]")
+    (tmp_path / "failures/c.json").write_bytes(b"\xff")
+    assert folder.reason("a") == "no memory" and folder.reason("z") is None
+    for name, said in (("b", "must hold a JSON object"), ("c", "cannot be read")):
+        with pytest.raises(VbonError, match=rf"{name}\.json: {said}"):
+            folder.reason(name)
