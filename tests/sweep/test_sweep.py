@@ -10,7 +10,7 @@ import pytest
 from tests.sweep.conftest import COMMAND, LIMIT, write_sweep
 
 from vbon import cli
-from vbon.training.metrics import read_rows
+from vbon.training.metrics import read_rows, seconds_of
 
 pytestmark = pytest.mark.timeout(LIMIT)
 
@@ -109,6 +109,24 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(settings_of, tmp_path, c
     assert "1 of 2 runs done, 1 failed" in printed
     assert "* bonbon-n100-s0: " in printed and "takes sets of --n 100 samples, but a prompt has only 64" in printed
     assert "takes sets of --n 100" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_budget_of_seconds_stops_every_method_alike_and_the_table_says_so(settings_of, tmp_path, capsys):
+    """Two hundred iterations and two thousand steps fit into a second nowhere; both kinds of method stop there."""
+    settings = settings_of(tmp_path / "out", n=[2], seeds=[0], offline_learning_rates=[0.01])
+    settings["train"] |= {"num_iterations": 200, "offline_steps": 2000, "warm_start": "none", "max_seconds": 1.0}
+    assert cli.main(["sweep", str(write_sweep(tmp_path, settings))]) == 0
+    assert "Stopped by max_seconds, on this machine: vbon-n2-s0, bonbon-n2-s0." in capsys.readouterr().out
+    costs = {run["method"]: run["cost"] for run in json.loads((tmp_path / "out/sweep.json").read_text())["runs"]}
+    assert 0 < costs["vbon"]["rollouts"] < 200 * 32 and 0 < costs["bonbon"]["offline_steps"] < 2000
+    seconds = json.loads((tmp_path / "out/timings.json").read_text())["seconds"]
+    last = {  # a run may go past its seconds by its last iteration or step
+        name: seconds_of([row for row in read_rows(tmp_path / f"out/runs/{name}/vbon/metrics.jsonl") if key in row][-1])
+        for name, key in (("vbon-n2-s0", "seconds_rollout"), ("bonbon-n2-s0", "offline_step"))
+    }
+    assert all(1 <= one["total"] < 1 + last[name] for name, one in seconds.items())
+    page = (tmp_path / "out/report.html").read_text()
+    assert "max_seconds stopped 2 of 2 runs (vbon, bonbon)" in page
 
 
 def test_other_settings_than_it_was_started_with_are_refused(settings_of, finished, tmp_path, capsys):

@@ -72,7 +72,7 @@ _DECIDED = ("pool", "model", "reward", "n", "out", "seed", "resume", "num_thread
             "kl_coef", "prompts", "offline_loss")  # fmt: skip
 # What makes budgets equal: methods share these.
 _BUDGET = ("num_iterations", "rollouts_per_iteration", "samples_per_prompt", "num_epochs", "minibatch_size",
-           "offline_steps", "offline_batch_size", "validation_fraction", "validation_every")  # fmt: skip
+           "offline_steps", "offline_batch_size", "validation_fraction", "validation_every", "max_seconds")  # fmt: skip
 _EVALUATE_DECIDED = ("runs", "pool", "out", "n", "model", "reward", "throughput", "num_threads")
 _SECTIONS = ("methods", "train", "train_offline", "evaluate")
 

@@ -51,6 +51,8 @@ class TrainConfig:
     """Train this often, each time from a fresh pool of the last result: N compounds to N^rounds, also past M."""
     num_iterations: int = 150
     """Iterations of: roll out, score, update."""
+    max_seconds: float | None = None
+    """Stop after the first iteration, or step on the pool, past so many seconds of rollouts and updates."""
     rollouts_per_iteration: int = 256
     """Completions sampled in each iteration."""
     samples_per_prompt: int = 8
@@ -168,7 +170,7 @@ class TrainConfig:
 
 
 _POSITIVE = ("temperature", "learning_rate", "critic_learning_rate", "offline_learning_rate", "max_grad_norm",
-             "clip_range", "value_clip_range", "advantage_clip", "lora_alpha", "reward_timeout")  # fmt: skip
+             "clip_range", "value_clip_range", "advantage_clip", "lora_alpha", "reward_timeout", "max_seconds")  # fmt: skip
 _COUNTS = ("rounds", "num_iterations", "rollouts_per_iteration", "samples_per_prompt", "num_epochs", "minibatch_size",
            "offline_steps", "offline_batch_size", "validation_every", "checkpoint_every", "keep_checkpoints",
            "max_new_tokens", "reward_batch_size", "num_threads")  # fmt: skip

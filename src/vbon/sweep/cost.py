@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
 from vbon.sweep.plan import Job
-from vbon.training.metrics import read_rows
+from vbon.training.metrics import read_rows, seconds_of
 from vbon.training.task import split_pool
 from vbon.training.validation import prompts_measured
 
@@ -86,7 +86,7 @@ def _measured(rows: Sequence[Mapping[str, Any]], job: Job, scale: GainScale) -> 
         if "validation/reward" in row:
             yield Measured(Cost(rollouts, offline_steps, seconds), scale.share(row["validation/reward"]))
             continue
-        seconds += sum(value for key, value in row.items() if key.startswith("seconds_"))
+        seconds += seconds_of(row)
         if "offline_step" in row:
             offline_steps += 1
         else:

@@ -88,6 +88,7 @@ def _run(
         "metrics": policy["metrics"],
         "cost": _counts(whole),
         "cost_nearly": None if nearly is None else _counts(nearly),
+        "out_of_time": bool(read_json(folder.run(job.name) / "vbon/run.json")["result"].get("out_of_time")),
         "warnings": evaluation["warnings"],
     }
 

@@ -27,6 +27,9 @@ def table(record: Mapping[str, Any]) -> str:
         "Held-out prompts; mean over seeds, and the lowest and highest seed. best-of-N: exact from the held-out pool.",
         f"KL(π_θ‖π_bon) reads at best-of-N itself: {floors or '–'}.",
     ]
+    late = [run["name"] for run in done if run["out_of_time"]]
+    if late:
+        text.append(f"Stopped by max_seconds, on this machine: {', '.join(late)}.")
     failed = [f"* {run['name']}: {run['reason']}" for run in runs if run["status"] != "done"]
     return "\n".join([*text, *(["", "Failed:", "", *failed] if failed else [])]) + "\n"
 
@@ -43,13 +46,18 @@ def _rows(record: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> Itera
                 yield [
                     method, f"{place['n']:g}", "" if beta is None else f"{beta:g}", str(len(runs)),
                     *(_over_seeds([run["metrics"][key]["value"] for run in runs]) for key in _COLUMNS),
-                    f"{runs[0]['cost']['rollouts']:,}",
+                    _range([run["cost"]["rollouts"] for run in runs]),
                 ]  # fmt: skip
 
 
 def _over_seeds(values: Sequence[float]) -> str:
     middle = _number(sum(values) / len(values))
     return middle if len(values) < 2 else f"{middle} ({_number(min(values))} to {_number(max(values))})"
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _number(value: float) -> str:

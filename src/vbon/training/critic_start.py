@@ -5,6 +5,8 @@ The pool's W tell which prefixes lead to what best-of-N keeps. A critic that kno
 text of over 100 nats that luck is most of what a policy gradient sees (docs/experiments.md).
 """
 
+import time
+
 import numpy as np
 import torch
 
@@ -21,6 +23,7 @@ TRACE_DECAY = 0.9
 def critic_step(learner: Learner, data: PoolData, config: TrainConfig, step: int) -> dict[str, float]:
     """One optimiser step of the critic on the pool, counted from 0; every row is as likely as another."""
     assert learner.critic is not None and config.offline_learning_rate is not None
+    started = time.perf_counter()
     rows = systematic_draw(np.ones_like(data.log_weights), config.offline_batch_size, config.seed, seeds.OFFLINE, step)
     device = learner.accelerator.device
     batch = data.batch(rows).to(device)
@@ -33,4 +36,4 @@ def critic_step(learner: Learner, data: PoolData, config: TrainConfig, step: int
         descend(learner, loss, config.max_grad_norm)
     except FloatingPointError as error:
         raise FloatingPointError(f"offline step {step + 1}, the critic: {error}") from None
-    return {"offline_loss": float(loss.detach())}
+    return {"offline_loss": float(loss.detach()), "seconds_update": time.perf_counter() - started}

@@ -1,6 +1,7 @@
 """The run's diary: JSON lines in `vbon/metrics.jsonl` and `samples.jsonl`, and the tracker's curves."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +27,17 @@ class Diary:
         """Start the files, or cut them back to what `state` covers: a resumed run writes the rest again."""
         self._folder, self._accelerator, self._config = folder, accelerator, config
         self._writes = accelerator.is_main_process
+        self.seconds = 0.0
+        """Of rollouts and updates so far, those before a resumption among them; the main process's."""
         if self._writes:
-            keep_rows(folder.metrics, state.covers)
+            self.seconds = sum(map(seconds_of, keep_rows(folder.metrics, state.covers)))
             keep_rows(folder.samples, state.covers)
         open_tracker(accelerator, folder, config)
 
     def write(self, row: Row) -> None:
         """One line of metrics; its numbers are points of the curves."""
         if self._writes:
+            self.seconds += seconds_of(row)
             append_row(self._folder.metrics, row)
             log_row(self._accelerator, row, self._config)
 
@@ -75,10 +79,17 @@ def append_row(path: Path, row: Row) -> None:
         file.write(_line(row))
 
 
-def keep_rows(path: Path, keep: Callable[[Row], bool]) -> None:
-    """Leave the rows that are to be kept; the file is there afterwards in any case."""
+def keep_rows(path: Path, keep: Callable[[Row], bool]) -> list[Row]:
+    """Leave the rows that are to be kept, and return them; the file is there afterwards in any case."""
     os.makedirs(path.parent, exist_ok=True)
-    replace_file(path, "".join(_line(row) for row in read_rows(path) if keep(row)).encode())
+    kept = [row for row in read_rows(path) if keep(row)]
+    replace_file(path, "".join(map(_line, kept)).encode())
+    return kept
+
+
+def seconds_of(row: Row) -> float:
+    """What a row says was spent on rollouts and updates; validations and checkpoints count as nothing."""
+    return math.fsum(value for key, value in row.items() if key.startswith("seconds_"))
 
 
 def _line(row: Row) -> str:

@@ -41,7 +41,7 @@ from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import Origin, RunFolder, describe, save_model
 from vbon.training.state import RunState
 from vbon.training.task import RANK_TEST, Task, check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
-from vbon.training.validation import validate
+from vbon.training.validation import validate, validation_line
 from vbon.training.watch import Watcher
 
 SAMPLES_SHOWN = 4
@@ -148,7 +148,7 @@ class VBoNTrainer:
             self._checkpoint(checkpoint.ONLINE, 0)
         bond = config.objective == "bond"
         pool_loss = best_of_n_loss(self._learner, self._pool_data(self.task), config) if bond else None
-        while config.algorithm != "offline" and state.iteration < config.num_iterations:
+        while config.algorithm != "offline" and not self._is_last():
             if self._refinement is not None:
                 self._refinement.before(self._learner, state.iteration)
             metrics, rollouts = run_iteration(
@@ -166,7 +166,7 @@ class VBoNTrainer:
         config, state = self.config, self._state
         take_step = critic_step if config.warm_start == "critic" else offline_step
         data = self._pool_data(self.task)
-        while state.offline_step < self._num_offline_steps:
+        while state.offline_step < self._num_offline_steps and not self._out_of_time():
             metrics = take_step(self._learner, data, config, state.offline_step)
             state.offline_step += 1
             self._diary.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
@@ -184,13 +184,23 @@ class VBoNTrainer:
         return data
 
     def _at_milestones(self, rollouts: Rollouts) -> None:
-        iteration, last = self._state.iteration, self._state.iteration == self.config.num_iterations
+        iteration, last = self._state.iteration, self._is_last()
         if iteration % self.config.validation_every == 0 or last:
             self._keep_samples(rollouts)
             self._validate()
         if iteration % self.config.checkpoint_every == 0 or last:
             self._require_finite(rollouts)
             self._checkpoint(checkpoint.ONLINE, iteration)
+
+    def _is_last(self) -> bool:
+        return self._state.iteration >= self.config.num_iterations or self._out_of_time()
+
+    def _out_of_time(self) -> bool:
+        """Whether the seconds that the run may take are spent, by the main process's clock: all must stop together."""
+        if self.config.max_seconds is None:
+            return False
+        [spent] = broadcast_object_list([self._diary.seconds])
+        return float(spent) >= self.config.max_seconds
 
     def _validate(self) -> None:
         """Measure on validation prompts; keep the latest policy within one standard error of the best objective.
@@ -209,20 +219,14 @@ class VBoNTrainer:
             policy = self._learner.module("policy")
             if self.accelerator.is_main_process:
                 checkpoint.save(self._best_folder(), {"policy": policy}, None, row)
-        self._console.print(_validation_line(row))
+        self._console.print(validation_line(row))
         self._watcher.see_validation()
 
     def _measure(self) -> dict[str, float]:
         """Validation metrics, the main process's everywhere: all must decide alike."""
         config, policy = self.config, self._learner.module("policy")
         measured = validate(
-            policy,
-            self.ref_policy,
-            self.validation,
-            OBJECTIVES[config.objective],
-            config.n,
-            config.kl_coef,
-            config.seed,
+            policy, self.ref_policy, self.validation, OBJECTIVES[config.objective], config.n, config.kl_coef, config.seed
         )
         if config.algorithm == "offline" or config.objective == "bond":
             measured |= own_objective(measured, policy, self._pool_data(self.validation), config)
@@ -287,6 +291,7 @@ class VBoNTrainer:
             "iterations": state.iteration,
             "num_processes": self.accelerator.num_processes,
             "best_iteration": state.best["iteration"],
+            "out_of_time": self._out_of_time(),
             **{key: value for key, value in state.best.items() if key.startswith("validation/")},
             "kl_policy_bon_floor": kl_floor(int(self.validation.cdf.num_samples.min()), self.config.n),
             "kl_bon_ref": kl_from_reference(self.config.n),
@@ -339,10 +344,3 @@ class VBoNTrainer:
     def _num_steps(self) -> int:
         online = 0 if self.config.algorithm == "offline" else self.config.num_iterations
         return online + self._num_offline_steps
-
-
-def _validation_line(row: dict[str, Any]) -> str:
-    return (
-        f"iteration {row['iteration']:>5}  validation: win rate {row['validation/win_rate']:.3f}  "
-        f"KL to reference {row['validation/kl_policy_ref']:.3f}  KL to best-of-N {row['validation/kl_policy_bon']:.3f}"
-    )

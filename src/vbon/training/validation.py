@@ -1,6 +1,7 @@
 """How far the policy is from best-of-N on prompts it does not train on, from fresh samples with fixed uniforms."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,3 +89,11 @@ def completion_measures(rollouts: Rollouts, n: float) -> dict[str, Tensor]:
         "completion_length": mask.sum(1),
     }
     return {name: values.double().cpu() for name, values in measures.items()}
+
+
+def validation_line(row: dict[str, Any]) -> str:
+    """What the console says of a validation, a row of the diary."""
+    return (
+        f"iteration {row['iteration']:>5}  validation: win rate {row['validation/win_rate']:.3f}  "
+        f"KL to reference {row['validation/kl_policy_ref']:.3f}  KL to best-of-N {row['validation/kl_policy_bon']:.3f}"
+    )

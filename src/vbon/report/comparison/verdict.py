@@ -17,6 +17,7 @@ def sentences(
         *_nearest(comparison),
         *(line for metric, rows in shares.items() for line in _front(metric, rows)),
         *(line for metric, rows in matched.items() for line in _ahead(comparison.methods[0].name, metric, rows)),
+        *_out_of_time(comparison),
     ]
 
 
@@ -58,6 +59,14 @@ def _ahead(first: str, metric: str, rows: Sequence[Matched]) -> Iterator[str]:
         ]  # fmt: skip
         if names:
             yield f"At equal KL {first} is {word} {', '.join(names)} in {NAMES[metric]}, by more than chance explains."
+
+
+def _out_of_time(comparison: Comparison) -> Iterator[str]:
+    """Runs that the clock stopped: how far they got depends on the machine."""
+    late = [run for method in comparison.methods for run in method.runs.values() if run.get("out_of_time")]
+    if late:
+        names = ", ".join(dict.fromkeys(str(run["method"]) for run in late))
+        yield f"max_seconds stopped {len(late)} of {comparison.num_runs} runs ({names}), on the machine that ran them."
 
 
 def _beyond(low: float, high: float, sign: int) -> bool:
