@@ -36,6 +36,7 @@ def sweep_of(settings_of, tmp_path):
         ({"methods": {"kl-rl": {"kl_coef": [1]}}}, "kl_coef has 1 values, n has 2"),
         ({"methods": {"kl-rl": {"kl_coef": 0.1}}}, "kl_coef must be a list of numbers"),
         ({"methods": {"vbon": {"num_iterations": 9}}}, "num_iterations would give it a budget of its own"),
+        ({"methods": {"vbon": {"max_seconds": 9}}}, "max_seconds would give it a budget of its own"),
         ({"methods": {"vbon": {"seed": 9}}}, "seed is the sweep's to decide"),
         ({"train": {"objective": "vbon"}}, "train: objective is the sweep's to decide"),
         ({"train": {"num_iteration": 3}}, "num_iteration"),
@@ -66,6 +67,17 @@ def test_jobs_are_all_methods_at_all_points_with_all_seeds_and_one_budget(sweep_
     assert {job.train.learning_rate for job in jobs if job.method == "vbon"} == {0.5}
     assert {job.train.offline_learning_rate for job in jobs if job.method == "bonbon"} == {0.25}
     assert {job.evaluate.pool for job in jobs} == {sweep.heldout} != {sweep.pool}
+
+
+def test_a_method_may_choose_its_algorithm_where_it_has_the_choice(sweep_of):
+    chosen = {"vbon": {"algorithm": "ppo", "warm_start": "critic"}, "kl-rl": {}}
+    sweep = sweep_of(methods=chosen, train={"max_seconds": 9.0})
+    jobs = grid_jobs(sweep, SweepFolder(sweep.out), {"kl-rl": (0.7, 0.3)}, {}, 1)
+    assert {(job.method, job.train.algorithm) for job in jobs} == {("vbon", "ppo"), ("kl-rl", "rloo")}
+    assert {job.train.max_seconds for job in jobs} == {9.0}
+    sweep = sweep_of(methods={"bonbon": {"algorithm": "ppo"}})
+    with pytest.raises(VbonError, match=r"bonbon-n2-s0: --method bonbon does not go with --algorithm ppo"):
+        grid_jobs(sweep, SweepFolder(sweep.out), {}, {}, 1)
 
 
 def test_the_search_tries_each_rate_once_at_one_point_and_evaluates_nothing(sweep_of):

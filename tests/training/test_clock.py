@@ -1,4 +1,4 @@
-"""A run that may take so many seconds: where it stops, what it keeps, and that a resumption does not start the clock anew."""
+"""A run that may take so many seconds: where it stops, what it keeps, and that the clock goes on when it is resumed."""
 
 import time
 

@@ -58,7 +58,8 @@ class Sweep:
     search_n: float | None = None
     """The grid point at which the rates are tried; default: the middle one."""
     methods: Mapping[MethodName, Mapping[str, Any]]
-    """Method → fields of `vbon train` of its own; `kl_coef`, a list, where it has a scale (default: matched to n)."""
+    """Method → fields of `vbon train` of its own; `algorithm`, where it has the choice; `kl_coef`, a list, where it has
+    a scale (default: matched to n)."""
     train: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `vbon train` that all methods share."""
     train_offline: Mapping[str, Any] = field(default_factory=dict)
@@ -131,7 +132,7 @@ def _method(name: Any, fields: Any, where: str) -> dict[str, Any]:
     for key in own:
         if key in _BUDGET:
             raise VbonError(f"{where}: {name}: {key} would give it a budget of its own; set it under train")
-        if key in _DECIDED and key != "kl_coef":
+        if key in _DECIDED and key not in ("kl_coef", "algorithm"):
             raise VbonError(f"{where}: {name}: {key} is the sweep's to decide; leave it out")
     betas = own.get("kl_coef", [])
     if not isinstance(betas, list) or not all(type(beta) in (int, float) and beta > 0 for beta in betas):
