@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def keep_rows(path: Path, keep: Callable[[Row], bool]) -> list[Row]:
     return kept
 
 
-def seconds_of(row: Row) -> float:
+def seconds_of(row: Mapping[str, Any]) -> float:
     """What a row says was spent on rollouts and updates; validations and checkpoints count as nothing."""
     return math.fsum(value for key, value in row.items() if key.startswith("seconds_"))
 
