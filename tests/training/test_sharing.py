@@ -2,14 +2,14 @@
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import NamedTuple
 
 import huggingface_hub
 import pytest
+from tests.loopback import serve_on_loopback
 from transformers import AutoModelForCausalLM
 
 from vbon.errors import VbonError
@@ -60,18 +60,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_trial")
-    try:
+    with serve_on_loopback(Handler) as address:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_a_run_is_pushed_as_the_model_that_it_is(configure, hub: Hub, tmp_path: Path):

@@ -6,9 +6,8 @@ import torch
 from transformers import PreTrainedModel
 
 MOST_ROWS = {"cpu": 256, "cuda": 2048}  # more do not pay
-CPU_BYTES = (
-    2**31
-)  # fixed, so that a pool is a function of its settings: what is free on a CPU's machine is not looked at
+# Fixed, so that a pool is a function of its settings: what is free on a CPU's machine is not looked at.
+CPU_BYTES = 2**31
 FREE_SHARE = 0.5  # of a GPU's memory, for keys and values and logits; the rest is for activations and what comes after
 BYTES_PER_LOGIT = 20  # float32 logits and log-probabilities, float64 cumulative sums, and the model's own logits
 

@@ -40,8 +40,16 @@ def _check_out(out: Path) -> None:
     """Before the figures are drawn: only a page is replaced."""
     if out.is_dir():
         raise VbonError(f"--out {out} is a directory; name a file, as in --out {out / 'report.html'}")
-    if out.is_file() and not out.read_bytes()[: len(PAGE_START)].lower() == PAGE_START:
+    if out.is_file() and not _is_page(out):
         raise VbonError(f"--out {out}: is there already and no page; name another file")
+
+
+def _is_page(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(PAGE_START)).lower() == PAGE_START
+    except OSError:
+        return False
 
 
 def _page(dirs: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
