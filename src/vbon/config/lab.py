@@ -7,7 +7,8 @@ from vbon.config import checks
 from vbon.errors import VbonError
 
 Experiment = Literal[
-    "backward-kl", "monotone", "bound", "samples", "ties", "n-beta", "weak-reference", "beyond-m", "methods", "pool"
+    "backward-kl", "monotone", "bound", "samples", "ties", "n-beta", "weak-reference", "beyond-m", "methods", "pool",
+    "text",
 ]  # fmt: skip
 
 
@@ -16,7 +17,8 @@ class LabConfig:
     """`vbon lab`: measure what the method claims, exactly, on policies small enough to enumerate."""
 
     experiment: Experiment = field(metadata={"positional": "EXPERIMENT"})
-    """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference, beyond-m, methods, or pool (of text)."""
+    """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference, beyond-m, methods;
+    of text: pool, and text, which trains."""
     preset: str = "quick"
     """quick: minutes on two cores. full: what docs/experiments.md reports. Some have more, such as untrained."""
     seeds: tuple[int, ...] = ()
@@ -26,14 +28,16 @@ class LabConfig:
     work: str | None = None
     """Directory for pools and runs, kept; default: a temporary one, removed."""
     pool: tuple[str, ...] = ()
-    """Pools to measure, for `vbon lab pool`."""
+    """Pools to measure, for `vbon lab pool`; for `vbon lab text`, the pool to train on and the held-out one."""
     num_workers: int = 1
     """Runs trained at the same time, one thread each."""
 
     def validate(self) -> None:
         """Raise VbonError naming the first flag whose value will not do."""
         checks.check_text(self, "out", "work")
-        if bool(self.pool) != (self.experiment == "pool"):
-            raise VbonError("--pool goes with vbon lab pool, which needs it: a directory that vbon collect wrote")
+        if bool(self.pool) != (self.experiment in ("pool", "text")):
+            raise VbonError(
+                "--pool goes with vbon lab pool and text, which need it: directories that vbon collect wrote"
+            )
         checks.check_at_least(self, 1, "num_workers")
         checks.check_each_at_least(self, 0, "seeds")

@@ -26,7 +26,7 @@ class Context:
     work: Path
     num_workers: int
     pools: tuple[Path, ...] = ()
-    """Of `vbon lab pool` only."""
+    """Of `vbon lab pool` and `text` only."""
 
 
 def lab_command(config: LabConfig) -> dict[str, Any]:

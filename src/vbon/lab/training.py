@@ -134,16 +134,20 @@ def run_folder(job: Job) -> Path:
 
 def run_all(function: Callable[[Job], Any], jobs: Sequence[Job], num_workers: int) -> list[Any]:
     """`function` of every job, in order, in several processes where asked for; a line on stderr for each one done."""
-    console = Console(stderr=True)
     for job in {(job.folder, job.reward, job.num_samples, job.seed): job for job in jobs}.values():
         collect_pool(job)  # before the runs that share it
-    results = []
+    return in_processes(function, [(run_folder(job).name, job) for job in jobs], num_workers)
+
+
+def in_processes(function: Callable[[Any], Any], named: Sequence[tuple[str, Any]], num_workers: int) -> list[Any]:
+    """`function` of every named thing, in order; a line on stderr for each one done."""
+    console, results = Console(stderr=True), []
     with contextlib.ExitStack() as stack:
-        mapped: Iterator[Any] = map(function, jobs)
+        mapped: Iterator[Any] = map(function, (one for _, one in named))
         if num_workers > 1:
             pool = stack.enter_context(ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")))
-            mapped = pool.map(function, jobs)
-        for job, result in zip(jobs, mapped, strict=True):
+            mapped = pool.map(function, [one for _, one in named])
+        for (name, _), result in zip(named, mapped, strict=True):
             results.append(result)
-            console.print(f"  {len(results)}/{len(jobs)} {run_folder(job).name}", highlight=False, markup=False)
+            console.print(f"  {len(results)}/{len(named)} {name}", highlight=False, markup=False)
     return results

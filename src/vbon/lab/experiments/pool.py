@@ -16,13 +16,13 @@ from vbon.lab.exact import Float, kl, normalised
 from vbon.lab.figures import Line, Panel
 from vbon.lab.lab import Context
 from vbon.lab.laws import Law
+from vbon.lab.maps import MAPS
 from vbon.lab.pools import ESTIMATORS, draw_counts
 from vbon.pool.store import ReferencePool
 
 TITLE = "pool: best-of-N and its rivals on the prompts of a pool (nats; means over prompts)"
 COLUMNS = ("pool", "n", "kl_bon_ref", "win_rate_bon", "win_rate_kl_rl", "kl_rl_bon", "kl_one_sided_bon", "kl_upper_bon",
            "kl_rl_moved_by_exp", "bon_moved_by_tanh", "one_sided_moved_by_tanh")  # fmt: skip
-STEP = 0.01  # of rewards stored after tanh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +63,26 @@ def law_of(rewards: Float) -> Law:
 
 def compare(laws: Sequence[Law], n: float) -> dict[str, Any]:
     """Best-of-N and what stands beside it, each mean with its interval under `intervals`."""
-    beta, mapped_beta = kl_matched(laws, n), kl_matched([_mapped(law, _exponential(laws)) for law in laws], n)
-    columns = [_compare(law, n, beta, mapped_beta, _exponential(laws)) for law in laws]
+    spread = spread_of(laws)
+    beta, mapped_beta = kl_matched(laws, n), kl_matched([mapped(law, "exponential", spread) for law in laws], n)
+    columns = [_compare(law, n, beta, mapped_beta, spread) for law in laws]
     estimates = {name: stats.mean([row[name] for row in columns]) for name in columns[0]}
-    spread = float(np.sqrt(np.mean([law.std() ** 2 for law in laws])))
     return {
         "beta": beta,
         "beta_over_std": beta / spread,
         **{name: estimate.value for name, estimate in estimates.items()},
         "intervals": {name: [estimate.low, estimate.high] for name, estimate in estimates.items()},
     }
+
+
+def mapped(law: Law, reward_map: str, spread: float) -> Law:
+    """The law of the rewards after one of `MAPS`."""
+    return law_of(MAPS[reward_map](law.rewards, spread))
+
+
+def spread_of(laws: Sequence[Law]) -> float:
+    """The rewards' standard deviation within prompts: what they are divided by under exp."""
+    return float(np.sqrt(np.mean([law.std() ** 2 for law in laws])))
 
 
 def kl_matched(laws: Sequence[Law], n: float) -> float:
@@ -97,10 +107,10 @@ def sub_pools(laws: Sequence[Law], n: float, sizes: Sequence[int], rng: np.rando
     return rows
 
 
-def _compare(law: Law, n: float, beta: float, mapped_beta: float, scale: float) -> dict[str, float]:
+def _compare(law: Law, n: float, beta: float, mapped_beta: float, spread: float) -> dict[str, float]:
     log_bon, tilted = law.log_bon(n), law.log_tilted(beta)
     upper = normalised(law.log_ref + (n - 1) * np.log(law.upper))
-    tanh = law_of(np.round(np.tanh(law.rewards) / STEP) * STEP)
+    exp, tanh = mapped(law, "exponential", spread), mapped(law, "saturated", spread)
     return {
         "kl_bon_ref": law.kl_from_ref(log_bon),
         "win_rate_bon": law.win_rate(log_bon),
@@ -110,8 +120,8 @@ def _compare(law: Law, n: float, beta: float, mapped_beta: float, scale: float) 
         "kl_rl_bon": _kl(tilted, log_bon),
         "kl_one_sided_bon": _kl(_one_sided(law, n), log_bon),
         "kl_upper_bon": _kl(upper, log_bon),
-        "kl_rl_moved_by_exp": _kl(_mapped(law, scale).log_tilted(mapped_beta), tilted),
-        "bon_moved_by_exp": _kl(_mapped(law, scale).log_bon(n), log_bon),
+        "kl_rl_moved_by_exp": _kl(exp.log_tilted(mapped_beta), tilted),
+        "bon_moved_by_exp": _kl(exp.log_bon(n), log_bon),
         "bon_moved_by_tanh": _kl(tanh.log_bon(n), log_bon),
         "one_sided_moved_by_tanh": _kl(_one_sided(tanh, n), log_bon),
     }
@@ -120,15 +130,6 @@ def _compare(law: Law, n: float, beta: float, mapped_beta: float, scale: float) 
 def _one_sided(law: Law, n: float) -> Float:
     """log of the optimum of the published count, π_ref·(F_< + one sample's mass)^(N−1)."""
     return normalised(law.log_ref + (n - 1) * np.log(law.lower + np.exp(law.log_ref)))
-
-
-def _mapped(law: Law, scale: float) -> Law:
-    return law_of(np.exp(law.rewards / scale))
-
-
-def _exponential(laws: Sequence[Law]) -> float:
-    """The rewards' standard deviation within prompts: what they are divided by under exp."""
-    return float(np.sqrt(np.mean([law.std() ** 2 for law in laws])))
 
 
 def _kl(log_p: Float, log_q: Float) -> float:

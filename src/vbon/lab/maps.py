@@ -1,0 +1,16 @@
+"""Maps of rewards on text: one that keeps their order, one that makes rewards tie."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vbon.lab.exact import Float
+
+STEP = 0.01
+"""Of rewards that are stored after tanh."""
+MAPS: dict[str, Callable[[Float, float], Float]] = {
+    "identity": lambda rewards, _: rewards,
+    "exponential": lambda rewards, spread: np.exp(rewards / spread),
+    "saturated": lambda rewards, _: np.round(np.tanh(rewards) / STEP) * STEP,
+}
+"""What becomes of rewards, given their standard deviation within prompts."""

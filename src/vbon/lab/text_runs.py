@@ -1,0 +1,195 @@
+"""Runs on text: the trainer on a pool cut to fewer samples or with its rewards mapped, measured on held-out prompts.
+
+A pool names the model and the reward that made it, and they are loaded from there.
+"""
+
+import copy
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vbon.config import EvaluateConfig, TrainConfig
+from vbon.core import stats
+from vbon.errors import VbonError
+from vbon.evaluation.plan import make_plan
+from vbon.evaluation.samples import draw_samples, per_prompt_metrics
+from vbon.evaluation.setting import Setting
+from vbon.evaluation.target import kl_policy_bon_floor, target_metrics
+from vbon.lab.exact import Float
+from vbon.lab.maps import MAPS
+from vbon.models import load
+from vbon.pool.shards import PromptSamples
+from vbon.pool.store import ReferencePool
+from vbon.pool.writer import PoolWriter
+from vbon.rewards import Reward, load_reward
+from vbon.rewards.protocol import Prompt
+from vbon.training.trainer import VBoNTrainer
+
+MEASURES = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextJob:
+    """One run on text. `num_samples`: how many samples of each prompt; None for all. `flags`: of `vbon train`."""
+
+    pool: str
+    heldout: str
+    n: float
+    seed: int
+    work: str
+    samples_per_prompt: int
+    num_samples: int | None = None
+    reward_map: str = "identity"
+    flags: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes: a name for each different job."""
+        flags = [f"{name}={value}" for name, value in self.flags]
+        return Path(self.work, "-".join([self.pool_name, f"n{self.n:g}", f"s{self.seed}", *flags]))
+
+    @property
+    def pool_name(self) -> str:
+        samples = "all" if self.num_samples is None else self.num_samples
+        return f"{self.reward_map}-M{samples}"
+
+
+@dataclass(frozen=True)
+class MappedReward:
+    """A reward after one of `MAPS`."""
+
+    base: Reward
+    reward_map: str
+    spread: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.reward_map} of {self.base.name}"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.reward_map} {self.spread!r} {self.base.fingerprint}"
+
+    def __call__(self, prompts: list[Prompt], completions: list[str], /, **columns: list[Any]) -> Float:
+        return MAPS[self.reward_map](self.base(prompts, completions, **columns), self.spread)
+
+
+def run(job: TextJob) -> dict[str, Any]:
+    """Train where it is not done, measure: `MEASURES` of the policy, each with its interval, nats."""
+    torch.set_num_threads(1)
+    train(job)
+    setting = setting_of(job)
+    policy = load.load_policy(str(job.folder), dtype="float32", device=torch.device("cpu"))
+    per_prompt = per_prompt_metrics(draw_samples(policy, setting), setting)
+    return with_intervals({name: per_prompt[name] for name in MEASURES})
+
+
+def moved(job: TextJob, plain: TextJob) -> dict[str, Any]:
+    """KL(policy of `job`‖policy of `plain`) on held-out prompts, nats, and whether their weights are the same bits."""
+    setting = setting_of(job)
+    cpu = torch.device("cpu")
+    policy, other = (load.load_policy(str(one.folder), dtype="float32", device=cpu) for one in (job, plain))
+    against = dataclasses.replace(setting, sampler=setting.sampler._replace(model=other))
+    divergence = draw_samples(policy, against).divergence.kl.mean(1)
+    pairs = zip(policy.state_dict().values(), other.state_dict().values(), strict=True)
+    same = all(torch.equal(one, two) for one, two in pairs)
+    estimate = stats.mean(divergence)
+    return {"same_weights": same, "moved": estimate.value, "moved_interval": [estimate.low, estimate.high]}
+
+
+def target(job: TextJob) -> dict[str, Any]:
+    """Best-of-N itself on the held-out prompts; `floor`: what KL(·‖π_bon) reads at it."""
+    setting = setting_of(job)
+    per_prompt = target_metrics(setting)
+    floor = kl_policy_bon_floor(setting)
+    return {"floor": floor, **with_intervals({name: per_prompt[name] for name in MEASURES if name in per_prompt})}
+
+
+def with_intervals(per_prompt: Mapping[str, Float]) -> dict[str, Any]:
+    """Means over prompts, and their 95 % bootstrap intervals under `intervals`."""
+    estimates = {name: stats.mean(values) for name, values in per_prompt.items()}
+    return {
+        **{name: estimate.value for name, estimate in estimates.items()},
+        "intervals": {name: [estimate.low, estimate.high] for name, estimate in estimates.items()},
+    }
+
+
+def setting_of(job: TextJob) -> Setting:
+    """Where the policies are measured: by the reward as it is, not as it was mapped for training."""
+    base = ReferencePool.open(job.heldout).manifest
+    config = EvaluateConfig(
+        runs=(named(base.model, job.heldout, "model"),), pool=job.heldout, out="", n=job.n,
+        samples_per_prompt=job.samples_per_prompt, device="cpu", seed=job.seed,
+    )  # fmt: skip
+    return make_plan(config).setting
+
+
+def train(job: TextJob) -> None:
+    """Train into `job.folder` unless a finished run is there."""
+    if (job.folder / "vbon" / "run.json").is_file():
+        return
+    shutil.rmtree(job.folder, ignore_errors=True)
+    source = ReferencePool.open(job.pool)
+    reward, pool = mapped_reward(source, job.reward_map), ReferencePool.open(derive_pool(job))
+    model = named(source.manifest.model, job.pool, "model")
+    config = TrainConfig(
+        pool=str(pool.path), model=model, reward=reward.base.name, n=job.n, out=str(job.folder), seed=job.seed,
+        tracker="none", device="cpu", checkpoint_every=10**6, **dict(job.flags),
+    )  # fmt: skip
+    ref_policy = load.load_policy(model, dtype="float32", device=torch.device("cpu"))
+    VBoNTrainer(copy.deepcopy(ref_policy), ref_policy, reward, pool, config).train()
+    shutil.rmtree(job.folder / "vbon" / "checkpoints", ignore_errors=True)
+
+
+def named(value: str | None, pool: str, what: str) -> str:
+    """`value`. Raises VbonError where the pool does not say it."""
+    if value is None:
+        raise VbonError(f"{pool}: does not say which {what} made it; import it with --declare {what}=…")
+    return value
+
+
+def spread_of(pool: ReferencePool) -> float:
+    """Standard deviation of the rewards within prompts."""
+    return float(np.sqrt(np.mean([rewards.var() for rewards in np.split(pool.rewards, pool.offsets[1:-1])])))
+
+
+def mapped_reward(pool: ReferencePool, reward_map: str) -> MappedReward:
+    """The reward that scored the pool, after the map."""
+    return MappedReward(load_reward(named(pool.manifest.reward, str(pool.path), "reward")), reward_map, spread_of(pool))
+
+
+def derive_pool(job: TextJob) -> Path:
+    """The pool of the first M samples of each prompt under the mapped reward, beside the runs; written once."""
+    out = Path(job.work, f"pool-{job.pool_name}")
+    if out.exists():
+        return out
+    pool = ReferencePool.open(job.pool)
+    reward = mapped_reward(pool, job.reward_map)
+    made = dataclasses.replace(
+        pool.manifest, shards=(), complete=False, plan=None, num_samples=job.num_samples or pool.manifest.num_samples,
+        fingerprint=dataclasses.replace(pool.fingerprint, reward=reward.fingerprint),
+    )  # fmt: skip
+    partial = out.with_name(f"{out.name}-partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with PoolWriter.create(partial, made) as writer:
+        for index, one in enumerate(_cut(pool, job.num_samples, reward)):
+            writer.write_shard(index, [one])
+        writer.finish()
+    return partial.rename(out)
+
+
+def _cut(pool: ReferencePool, num_samples: int | None, reward: MappedReward) -> Iterator[PromptSamples]:
+    rewards = MAPS[reward.reward_map](pool.rewards, reward.spread)
+    for index, prompt in enumerate(pool.prompts):
+        start, end = int(pool.offsets[index]), int(pool.offsets[index + 1])
+        if num_samples is not None and end - start < num_samples:
+            raise VbonError(f"{pool.path}: has {end - start} samples of prompt {prompt.prompt_id}, of {num_samples}")
+        rows = slice(start, end if num_samples is None else start + num_samples)
+        yield PromptSamples(prompt, pool.completions[rows], pool.completion_ids[rows], rewards[rows],
+                            [None] * (rows.stop - start), pool.finished[rows])  # fmt: skip
