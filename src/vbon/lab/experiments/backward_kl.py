@@ -30,6 +30,7 @@ METHODS: dict[str, Mapping[str, Any]] = {
     "offline": {"algorithm": "offline"},
     "reward": {"objective": "reward"},
     "quantile": {"objective": "quantile"},
+    "bond": {"objective": "bond"},
 }
 
 
@@ -45,6 +46,7 @@ class Preset:
 PRESETS = {
     "quick": Preset(ns=(2, 8, 64), methods=("vbon", "vbon-bound"), scale=Scale(), optimum_steps=200, seeds=(0,)),
     "medium": Preset(ns=(2, 4, 8, 16, 32, 64), methods=("vbon",), scale=Scale(num_iterations=80), optimum_steps=200),
+    "wide": Preset(ns=(2, 8, 32, 128), scale=Scale(num_iterations=80), optimum_steps=200, seeds=(0,)),
     "vbon": Preset(methods=("vbon",)),
     "full": Preset(),
 }
