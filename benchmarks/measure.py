@@ -80,8 +80,8 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    """Print the rows as a table; with --json, write them with the versions and the number of cores and threads."""
+def report(rows: list[dict[str, Any]], args: argparse.Namespace, **more: Any) -> None:
+    """Print the rows as a table; with --json, write them, `more`, the versions, cores and threads."""
     widths = {key: max(len(key), *(len(str(row.get(key, ""))) for row in rows)) for key in rows[0]}
     for row in [dict(zip(widths, widths, strict=True)), *rows]:
         print("  ".join(str(row.get(key, "")).ljust(width) for key, width in widths.items()))
@@ -91,4 +91,4 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
             "repeats": args.repeats,
             "python": platform.python_version(), "torch": torch.__version__,
         }  # fmt: skip
-        args.json.write_text(json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"setting": setting, "rows": rows, **more}, indent=1) + "\n")

@@ -1,12 +1,18 @@
 """Training time until a policy has 95 % of best-of-N's gain in reward, at no higher KL(π_θ‖π_ref) than best-of-N's.
 
 vbon with and without a warm start from the pool, KL-RL, TRL's RLOO fed with vbon's reward: same model, prompts, pool,
-rollouts, minibatches, learning rate and β = 1/(N−1) (KL-RL: the β whose optimum has best-of-N's KL, were rewards
-normal). N = 8, M = 200. Reward and KL are measured on fresh samples every second iteration, off the clock.
+rollouts and minibatches; N = 8, M = 200. A linear schedule has to know its end, so each contender trains for 10, 20,
+40 and 80 iterations, with the same small search for all: two learning rates, and N or N − 1 as what is aimed at, since
+noise costs KL (β = 1/(aim − 1); KL-RL: the β whose optimum has best-of-aim's KL, were rewards normal). Its time is that
+of the shortest run that is there at its end, on fresh samples, off the clock. The search is not counted, for any.
 """
 
+import itertools
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,9 +37,10 @@ from vbon.training.online import make_learner, run_iteration
 from vbon.training.rollout import Sampling, roll_out
 from vbon.training.task import Task
 
-N, NUM_SAMPLES, GOAL, RATE = 8, 200, 0.95, 1e-4
+N, NUM_SAMPLES, GOAL = 8, 200, 0.95
 NUM_PROMPTS, SAMPLES, EPOCHS, MINIBATCH = 32, 8, 2, 64
-EVERY, WARM_STEPS = 2, 20
+ITERATIONS, AIMS, RATES = (10, 20, 40, 80), (N, N - 1), (1e-4, 3e-4)
+WARM_STEPS, MEASURED = 20, 32
 
 
 def make_pool_task(model: Any, prompts: list[list[int]]) -> Task:
@@ -64,93 +71,82 @@ def fused() -> Any:
     return model
 
 
-class Clock:
-    """Runs until the goal or the limit; its seconds do not count what it measures itself."""
+@dataclass(frozen=True)
+class Try:
+    """One point of the search."""
 
-    def __init__(self, task: Task, limit: float):
-        self.task, self.limit, self.ref_policy = task, limit, fused()
+    iterations: int
+    aim: int
+    rate: float
+
+
+class Clock:
+    """Seconds of one training, and where it ended; what is measured does not count."""
+
+    def __init__(self, task: Task):
+        self.task, self.ref_policy = task, fused()
         by_prompt = task.pool.rewards.reshape(len(task), -1)
         self.start_reward = float(by_prompt.mean())
         self.bon_gain = float(np.mean([expectation(row, row, N) for row in by_prompt])) - self.start_reward
-        self.seconds, self.gain, self.kl, self.iterations = 0.0, 0.0, 0.0, 0
-        self.first: tuple[float, float] | None = None
-        """Seconds until the gain alone was there, and the KL then."""
-        self._since = now()
+        self.seconds, self._since = 0.0, now()
 
     def resume(self) -> None:
         self._since = now()
 
-    def stop(self, policy: Any) -> bool:
-        """After an iteration: whether to end. Measures every EVERY-th time."""
-        self.seconds += now() - self._since
-        self.iterations += 1
-        if self.iterations % EVERY == 0:
-            self._measure(policy)
-        self.resume()
-        return self.reached or self.seconds > self.limit
-
-    @property
-    def reached(self) -> bool:
-        return self.gain >= GOAL * self.bon_gain and self.kl <= kl_from_reference(N)
-
     @torch.no_grad()
-    def _measure(self, policy: Any) -> None:
-        uniforms = seeds.uniforms((len(self.task), 8, NEW_TOKENS), 1, 99)
+    def stop(self, policy: Any) -> None:
+        """After the last iteration: share of best-of-N's gain, and KL(π_θ‖π_ref) in nats, over fresh samples."""
+        self.seconds += now() - self._since
+        uniforms = seeds.uniforms((len(self.task), MEASURED, NEW_TOKENS), 1, 99)
         rolled = roll_out(
             policy, self.ref_policy, self.task.prompt_ids, torch.arange(len(self.task)), uniforms, self.task.sampling,
             self.task.score, lambda rewards, interval, n, kl_coef: SimpleNamespace(
                 sequence_reward=rewards, kl_coef=1.0), N, None,
         )  # fmt: skip
-        self.gain = float(rolled.rewards.mean()) - self.start_reward
+        self.share = (float(rolled.rewards.mean()) - self.start_reward) / self.bon_gain
         self.kl = float(rolled.log_ratio().mean())
-        if self.first is None and self.gain >= GOAL * self.bon_gain:
-            self.first = self.seconds, self.kl
 
-    def row(self, name: str) -> dict[str, Any]:
+    def row(self, name: str, tried: Try) -> dict[str, Any]:
         return {
-            "contender": name, "seconds": round(self.seconds, 2), "iterations": self.iterations,
-            "share of gain": round(self.gain / self.bon_gain, 3), "kl_policy_ref": round(self.kl, 3),
-            "kl_bon_ref": round(float(kl_from_reference(N)), 3), "reached": self.reached,
-            "seconds to gain at any KL": None if self.first is None else round(self.first[0], 2),
-            "KL then": None if self.first is None else round(self.first[1], 3),
+            "contender": name, **asdict(tried),
+            "seconds": round(self.seconds, 2), "share of gain": round(self.share, 3),
+            "kl_policy_ref": round(self.kl, 3), "kl_bon_ref": round(float(kl_from_reference(N)), 3),
+            "reached": self.share >= GOAL and self.kl <= kl_from_reference(N),
         }  # fmt: skip
 
 
-def run_vbon(clock: Clock, *, warm_start: bool, **changes: Any) -> None:
+def run_vbon(clock: Clock, tried: Try, *, warm_start: bool, **changes: Any) -> None:
     config = TrainConfig(**{
-        "pool": "-", "model": "-", "reward": "-", "out": "-", "n": N, "algorithm": "rloo", "minibatch_size": MINIBATCH,
+        "pool": "-", "model": "-", "reward": "-", "out": "-", "n": tried.aim, "algorithm": "rloo",
+        "minibatch_size": MINIBATCH, "num_iterations": tried.iterations, "learning_rate": tried.rate,
         "rollouts_per_iteration": SAMPLES * len(clock.task), "samples_per_prompt": SAMPLES, "num_epochs": EPOCHS,
-        "learning_rate": RATE, "lr_schedule": "constant", "offline_steps": WARM_STEPS, "offline_learning_rate": 1e-3,
-        "offline_batch_size": 128, **changes,
+        "offline_steps": WARM_STEPS, "offline_learning_rate": 1e-3, "offline_batch_size": 128, **changes,
     })  # fmt: skip
     learner = make_learner(fused(), config, Accelerator(cpu=True))
     clock.resume()
     if warm_start:
-        data = PoolData(clock.task, N)
+        data = PoolData(clock.task, tried.aim)
         for step in range(WARM_STEPS):
             offline_step(learner, data, config, step)
         learner.optimizer.state.clear()
-    iterations: Iterator[int] = iter(range(10**6))
-    while not clock.stop(learner.policy):
-        run_iteration(learner, clock.ref_policy, clock.task, config, next(iterations) + 1)
+    for iteration in range(tried.iterations):
+        run_iteration(learner, clock.ref_policy, clock.task, config, iteration)
+    clock.stop(learner.policy)
 
 
-def run_trl(clock: Clock) -> None:
+def run_trl(clock: Clock, tried: Try) -> None:
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
     rollouts = SAMPLES * len(clock.task)
     steps = EPOCHS * rollouts // MINIBATCH
 
-    class Stop(TrainerCallback):
+    class Timed(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             clock.resume()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            if state.global_step % steps == 0:
-                model.eval()
-                control.should_training_stop = clock.stop(model)
-                model.train()
+        def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            clock.stop(model.eval())
 
     by_prompt = clock.task.pool.rewards.reshape(len(clock.task), -1).tolist()
     rows = [
@@ -162,40 +158,65 @@ def run_trl(clock: Clock) -> None:
         config = RLOOConfig(
             output_dir=folder, per_device_train_batch_size=MINIBATCH, steps_per_generation=rollouts // MINIBATCH,
             num_iterations=EPOCHS, num_generations=SAMPLES, max_completion_length=NEW_TOKENS, temperature=1.0,
-            learning_rate=RATE, lr_scheduler_type="constant", max_steps=10**6, use_cpu=True, adam_epsilon=1e-5,
+            learning_rate=tried.rate, lr_scheduler_type="linear", max_steps=steps * tried.iterations, use_cpu=True,
+            adam_epsilon=1e-5,
             gradient_checkpointing=False, bf16=False, report_to="none", save_strategy="no", logging_strategy="no",
-            disable_tqdm=True, dataloader_pin_memory=False, **rloo_config_kwargs(N),
+            disable_tqdm=True, dataloader_pin_memory=False, **rloo_config_kwargs(tried.aim),
         )  # fmt: skip
         RLOOTrainer(
-            model=f"{folder}/model", reward_funcs=VbonReward(reward, N), args=config,  # type: ignore[arg-type]
-            train_dataset=Dataset.from_list(rows), processing_class=word_tokenizer(), callbacks=[Stop()],
+            model=f"{folder}/model", reward_funcs=VbonReward(reward, tried.aim), args=config,  # type: ignore[arg-type]
+            train_dataset=Dataset.from_list(rows), processing_class=word_tokenizer(), callbacks=[Timed()],
         ).train()  # fmt: skip
 
 
-def contenders(task: Task) -> dict[str, Callable[[Clock], None]]:
-    spread = float(task.pool.rewards.reshape(len(task), -1).std(1).mean())
-    kl_rl = {"objective": "reward", "kl_coef": spread / float(np.sqrt(2 * kl_from_reference(N))), "method": "kl-rl"}
-    return {
-        "vbon, warm start": lambda clock: run_vbon(clock, warm_start=True),
-        "vbon": lambda clock: run_vbon(clock, warm_start=False),
-        "TRL RLOO, vbon's reward": run_trl,
-        "KL-RL": lambda clock: run_vbon(clock, warm_start=False, **kl_rl),
-    }
+def run_kl_rl(clock: Clock, tried: Try) -> None:
+    spread = float(clock.task.pool.rewards.reshape(len(clock.task), -1).std(1).mean())
+    kl_coef = spread / float(np.sqrt(2 * kl_from_reference(tried.aim)))
+    run_vbon(clock, tried, warm_start=False, objective="reward", kl_coef=kl_coef, method="kl-rl")
+
+
+CONTENDERS: dict[str, Callable[[Clock, Try], None]] = {
+    "vbon, warm start": partial(run_vbon, warm_start=True),
+    "vbon": partial(run_vbon, warm_start=False),
+    "KL-RL": run_kl_rl,
+    "TRL RLOO, vbon's reward": run_trl,
+}
+
+
+def search(name: str, task: Task, iterations: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """A row of each try, shortest first; nothing longer is tried where one was there."""
+    for length in iterations:
+        rows = []
+        for aim, rate in itertools.product(AIMS, RATES):
+            clock, tried = Clock(task), Try(length, aim, rate)
+            CONTENDERS[name](clock, tried)
+            rows.append(clock.row(name, tried))
+        yield from rows
+        if any(row["reached"] for row in rows):
+            return
+
+
+def summary(tries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a contender: its shortest run that was there, and how many times longer that took than vbon's."""
+    rows = []
+    for name in dict.fromkeys(row["contender"] for row in tries):
+        there = [row for row in tries if row["contender"] == name and row["reached"]]
+        none = dict.fromkeys(tries[0]) | {"contender": name, "reached": False}
+        rows.append(min(there, key=lambda row: row["seconds"]) if there else none)
+    ours = rows[0]["seconds"]
+    return [row | {"time / vbon": round(row["seconds"] / ours, 2) if ours and row["reached"] else None} for row in rows]
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--limit", type=float, default=50.0, help="seconds that a contender may train")
-    args = parser.parse_args()
+    args = arguments(__doc__).parse_args()
     torch.set_num_threads(args.threads)
-    prompts = random_rows(8 if args.tiny else NUM_PROMPTS, 2, 8)
-    task = make_pool_task(fused(), prompts)
-    rows = []
-    for name, run in contenders(task).items():
-        clock = Clock(task, 0.1 if args.tiny else args.limit)
-        run(clock)
-        rows.append(clock.row(name))
-        report(rows, args)
+    task = make_pool_task(fused(), random_rows(8 if args.tiny else NUM_PROMPTS, 2, 8))
+    tries = []
+    for name in CONTENDERS:
+        for row in search(name, task, (1,) if args.tiny else ITERATIONS):
+            tries.append(row)
+            print(row, file=sys.stderr, flush=True)
+    report(summary(tries), args, tries=tries)
 
 
 if __name__ == "__main__":
