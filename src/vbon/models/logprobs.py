@@ -89,5 +89,5 @@ def completion_logprobs(model: nn.Module, batch: Sequences, temperature: float, 
     device = next(model.parameters()).device
     for rows in order.split(rows_per_batch):
         logprobs = policy_logprobs(model, batch.select(rows).to(device), temperature)
-        result[rows, : logprobs.shape[1]] = logprobs.cpu()
+        result[rows.cpu(), : logprobs.shape[1]] = logprobs.cpu()
     return result

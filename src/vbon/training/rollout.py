@@ -102,7 +102,7 @@ def roll_out(
         finished=completions.finished,
         rewards=rewards,
         interval=interval,
-        sequence_reward=torch.from_numpy(signal.sequence_reward),
+        sequence_reward=torch.from_numpy(signal.sequence_reward).to(mask.device),
         kl_coef=signal.kl_coef,
         values=None if completions.values is None else completions.values[:, :steps],
     )

@@ -94,7 +94,7 @@ def make_baseline(rollouts: Rollouts, critic: nn.Module | None, settings: Update
     rewards = token_rewards(rollouts.sequence_reward, cost, rollouts.mask, rollouts.kl_coef)
     if critic is None:
         total = rewards.sum(1)
-        return Baseline(None, None, total - leave_one_out(total, rollouts.prompt_index))
+        return Baseline(None, None, total - leave_one_out(total, rollouts.prompt_index.to(total.device)))
     values = rollouts.values
     if values is None:
         values = torch.cat([critic(part) for part in _chunks(rollouts.sequences, 4 * settings.minibatch_size)])
