@@ -1,4 +1,4 @@
-"""A device that is none: its tensors lie in ordinary memory, but mix with the CPU's as a GPU's would, that is, not at all.
+"""A device that is none: its tensors lie in ordinary memory, but mix with the CPU's as a GPU's would, not at all.
 
 So what runs on it names every tensor that was left on the CPU, on a machine without a GPU. What it cannot show: speed,
 memory, kernels, and anything asked of `torch.cuda`.

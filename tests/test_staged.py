@@ -1,11 +1,13 @@
 """Records of staged recipes: work is done once, with its settings; how a recipe ends."""
 
 import json
+import time
+from functools import partial
 
 import pytest
 
-from vbon.demo.staged import Records, exit_status
-from vbon.errors import VbonError
+from vbon.demo.staged import Budget, Records, exit_status
+from vbon.errors import Paused, VbonError
 
 
 def test_work_is_done_once_and_its_record_is_kept(tmp_path):
@@ -45,3 +47,41 @@ def test_a_recipe_ends_with_one_line(capsys):
     assert capsys.readouterr().err == "sums: error: no such file\n"
     assert exit_status("sums", lambda: fail(KeyboardInterrupt())) == 130
     assert "interrupted; the same command goes on" in capsys.readouterr().err
+
+
+def test_seconds_are_those_of_all_calls_that_a_piece_of_work_took(tmp_path):
+    records = Records(tmp_path)
+    (tmp_path / "stages").mkdir()
+
+    def work(seconds: float, stop: BaseException | None = None) -> dict[str, int]:
+        time.sleep(seconds)
+        if stop is not None:
+            raise stop
+        return {}
+
+    for stop in (Paused("between two steps"), KeyboardInterrupt()):
+        with pytest.raises(type(stop)):
+            records.once("train", {}, partial(work, 0.3, stop), made="it")
+        assert records.find("train") is None and records.seconds() == {}
+    record = records.once("train", {}, partial(work, 0.1), made="it")
+    assert record["seconds"] >= 0.7 and [path.name for path in (tmp_path / "stages").iterdir()] == ["train.json"]
+
+
+def test_a_budget_is_spent_after_its_minutes_and_never_without(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    budget, endless = Budget(2), Budget(None)
+    assert budget.share_left == 1 and not budget.is_spent()
+    now = 190.0
+    assert budget.share_left == pytest.approx(0.25) and not budget.is_spent()
+    now = 221.0
+    assert budget.share_left == 0 and budget.is_spent()
+    assert endless.share_left == 1 and not endless.is_spent()
+
+
+def test_a_pause_is_no_error(capsys):
+    def pause() -> None:
+        raise Paused("after step 3")
+
+    assert exit_status("sums", pause) == 0
+    assert capsys.readouterr().err == "sums: paused: after step 3\n"

@@ -1,10 +1,12 @@
 """A preset: one YAML section a stage. `collect`, `train` and `evaluate` take the flags of the verbs of these names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
+from vbon.demo.fitting import Precision
 from vbon.demo.small_models import ModelConfig
 from vbon.demo.staged import read_preset
 
@@ -16,6 +18,24 @@ _FILLED_IN = {
     "train": ("model", "reward", "pool", "out", "seed"),
     "evaluate": ("model", "reward", "pool", "out", "runs", "n"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """What the recipe runs on."""
+
+    device: str | None = None
+    """cuda: nothing runs without a GPU, unless --device says so. None: models are made on the CPU, and each verb runs
+    where it would."""
+    precision: Precision = "float32"
+    """Of the products with which reference and classifier are trained; their weights are float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfConfig:
+    """Several N, each with its runs and its evaluation, in the place of `train: n`."""
+
+    n: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +60,7 @@ class Preset:
     """Every setting of the recipe."""
 
     name: str
+    machine: MachineConfig
     reviews: ReviewsConfig
     reference: ModelConfig
     classifier: ModelConfig
@@ -47,21 +68,38 @@ class Preset:
     collect: dict[str, Any]
     """Flags of the pools; those that are others for the test pool, which wants M ≥ 25·N, are in `collect_test`."""
     collect_test: dict[str, Any]
+    best_of: BestOfConfig
     train: dict[str, Any]
     evaluate: dict[str, Any]
+
+    @property
+    def several(self) -> Sequence[float]:
+        """Every N."""
+        return self.best_of.n or (self.train["n"],)
 
     def pool(self, split: str) -> dict[str, Any]:
         """Flags of the pool of `train` or `test`."""
         return {**self.collect, **(self.collect_test if split == "test" else {})}
 
+    def training(self, n: float) -> dict[str, Any]:
+        """Flags of the runs for this N."""
+        return {**self.train, "n": n}
+
+    def name_of(self, n: float, name: str) -> str:
+        """What something is called that there is for each N: its bare name where there is one only."""
+        return f"n{n:g}-{name}" if self.best_of.n else name
+
 
 SECTIONS: dict[str, type[Any]] = {
-    "reviews": ReviewsConfig, "reference": ModelConfig, "classifier": ModelConfig, "prompts": PromptsConfig,
-    "collect": CollectConfig, "collect_test": CollectConfig,
+    "machine": MachineConfig, "reviews": ReviewsConfig, "reference": ModelConfig, "classifier": ModelConfig,
+    "prompts": PromptsConfig, "collect": CollectConfig, "collect_test": CollectConfig, "best_of": BestOfConfig,
     "train": TrainConfig, "evaluate": EvaluateConfig,
 }  # fmt: skip
 
 
 def load_preset(name: str) -> Preset:
-    """`small`, `paper`, or a YAML file of the same sections. Raises VbonError naming the file, section and key."""
+    """The preset of that name beside this file, or a YAML file of the same sections.
+
+    Raises VbonError naming the file, section and key.
+    """
     return Preset(**read_preset(name, HERE, SECTIONS, _FILLED_IN))

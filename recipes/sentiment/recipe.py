@@ -3,17 +3,19 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import results
 from preset import Preset
 from reviews import Split, cut_prompts, read_split, split_prompts, write_prompts
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig, save_yaml
-from vbon.demo.small_models import LABELS, train_classifier, train_reference
-from vbon.demo.staged import Records, as_values
+from vbon.demo.fitting import Workplace, unfinished
+from vbon.demo.small_models import LABELS, ModelConfig, train_classifier, train_reference
+from vbon.demo.staged import Budget, Records, as_values
+from vbon.errors import Paused
 from vbon.evaluation.evaluate import evaluate_command
 from vbon.models.load import load_tokenizer
 from vbon.pool.collect import collect
@@ -22,19 +24,46 @@ from vbon.training.train import train
 STAGES = ("reference", "classifier", "prompts", "collect", "train", "evaluate", "results")
 PREPARED = STAGES[:3]
 SPLITS = ("test", "train")
+WHOLE = 1 / 3
+"""What cannot pause begins only with this share of the budget left, unless the call has done nothing yet."""
+
+
+class Run(NamedTuple):
+    """One trained policy."""
+
+    n: float
+    seed: int
+    folder: Path
 
 
 class Recipe:
-    """The stages, each a method: inputs and outputs are files under `out`, and what is done is not done again."""
+    """The stages, each a method: inputs and outputs are files under `out`, and what is done is not done again.
 
-    def __init__(self, preset: Preset, reviews: Path, out: Path, seeds: Sequence[int], results_folder: Path):
+    `device`: where all of it runs; None is the preset's own choice. `budget`: when to stop until the next call.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        reviews: Path,
+        out: Path,
+        seeds: Sequence[int],
+        results_folder: Path,
+        device: str | None = None,
+        budget: Budget | None = None,
+    ):
         self.preset, self.reviews, self.out = preset, reviews, out
-        self.seeds, self.results_folder = seeds, results_folder
+        self.results_folder = results_folder
+        self.device, self.budget = device or preset.machine.device, budget or Budget(None)
+        self.seeds = seeds
         self.model = preset.reference.model or str(out / "reference")
         classifier = preset.classifier.model or str(out / "classifier")
         self.reward = classifier if "#" in classifier else f"{classifier}#{LABELS[1]}"
         self.records = Records(out)
-        self.runs = [out / "runs" / f"seed-{seed}" for seed in seeds]
+        self.runs = [
+            Run(n, seed, out / "runs" / preset.name_of(n, f"seed-{seed}")) for n in preset.several for seed in seeds
+        ]
+        self._has_worked = False
 
     @cached_property
     def split(self) -> Split:
@@ -42,65 +71,60 @@ class Recipe:
 
     def reference(self) -> None:
         """A tokenizer and a language model of the reviews; nothing to do where the preset names one."""
-        config = self.preset.reference
-        if config.model is None:
-            self._once(
-                "reference",
-                {**as_values(config), "reviews": self.split.digest},
-                lambda: train_reference(self.split.train, self.split.held_out, config, self.out / "reference"),
-            )
+        self._once_model("reference", self.preset.reference, train_reference)
 
     def classifier(self) -> None:
         """Positive or negative, from short spans: the reward is its POSITIVE logit."""
-        config = self.preset.classifier
-        if config.model is None:
-            self._once(
-                "classifier",
-                {**as_values(config), "reviews": self.split.digest},
-                lambda: train_classifier(
-                    self.split.train, self.split.held_out, config, load_tokenizer(self.model), self.out / "classifier"
-                ),
-            )
+
+        def make(*reviews_and_config: Any, **options: Any) -> dict[str, float]:
+            *rest, out = reviews_and_config
+            return train_classifier(*rest, load_tokenizer(self.model), out, **options)
+
+        self._once_model("classifier", self.preset.classifier, make)
 
     def prompts(self) -> None:
         """The first tokens of held-out reviews, two disjoint files."""
         settings = {**as_values(self.preset.prompts), "reviews": self.split.digest}
-        self._once("prompts", settings, self._write_prompts)
+        self._once("prompts", settings, self._write_prompts, self.out / "prompts-*.jsonl")
 
     def collect(self) -> None:
         """M reference samples of every prompt, a pool for each file."""
         for name in SPLITS:
             config = self._collect_config(name)
             config.validate()
-            self._once(f"pool-{name}", self.preset.pool(name), lambda config=config: {"pool": collect(config).name})
+
+            def work(config: CollectConfig = config) -> dict[str, Any]:
+                return {"pool": collect(config, asks_to_pause=self.budget.is_spent).name}
+
+            self._once(f"pool-{name}", self.preset.pool(name), work, Path(config.out))
 
     def train(self) -> None:
-        """One run a seed."""
-        for seed, run in zip(self.seeds, self.runs, strict=True):
-            config = self._train_config(seed, run, resume=(run / "vbon" / "config.yaml").is_file())
-            self._once(f"train-{run.name}", self.preset.train, lambda config=config: _without_paths(train(config)))
+        """A run for each N and seed."""
+        for run in self.runs:
+            config = self._train_config(run, resume=(run.folder / "vbon" / "config.yaml").is_file())
+            work = partial(_trained, config, asks_to_pause=self.budget.is_spent)
+            self._once(f"train-{run.folder.name}", self.preset.training(run.n), work, run.folder)
 
     def evaluate(self) -> None:
-        """All runs, the reference and best-of-N on the test prompts."""
-        config = self._evaluate_config()
-        settings = {**self.preset.evaluate, "seeds": list(self.seeds), "train": self.preset.train}
-        self._once("evaluation", settings, lambda: {"prompts": evaluate_command(config)["num_prompts"]})
+        """For each N all its runs, the reference and best-of-N on the test prompts."""
+        for n in self.preset.several:
+            config = self._evaluate_config(n)
+            settings = {**self.preset.evaluate, "seeds": list(self.seeds), "train": self.preset.training(n)}
+            self._once(self._evaluation(n), settings, partial(_evaluated, config), Path(config.out), pauses=False)
 
     def results(self) -> None:
         """Table, figure and JSON; no review text in them."""
-        names = ["reference", "classifier", *(f"pool-{s}" for s in SPLITS), *(f"train-{r.name}" for r in self.runs)]
-        stages = {name: record for name in names if (record := self.records.find(name)) is not None}
-        text = results.write(self.results_folder, self.out, self.preset, stages)
-        print(text)
+        stages = {name: record for name in self._pieces() if (record := self.records.find(name)) is not None}
+        evaluations = {n: self.out / self._evaluation(n) for n in self.preset.several}
+        print(results.write(self.results_folder, self.out / "pool-test", evaluations, self.preset, stages, self.device))
 
     def write_commands(self) -> list[str]:
         """The experiment as ordinary commands: a config of each under OUT/commands, and the lines to type."""
         configs: list[tuple[str, str, Any]] = [
             ("collect", f"pool-{name}", self._collect_config(name)) for name in SPLITS
         ]
-        runs = zip(self.seeds, self.runs, strict=True)
-        configs += [("train", run.name, self._train_config(seed, run, resume=False)) for seed, run in runs]
-        configs.append(("evaluate", "evaluation", self._evaluate_config()))
+        configs += [("train", run.folder.name, self._train_config(run, resume=False)) for run in self.runs]
+        configs += [("evaluate", self._evaluation(n), self._evaluate_config(n)) for n in self.preset.several]
         lines = []
         for verb, name, config in configs:
             config.validate()
@@ -112,20 +136,28 @@ class Recipe:
     def _collect_config(self, split: str) -> CollectConfig:
         return CollectConfig(
             model=self.model, reward=self.reward, prompts=str(self.out / f"prompts-{split}.jsonl"),
-            out=str(self.out / f"pool-{split}"), **self.preset.pool(split),
+            out=str(self.out / f"pool-{split}"), **{**self.preset.pool(split), **self._where()},
         )  # fmt: skip
 
-    def _train_config(self, seed: int, run: Path, *, resume: bool) -> TrainConfig:
+    def _train_config(self, run: Run, *, resume: bool) -> TrainConfig:
         return TrainConfig(
-            model=self.model, reward=self.reward, pool=str(self.out / "pool-train"), out=str(run), seed=seed,
-            **{**self.preset.train, "resume": resume},
+            model=self.model, reward=self.reward, pool=str(self.out / "pool-train"), out=str(run.folder), seed=run.seed,
+            **{**self.preset.training(run.n), "resume": resume, **self._where()},
         )  # fmt: skip
 
-    def _evaluate_config(self) -> EvaluateConfig:
+    def _evaluate_config(self, n: float) -> EvaluateConfig:
         return EvaluateConfig(
-            model=self.model, reward=self.reward, pool=str(self.out / "pool-test"), out=str(self.out / "evaluation"),
-            runs=tuple(map(str, self.runs)), n=self.preset.train["n"], **self.preset.evaluate,
+            model=self.model, reward=self.reward, pool=str(self.out / "pool-test"),
+            out=str(self.out / self._evaluation(n)), runs=tuple(str(run.folder) for run in self.runs if run.n == n),
+            n=n, **{**self.preset.evaluate, **self._where()},
         )  # fmt: skip
+
+    def _evaluation(self, n: float) -> str:
+        return self.preset.name_of(n, "evaluation")
+
+    def _where(self) -> dict[str, str]:
+        """The flag of a verb, where all of them run in one place."""
+        return {} if self.device is None else {"device": self.device}
 
     def _write_prompts(self) -> dict[str, int]:
         config = self.preset.prompts
@@ -135,13 +167,59 @@ class Recipe:
             write_prompts(self.out / f"prompts-{name}.jsonl", prompts)
         return {name: len(prompts) for name, prompts in chosen.items()}
 
-    def _once(self, name: str, settings: dict[str, Any], work: Callable[[], dict[str, Any]]) -> None:
-        """Do a piece of work unless its record says that it is done with these settings."""
-        made = f"this file and {self.out / name.removeprefix('train-')}"
-        record = self.records.once(name, settings, lambda: {"result": work()}, made=made)
+    def _once_model(self, name: str, config: ModelConfig, make: Callable[..., dict[str, float]]) -> None:
+        """`make` a model of the reviews in OUT/name; nothing to do where the preset names one."""
+        if config.model is not None:
+            return
+        precision = self.preset.machine.precision
+        settings = {**as_values(config), "reviews": self.split.digest}
+        settings |= {} if precision == "float32" else {"precision": precision}
+
+        def work() -> dict[str, Any]:
+            with unfinished(self.out / f"{name}.unfinished", settings) as folder:
+                place = Workplace(
+                    device=self.device or "cpu", precision=precision, unfinished=folder,
+                    asks_to_pause=self.budget.is_spent,
+                )  # fmt: skip
+                return make(self.split.train, self.split.held_out, config, self.out / name, place=place)
+
+        self._once(name, settings, work, self.out / name)
+
+    def _once(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        work: Callable[[], dict[str, Any]],
+        made: Path,
+        *,
+        pauses: bool = True,
+    ) -> None:
+        """Do a piece of work unless its record says that it is done with these settings.
+
+        Raises Paused, saying what is left, where the budget is spent or the work stops for it.
+        """
+        is_new = self.records.find(name) is None
+        try:
+            if is_new and self._has_worked and self.budget.share_left <= (0 if pauses else WHOLE):
+                raise Paused(f"{name} not begun")
+            self._has_worked |= is_new
+            record = self.records.once(name, settings, lambda: {"result": work()}, made=f"this file and {made}")
+        except Paused as pause:
+            left = [piece for piece in self._pieces() if self.records.find(piece) is None]
+            raise Paused(f"{pause}. Left: {', '.join([*left, 'results'])}; the same command goes on") from None
         if record is not None:
             print(f"   {record['seconds']:.0f} s  {json.dumps(record['result'])}", file=sys.stderr)
 
+    def _pieces(self) -> list[str]:
+        """The names of all pieces of work, in their order."""
+        made = [name for name in STAGES[:2] if getattr(self.preset, name).model is None]
+        pools, runs = [f"pool-{name}" for name in SPLITS], [f"train-{run.folder.name}" for run in self.runs]
+        return [*made, "prompts", *pools, *runs, *map(self._evaluation, self.preset.several)]
 
-def _without_paths(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key != "out"}
+
+def _trained(config: TrainConfig, *, asks_to_pause: Callable[[], bool]) -> dict[str, Any]:
+    return {key: value for key, value in train(config, asks_to_pause=asks_to_pause).items() if key != "out"}
+
+
+def _evaluated(config: EvaluateConfig) -> dict[str, Any]:
+    return {"prompts": evaluate_command(config)["num_prompts"]}

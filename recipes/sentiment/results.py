@@ -22,15 +22,29 @@ from vbon.pool.store import ReferencePool
 METRICS = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon", "reward_gain_share")
 GAIN_WANTED, GAIN_LOW_WANTED, KL_WANTED = 0.90, 0.80, 1.25
 CURVE_N = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)  # whole numbers: their prediction is unbiased
+CURVE_BEYOND = (24, 32, 48, 64, 96, 128)
 STYLE = {"svg.hashsalt": "sentiment", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
-def write(folder: Path, out: Path, preset: Preset, stages: Mapping[str, dict[str, Any]]) -> str:
-    """results.json, results.md, figure.svg and figure.png in `folder`; returns the table."""
+def write(
+    folder: Path,
+    pool: Path,
+    evaluations: Mapping[float, Path],
+    preset: Preset,
+    stages: Mapping[str, dict[str, Any]],
+    device: str | None,
+) -> str:
+    """results.json, results.md, figure.svg and figure.png in `folder`; returns the tables.
+
+    With several N each has its own measurements, under `by_n`; what they share stands beside it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    evaluation = json.loads((out / "evaluation" / "evaluation.json").read_text())
-    curve = best_of_n_curve(ReferencePool.open(out / "pool-test"))
-    content = summary(evaluation, preset, stages) | {"best_of_n_curve": curve}
+    measured = {n: measurements(json.loads((out / "evaluation.json").read_text())) for n, out in evaluations.items()}
+    curve = best_of_n_curve(ReferencePool.open(pool), max(measured))
+    by_n = {f"{n:g}": one for n, one in measured.items()}
+    measured_here = {"by_n": by_n} if preset.best_of.n else by_n.popitem()[1]
+    content = circumstances(preset, stages, device) | measured_here
+    content |= {"best_of_n_curve": curve}
     text = table(content)
     replace_file(folder / "results.json", (json.dumps(content, indent=2) + "\n").encode())
     replace_file(folder / "results.md", text.encode())
@@ -38,21 +52,29 @@ def write(folder: Path, out: Path, preset: Preset, stages: Mapping[str, dict[str
     return text
 
 
-def summary(evaluation: dict[str, Any], preset: Preset, stages: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """What was run, where, every seed, and whether it shows what the recipe promises."""
+def circumstances(preset: Preset, stages: Mapping[str, dict[str, Any]], device: str | None) -> dict[str, Any]:
+    """What was run and where."""
+    models = ("machine", "reference", "classifier", "best_of") if preset.best_of.n else ()
+    return {
+        "command": f"python recipes/sentiment run --preset {preset.name} --reviews FILE --out OUT",
+        "vbon": vbon.__version__,
+        "commit": commit_of(HERE),
+        "hardware": _hardware(device),
+        "preset": {
+            name: as_values(getattr(preset, name))
+            for name in (*models, "reviews", "prompts", "collect", "collect_test", "train", "evaluate")
+        },
+        "stages": {name: {"seconds": s["seconds"], "result": s["result"]} for name, s in stages.items()},
+    }
+
+
+def measurements(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Of one N: every seed, and whether it shows what the recipe promises."""
     target = evaluation["target"]["metrics"]
     seeds = {name: {key: row["metrics"][key] for key in METRICS} for name, row in evaluation["policies"].items()}
     for row in seeds.values():
         row["kl_ratio"] = row["kl_policy_ref"]["value"] / target["kl_policy_ref"]["value"]
     return {
-        "command": f"python recipes/sentiment run --preset {preset.name} --reviews FILE --out OUT",
-        "vbon": vbon.__version__,
-        "commit": commit_of(HERE),
-        "hardware": f"{torch.get_num_threads()} threads on {_processor()}",
-        "preset": {
-            name: as_values(getattr(preset, name))
-            for name in ("reviews", "prompts", "collect", "collect_test", "train", "evaluate")
-        },
         "n": evaluation["n"],
         "test_prompts": evaluation["num_prompts"],
         "samples_per_prompt": evaluation["samples_per_prompt"],
@@ -63,7 +85,6 @@ def summary(evaluation: dict[str, Any], preset: Preset, stages: Mapping[str, dic
         "seeds": seeds,
         "verdict": verdict(seeds),
         "warnings": evaluation["warnings"],
-        "stages": {name: {"seconds": s["seconds"], "result": s["result"]} for name, s in stages.items()},
     }
 
 
@@ -80,33 +101,46 @@ def verdict(seeds: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def best_of_n_curve(pool: ReferencePool) -> dict[str, list[float]]:
-    """KL, reward and win rate of best-of-N on the test prompts for N = 1 … 16, at most M, predicted from their pool."""
-    sizes = [n for n in CURVE_N if n <= pool.num_samples.min()]
+def best_of_n_curve(pool: ReferencePool, most: float) -> dict[str, list[float]]:
+    """KL, reward and win rate of best-of-N on the test prompts, predicted from their pool of M.
+
+    N = 1 … 16, on to half as much again as `most` where that is more, and at most M.
+    """
+    wanted = [*CURVE_N, *(n for n in CURVE_BEYOND if n <= 1.5 * most)]
+    sizes = [n for n in wanted if n <= pool.num_samples.min()]
     rewards = [pool.rewards[start:end] for start, end in zip(pool.offsets[:-1], pool.offsets[1:], strict=True)]
     rows = [np.mean([predict(one, n) for one in rewards], axis=0).tolist() for n in sizes]
     reward, win_rate, kl = (list(column) for column in zip(*rows, strict=True))
     return {"n": sizes, "reward": reward, "win_rate": win_rate, "kl_policy_ref": kl}
 
 
+def each_n(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The measurements of every N."""
+    return list(content["by_n"].values()) if "by_n" in content else [content]
+
+
 def table(content: dict[str, Any]) -> str:
-    """Markdown: reference, every seed, best-of-N; 95 % intervals over prompts."""
-    n, v = content["n"], content["verdict"]
+    """Markdown: for each N reference, every seed, best-of-N; 95 % intervals over prompts."""
+    where = f"`{content['command']}`, commit {content['commit']}, {content['hardware']}"
+    return "\n".join(_table(one, where) for one in each_n(content))
+
+
+def _table(one: dict[str, Any], where: str) -> str:
+    n, v = one["n"], one["verdict"]
     head = (
-        f"N = {n:g}, {content['test_prompts']} test prompts × {content['samples_per_prompt']} samples, pool of M = "
-        f"{content['num_samples']}; `{content['command']}`, commit {content['commit']}, {content['hardware']}; "
-        "95 % bootstrap intervals over prompts.\n"
+        f"N = {n:g}, {one['test_prompts']} test prompts × {one['samples_per_prompt']} samples, pool of M = "
+        f"{one['num_samples']}; {where}; 95 % bootstrap intervals over prompts.\n"
     )
     names = ("reward", "win rate", "KL(·‖π_ref)", "KL(·‖π_bon)", "share of best-of-N's gain", "KL / best-of-N's")
     lines = [f"| | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
-    lines.append(_row("reference", content["reference"], share="0", ratio="0"))
-    for name, row in content["seeds"].items():
+    lines.append(_row("reference", one["reference"], share="0", ratio="0"))
+    for name, row in one["seeds"].items():
         lines.append(_row(name, row, share=_cell(row["reward_gain_share"]), ratio=f"{row['kl_ratio']:.2f}"))
-    lines.append(_row(f"best-of-{n:g}", content["best_of_n"], share="1", ratio="1"))
+    lines.append(_row(f"best-of-{n:g}", one["best_of_n"], share="1", ratio="1"))
     tail = (
         f"Median share of the gain {v['median_reward_gain_share']:.3f} (wanted ≥ {GAIN_WANTED:.2f}), lowest 95 % bound "
         f"{v['lowest_bound_of_gain_share']:.3f} (≥ {GAIN_LOW_WANTED:.2f}), median KL ratio {v['median_kl_ratio']:.3f} "
-        f"(≤ {KL_WANTED:.2f}). KL(·‖π_bon) reads {content['kl_policy_bon_floor']:.3f} at best-of-N itself."
+        f"(≤ {KL_WANTED:.2f}). KL(·‖π_bon) reads {one['kl_policy_bon_floor']:.3f} at best-of-N itself."
     )
     return "\n".join([head, *lines, "", tail, ""])
 
@@ -124,14 +158,18 @@ def draw(content: dict[str, Any], folder: Path) -> None:
 
 
 def _panel(axes: Axes, content: dict[str, Any], key: str, label: str) -> None:
-    curve, n = content["best_of_n_curve"], content["n"]
-    axes.plot(curve["kl_policy_ref"], curve[key], color="0.5", linewidth=1.2, label="best-of-N, N = 1 … 16")
+    curve, several = content["best_of_n_curve"], each_n(content)
     axes.plot(
-        content["best_of_n"]["kl_policy_ref"]["value"], content["best_of_n"][key]["value"], "k*", markersize=10,
-        label=f"best-of-{n:g}: {n:g} samples", linestyle="none",
-    )  # fmt: skip
-    axes.plot(0, content["reference"][key]["value"], "ko", label="reference: 1 sample", linestyle="none")
-    for index, (name, row) in enumerate(content["seeds"].items()):
+        curve["kl_policy_ref"], curve[key], color="0.5", linewidth=1.2, label=f"best-of-N, N = 1 … {curve['n'][-1]}"
+    )
+    for one in several:
+        axes.plot(
+            one["best_of_n"]["kl_policy_ref"]["value"], one["best_of_n"][key]["value"], "k*", markersize=10,
+            label=f"best-of-{one['n']:g}: {one['n']:g} samples", linestyle="none",
+        )  # fmt: skip
+    axes.plot(0, several[0]["reference"][key]["value"], "ko", label="reference: 1 sample", linestyle="none")
+    policies = [(name, row) for one in several for name, row in one["seeds"].items()]
+    for index, (name, row) in enumerate(policies):
         x, y = row["kl_policy_ref"], row[key]
         axes.errorbar(
             x["value"], y["value"], xerr=_reach(x), yerr=_reach(y), fmt="s^Dv<>P"[index % 7], color=f"C{index}",
@@ -156,6 +194,12 @@ def _cell(estimate: dict[str, float] | None) -> str:
     if estimate is None:
         return "–"
     return f"{estimate['value']:.3f} ({estimate['low']:.3f}, {estimate['high']:.3f})"
+
+
+def _hardware(device: str | None) -> str:
+    if device is not None and device.startswith("cuda") and torch.cuda.is_available():
+        return f"one {torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{torch.get_num_threads()} threads on {_processor()}"
 
 
 def _processor() -> str:

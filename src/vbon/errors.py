@@ -1,4 +1,18 @@
-"""The one exception that the command line turns into a one-line message and exit code 2."""
+"""The one exception that the command line turns into a one-line message and exit code 2; and a pause, which is none."""
+
+from collections.abc import Callable
+
+Asks = Callable[[], bool]
+"""Whether work is to pause, asked between two steps of it."""
+
+
+def never() -> bool:
+    """Work goes on to its end."""
+    return False
+
+
+class Paused(Exception):
+    """Work stopped between two steps because that was asked for; the same call goes on. One line: what is done."""
 
 
 class VbonError(Exception):

@@ -205,15 +205,18 @@ def test_a_preset_that_will_not_do_is_one_line(folder, tmp_path, main, capsys, o
     is_one_line(capsys.readouterr().err, named)
 
 
-@pytest.mark.parametrize("name", ["small", "paper"])
+@pytest.mark.parametrize("name", ["small", "paper", "gpu", "gpu-short"])
 def test_the_presets_are_configs_that_the_verbs_take(main, name):
     preset = sys.modules["preset"].load_preset(name)
     models = {"model": "m", "reward": "r", "out": "o"}
     for split in ("train", "test"):
         CollectConfig(**models, prompts="p", **preset.pool(split)).validate()
-    TrainConfig(**models, pool="p", **preset.train).validate()
-    EvaluateConfig(**models, pool="p", runs=("run",), n=preset.train["n"], **preset.evaluate).validate()
-    assert preset.pool("test")["num_samples"] >= 25 * preset.train["n"]  # what the evaluation asks of a pool
+    for n in preset.several:
+        TrainConfig(**models, pool="p", **preset.training(n)).validate()
+        EvaluateConfig(**models, pool="p", runs=("run",), n=n, **preset.evaluate).validate()
+        assert preset.pool("test")["num_samples"] >= 25 * n  # what the evaluation asks of a pool
+    if preset.reference.model is None:
+        assert preset.reference.window >= preset.prompts.most_tokens + preset.collect["max_new_tokens"]
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,15 @@
 The demo makes them of its own corpus, the recipes of a review file, of papers, of sums.
 """
 
-import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import (
     GPT2Config,
@@ -26,11 +22,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vbon.demo.fitting import HERE, Loss, Workplace, autocast, fit
+
 END, PAD = "<|endoftext|>", "<|pad|>"
 LABELS = {0: "NEGATIVE", 1: "POSITIVE"}
 IGNORED = -100  # the label of padding
-WARMUP_STEPS = 50
 MEASURED_ROWS = 1000
+LOGITS_AT_A_TIME = 2**27  # while measuring: half a gigabyte in float32
 
 
 @dataclass(frozen=True)
@@ -55,13 +53,6 @@ class ModelConfig:
     batch_size: int = 64
     steps: int = 600
     learning_rate: float = 2e-3
-
-
-class Batches(Protocol):
-    """Rows to train on."""
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids (count, S), which of them are real (count, S), and labels, as the loss takes them."""
 
 
 class Windows:
@@ -89,14 +80,24 @@ class Windows:
 
 
 def train_reference(
-    train: Sequence[Review], held_out: Sequence[Review], config: ModelConfig, out: Path, *, seed: int = 0
+    train: Sequence[Review],
+    held_out: Sequence[Review],
+    config: ModelConfig,
+    out: Path,
+    *,
+    seed: int = 0,
+    place: Workplace = HERE,
 ) -> dict[str, float]:
-    """Tokenizer and language model at `out`, whole or not at all. Returns held-out cross-entropy, nats a token."""
-    tokenizer = train_tokenizer((review.text for review in train), config)
+    """Tokenizer and language model at `out`, whole or not at all. Returns held-out cross-entropy, nats a token.
+
+    Raises:
+        Paused: as `fit` does.
+    """
+    tokenizer = kept_tokenizer(train, config, place)
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(gpt2_config(tokenizer, config))
-    fit(model, Windows(tokenizer, train, config.window), config, next_token_loss, seed)
-    nats = measure(model, Windows(tokenizer, held_out, config.window), next_token_loss)
+    fit(model, Windows(tokenizer, train, config.window), config, next_token_loss, seed, place)
+    nats = measure(model, Windows(tokenizer, held_out, config.window), next_token_loss, place)
     save(model, tokenizer, out)
     return {"parameters": model.num_parameters(), "held_out_nats_per_token": nats}
 
@@ -109,15 +110,34 @@ def train_classifier(
     out: Path,
     *,
     seed: int = 0,
+    place: Workplace = HERE,
 ) -> dict[str, float]:
-    """A classifier of short spans at `out`, whole or not at all. Returns its held-out accuracy on whole windows."""
+    """A classifier of short spans at `out`, whole or not at all. Returns its held-out accuracy on whole windows.
+
+    Raises:
+        Paused: as `fit` does.
+    """
     torch.manual_seed(seed)
     labels = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
     model = GPT2ForSequenceClassification(gpt2_config(tokenizer, config, **labels))
-    fit(model, Windows(tokenizer, train, config.window), config, prefix_label_loss, seed)
-    accuracy = measure(model, Windows(tokenizer, held_out, config.window), last_token_accuracy)
+    fit(model, Windows(tokenizer, train, config.window), config, prefix_label_loss, seed, place)
+    accuracy = measure(model, Windows(tokenizer, held_out, config.window), last_token_accuracy, place)
     save(model, tokenizer, out)
     return {"parameters": model.num_parameters(), "held_out_accuracy": accuracy, "tokens": config.window}
+
+
+def kept_tokenizer(train: Sequence[Review], config: ModelConfig, place: Workplace) -> PreTrainedTokenizerFast:
+    """`train_tokenizer` of the reviews, or what an unfinished training keeps of it."""
+    kept = None if place.unfinished is None else place.unfinished / "tokenizer"
+    if kept is None or not kept.is_dir():
+        tokenizer = train_tokenizer((review.text for review in train), config)
+        if kept is None:
+            return tokenizer
+        aside = kept.with_name("tokenizer.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        tokenizer.save_pretrained(aside)
+        aside.rename(kept)
+    return PreTrainedTokenizerFast.from_pretrained(kept)
 
 
 def train_tokenizer(texts: Iterable[str], config: ModelConfig) -> PreTrainedTokenizerFast:
@@ -145,10 +165,6 @@ def gpt2_config(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, **extra
     )  # fmt: skip
 
 
-Loss = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
-"""(model, ids, which are real, labels) → a number."""
-
-
 def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the next token, nats; padding on the right is never seen, attention being causal."""
     targets = ids.masked_fill(~real, IGNORED)[:, 1:]
@@ -174,43 +190,16 @@ def last_token_accuracy(model: GPT2ForSequenceClassification, ids: Tensor, real:
     return (model(ids, attention_mask=real.long()).logits.argmax(-1) == labels).double().mean()
 
 
-@contextmanager
-def denormals_flushed() -> Iterator[None]:
-    """Adam's averages of rare tokens fade into denormals, which cost twice the time. Others count on them."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-def fit(model: PreTrainedModel, batches: Batches, config: ModelConfig, loss_of: Loss, seed: int) -> None:
-    """AdamW; linear warm-up, then a half cosine to a twentieth of the rate."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config.steps))
-    generator = torch.Generator().manual_seed(seed)
-    model.train()
-    with denormals_flushed():
-        for _ in track(range(config.steps), type(model).__name__, console=Console(stderr=True)):
-            loss = loss_of(model, *batches.draw(config.batch_size, generator))
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-    model.eval()
-
-
 @torch.no_grad()
-def measure(model: PreTrainedModel, windows: Windows, value_of: Loss) -> float:
-    """The mean of a loss or an accuracy over MEASURED_ROWS windows."""
-    return float(value_of(model, *windows.draw(MEASURED_ROWS, torch.Generator().manual_seed(1))))
-
-
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Share of the learning rate at a step."""
-    cosine = 0.05 + 0.475 * (1 + math.cos(math.pi * step / steps))
-    return min(1.0, (step + 1) / WARMUP_STEPS) * cosine
+def measure(model: PreTrainedModel, windows: Windows, value_of: Loss, place: Workplace = HERE) -> float:
+    """The mean of a loss or an accuracy over MEASURED_ROWS windows; so many at a time that their logits fit."""
+    batch = [tensor.to(place.device) for tensor in windows.draw(MEASURED_ROWS, torch.Generator().manual_seed(1))]
+    rows = max(1, LOGITS_AT_A_TIME // (windows.window * model.config.vocab_size))
+    total = 0.0
+    with autocast(place):
+        for part in zip(*(tensor.split(rows) for tensor in batch), strict=True):
+            total += float(value_of(model, *part)) * (len(part[0]) / MEASURED_ROWS)
+    return total
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:

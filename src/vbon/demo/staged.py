@@ -1,4 +1,4 @@
-"""What the staged recipes share: presets of one section a stage, records of what is done, and how they end.
+"""What the staged recipes share: presets of one section a stage, records of what is done, a budget, how they end.
 
 A recipe is stopped and given again; what is done with the same settings is not done again.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vbon.config.yaml_file import read_sections
-from vbon.errors import VbonError
+from vbon.errors import Paused, VbonError
 from vbon.pool.files import replace_file
 
 
@@ -35,10 +35,18 @@ def read_preset(
         for key in keys:
             if key in values[section]:
                 raise VbonError(f"{path}: {section}: {key} is set by the recipe itself; leave it out")
-    if "n" not in values["train"]:
-        raise VbonError(f"{path}: train: n is missing")
+    _check_n(values, path)
     made = {key: values[key] if key in filled_in else config(**values[key]) for key, config in sections.items()}
     return {"name": path.stem, **made}
+
+
+def _check_n(values: Mapping[str, Any], path: Path) -> None:
+    """One N in `train`, or several in a recipe's section `best_of`."""
+    one, several = "n" in values["train"], bool(values.get("best_of", {}).get("n"))
+    if one and several:
+        raise VbonError(f"{path}: train: n and best_of: n say the same thing; leave one of them out")
+    if not one and not several:
+        raise VbonError(f"{path}: train: n is missing")
 
 
 def as_values(section: Any) -> dict[str, Any]:
@@ -57,6 +65,7 @@ class Records:
     ) -> dict[str, Any] | None:
         """Do a piece of work and return its record: settings, seconds and what `work` tells; None where it was done.
 
+        The seconds are those of all calls that it took; a call that was killed counts as nothing.
         `made`: what to remove, for the message, before it can be done with other settings.
 
         Raises:
@@ -67,10 +76,16 @@ class Records:
             self._check(name, settings, stored["settings"], made)
             return None
         print(f"== {name}", file=sys.stderr)
-        started = time.perf_counter()
-        told = work()
+        spent = self._path(name).with_suffix(".spent")
+        started = time.perf_counter() - (float(spent.read_text()) if spent.is_file() else 0)
+        try:
+            told = work()
+        except (Paused, KeyboardInterrupt):
+            replace_file(spent, f"{time.perf_counter() - started:.1f}\n".encode())
+            raise
         record = {"settings": settings, "seconds": round(time.perf_counter() - started, 1), **told}
         replace_file(self._path(name), (json.dumps(record, indent=2) + "\n").encode())
+        spent.unlink(missing_ok=True)
         return record
 
     def find(self, name: str) -> dict[str, Any] | None:
@@ -93,6 +108,25 @@ class Records:
         return self.folder / f"{name}.json"
 
 
+class Budget:
+    """Minutes that a call may take, by the wall clock from here on; None: as many as it needs."""
+
+    def __init__(self, minutes: float | None):
+        self.minutes = minutes
+        self._start = time.monotonic()
+
+    @property
+    def share_left(self) -> float:
+        """Share of the minutes that is left, at least 0."""
+        if self.minutes is None:
+            return 1.0
+        return max(0.0, 1 - (time.monotonic() - self._start) / (60 * self.minutes))
+
+    def is_spent(self) -> bool:
+        """What work that can pause asks between two steps."""
+        return self.share_left == 0
+
+
 def commit_of(folder: Path) -> str:
     """The commit that a folder is checked out at, for the record; `unknown` where git does not tell."""
     command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
@@ -108,12 +142,14 @@ def first_until(stages: Sequence[str], last: str) -> Sequence[str]:
 
 
 def exit_status(recipe: str, work: Callable[[], None]) -> int:
-    """Do the work; exit status 2 and one line for what the user can mend, 130 for Ctrl-C."""
+    """Do the work; exit status 2 and one line for what the user can mend, 130 for Ctrl-C, 0 for a pause."""
     try:
         work()
     except (VbonError, OSError) as error:
         print(f"{recipe}: error: {error}", file=sys.stderr)
         return 2
+    except Paused as pause:
+        print(f"{recipe}: paused: {pause}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"\n{recipe}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

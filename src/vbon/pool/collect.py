@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import vbon
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
+from vbon.errors import Asks, Paused, never
 from vbon.pool.described import describe_model
 from vbon.pool.engines import Described, Engine, load_engine, load_reward_of
 from vbon.pool.files import replace_file
@@ -26,11 +27,12 @@ from vbon.pool.writer import CONFIG_NAME, PoolWriter, hash_prompt_ids, is_pool
 from vbon.rewards import Reward
 
 
-def collect(config: CollectConfig, *, progress: bool = True) -> Path:
+def collect(config: CollectConfig, *, progress: bool = True, asks_to_pause: Asks = never) -> Path:
     """Make, or finish, the pool at `config.out`. Returns its folder.
 
     Raises VbonError before anything is sampled for bad prompts, model or reward, and for a pool started otherwise.
-    On Ctrl-C, KeyboardInterrupt whose message says how to continue; what was written stays.
+    On Ctrl-C, KeyboardInterrupt whose message says how to continue; what was written stays. The same after the shard
+    at which `asks_to_pause` says so, with Paused.
     """
     prompts = read_prompts(config.prompts, column=config.prompt_column, limit=config.limit)
     local = None if config.engine == "ray" else load_engine(config)
@@ -41,14 +43,14 @@ def collect(config: CollectConfig, *, progress: bool = True) -> Path:
         try:
             with _progress_bar(len(prompts) * config.num_samples, show=progress) as bar:
                 if local is None:
-                    _fill_by_ray(config, writer, whole, bar)
+                    _fill_by_ray(config, writer, whole, bar, asks_to_pause)
                 else:
-                    _fill(writer, whole, local, reward, bar)
+                    _fill(writer, whole, local, reward, bar, asks_to_pause)
             writer.finish()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Paused) as stop:
             done = sum(shard.num_prompts for shard in writer.manifest.shards)
             message = f"stopped with {done} of {len(prompts)} prompts stored; run the same command to continue"
-            raise KeyboardInterrupt(f"{writer.folder}: {message}") from None
+            raise type(stop)(f"{writer.folder}: {message}") from None
     return writer.folder
 
 
@@ -90,13 +92,16 @@ class _Bar:
         self._progress.advance(self._task, rows)
 
 
-def _fill(writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: _Bar) -> None:
-    for index in _missing(writer, whole, bar):
+def _fill(writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: _Bar, asks_to_pause: Asks) -> None:
+    missing = _missing(writer, whole, bar)
+    for index in missing:
         part = part_of(whole, writer.manifest, index)
         writer.write_shard(index, make_shard(part, engine, reward, writer.manifest, bar.advance))
+        if index != missing[-1] and asks_to_pause():
+            raise Paused
 
 
-def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: _Bar) -> None:
+def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: _Bar, asks_to_pause: Asks) -> None:
     from vbon.pool.ray_shards import ray_shards
 
     missing = _missing(writer, whole, bar)
@@ -106,15 +111,20 @@ def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: _B
         num_prompts = len(part_of(whole, writer.manifest, index).prompts)
         writer.write_content(index, content, num_prompts, num_prompts * config.num_samples)
         bar.advance(num_prompts * config.num_samples)
+        if len(writer.manifest.shards) < _num_shards(writer, whole) and asks_to_pause():
+            raise Paused
 
 
 def _missing(writer: PoolWriter, whole: Part, bar: _Bar) -> list[int]:
     """The shards that are not stored yet."""
+    bar.advance(sum(shard.rows for shard in writer.manifest.shards))
+    return [index for index in range(_num_shards(writer, whole)) if not writer.has_shard(index)]
+
+
+def _num_shards(writer: PoolWriter, whole: Part) -> int:
     plan = writer.manifest.plan
     assert plan is not None
-    shards = range(-(-len(whole.prompts) // plan.prompts_per_shard))
-    bar.advance(sum(shard.rows for shard in writer.manifest.shards))
-    return [index for index in shards if not writer.has_shard(index)]
+    return -(-len(whole.prompts) // plan.prompts_per_shard)
 
 
 @contextmanager

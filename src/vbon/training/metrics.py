@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,17 @@ from accelerate import Accelerator
 
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
+from vbon.models.prompts import decode
 from vbon.pool.files import replace_file
 from vbon.pool.records import parse_json
+from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import RunFolder
 from vbon.training.state import RunState
+from vbon.training.task import Task
 from vbon.training.trackers import log_row, open_tracker
 
 Row = dict[str, Any]
+SAMPLES_SHOWN = 4
 
 
 class Diary:
@@ -77,6 +81,19 @@ def append_row(path: Path, row: Row) -> None:
     """Add one line, in one write."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(_line(row))
+
+
+def sample_rows(rollouts: Rollouts, task: Task, iteration: int) -> Iterator[Row]:
+    """A few of an iteration's completions, for `samples.jsonl`."""
+    rows, mask = rollouts.sequences.completion_ids[:SAMPLES_SHOWN], rollouts.mask[:SAMPLES_SHOWN]
+    texts = decode(task.tokenizer, [row[real].tolist() for row, real in zip(rows, mask, strict=True)])
+    for index, text in enumerate(texts):
+        yield {
+            "iteration": iteration,
+            "prompt": task.prompts[int(rollouts.prompt_index[index])].prompt,
+            "completion": text,
+            "reward": float(rollouts.rewards[index]),
+        }
 
 
 def keep_rows(path: Path, keep: Callable[[Row], bool]) -> list[Row]:

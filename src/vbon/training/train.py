@@ -1,6 +1,7 @@
 """`vbon train`: load everything the config names, check that it belongs together, train."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from accelerate import PartialState
 
 from vbon.config.train import TrainConfig
+from vbon.errors import Asks, never
 from vbon.models import load
 from vbon.pool.fingerprint import check_fingerprint
 from vbon.pool.prompts import read_prompts
@@ -22,22 +24,24 @@ from vbon.training.task import RANK_TEST, sampling_of
 from vbon.training.trainer import VBoNTrainer
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig, *, asks_to_pause: Asks = never) -> dict[str, Any]:
     """Train as configured and return the result; the run is in `config.out`.
 
     Raises:
         VbonError: anything the user can mend, before the first iteration.
+        Paused: where `asks_to_pause` says so, between two steps; `config.resume` goes on, to the same run.
     """
     config.validate()
     if config.push_to_hub is not None:
         check_login(config.push_to_hub)
-    result = train_in_rounds(config, open_pool(config), _train_once) if config.rounds > 1 else _train_once(config)
+    train_once = partial(_train_once, asks_to_pause=asks_to_pause)
+    result = train_in_rounds(config, open_pool(config), train_once) if config.rounds > 1 else train_once(config)
     if config.push_to_hub is not None and PartialState().is_main_process:
         result["pushed_to"] = push_run(Path(config.out), config.push_to_hub)
     return result
 
 
-def _train_once(config: TrainConfig) -> dict[str, Any]:
+def _train_once(config: TrainConfig, asks_to_pause: Asks) -> dict[str, Any]:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     pool = open_pool(config)
@@ -66,7 +70,7 @@ def _train_once(config: TrainConfig) -> dict[str, Any]:
         copy.deepcopy(ref_policy), ref_policy, reward, pool, config, tokenizer=tokenizer, accelerator=accelerator
     )
     trainer.origin = Origin(actual, allowed)
-    return trainer.train()
+    return trainer.train(asks_to_pause)
 
 
 def open_pool(config: TrainConfig) -> ReferencePool:

@@ -12,10 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vbon.config.train import TrainConfig
 from vbon.core.best_of_n import kl_floor, kl_from_reference
 from vbon.core.objectives import OBJECTIVES
-from vbon.errors import VbonError
+from vbon.errors import Asks, Paused, VbonError, never
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
-from vbon.models.prompts import decode
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
 from vbon.training import checkpoint
@@ -23,7 +22,7 @@ from vbon.training.accelerator import make_accelerator
 from vbon.training.adapters import merged
 from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
-from vbon.training.metrics import Diary
+from vbon.training.metrics import Diary, sample_rows
 from vbon.training.model_card import model_card
 from vbon.training.offline import (
     CROSS_ENTROPIES,
@@ -44,7 +43,6 @@ from vbon.training.task import RANK_TEST, Task, check_rank_test, make_task, pool
 from vbon.training.validation import validate, validation_line
 from vbon.training.watch import Watcher
 
-SAMPLES_SHOWN = 4
 FINITE_ROWS = 8
 
 
@@ -91,23 +89,26 @@ class VBoNTrainer:
         """What the run is made with, and the fields of the pool's fingerprint that may differ; recorded in the run."""
         self._console = Console(stderr=True, quiet=not self.accelerator.is_main_process)
 
-    def train(self) -> dict[str, Any]:
+    def train(self, asks_to_pause: Asks = never) -> dict[str, Any]:
         """Run to the end (or resume), save the best policy as a model folder, return the result.
 
-        On Ctrl-C the last checkpoint stays, and KeyboardInterrupt says how to continue.
+        On Ctrl-C the last checkpoint stays, and KeyboardInterrupt says how to continue. `asks_to_pause` is heard
+        between two steps: there is a checkpoint then, and no step is lost.
 
         Raises:
+            Paused: after that checkpoint.
             VbonError: a run in the way, other settings than the run to resume, a pool that fresh samples do not fit,
                 weights that are no longer finite. What was saved before stays.
         """
+        self._asks_to_pause = asks_to_pause
         self._start()
         try:
             with Progress(self._console, "iterations", self._num_steps()) as progress:
                 self._run(progress)
             return self._finish()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Paused) as stop:
             where = f"{self.folder.path}: stopped at iteration {self._state.iteration}"
-            raise KeyboardInterrupt(f"{where}; the same command with --resume continues") from None
+            raise type(stop)(f"{where}; the same command with --resume continues") from None
         except FloatingPointError as error:
             last = checkpoint.latest(self.folder.checkpoints) or self.folder.checkpoints
             raise VbonError(
@@ -171,8 +172,11 @@ class VBoNTrainer:
             state.offline_step += 1
             self._diary.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
             progress.advance(1)
-            if state.offline_step % config.checkpoint_every == 0:
+            pauses = self._pauses()
+            if state.offline_step % config.checkpoint_every == 0 or pauses:
                 self._checkpoint(checkpoint.OFFLINE, state.offline_step)
+            if pauses:
+                raise Paused
         if config.algorithm != "offline":  # the online phase has its own moments and step sizes
             self._learner.optimizer.state.clear()
 
@@ -185,15 +189,26 @@ class VBoNTrainer:
 
     def _at_milestones(self, rollouts: Rollouts) -> None:
         iteration, last = self._state.iteration, self._is_last()
+        pauses = not last and self._pauses()
         if iteration % self.config.validation_every == 0 or last:
-            self._keep_samples(rollouts)
+            for row in sample_rows(rollouts, self.task, iteration):
+                self._diary.write_sample(row)
             self._validate()
-        if iteration % self.config.checkpoint_every == 0 or last:
+        if iteration % self.config.checkpoint_every == 0 or last or pauses:
             self._require_finite(rollouts)
             self._checkpoint(checkpoint.ONLINE, iteration)
+        if pauses:
+            raise Paused
 
     def _is_last(self) -> bool:
         return self._state.iteration >= self.config.num_iterations or self._out_of_time()
+
+    def _pauses(self) -> bool:
+        """Whether to pause here; all processes alike, as the main one is asked to."""
+        if self._asks_to_pause is never:
+            return False
+        [asked] = broadcast_object_list([self._asks_to_pause()])
+        return bool(asked)
 
     def _out_of_time(self) -> bool:
         """Whether the seconds that the run may take are spent, by the main process's clock: all must stop together."""
@@ -315,20 +330,6 @@ class VBoNTrainer:
         if not check_rank_test(result, self.task.pool, allowed=allowed):
             self._state.said.append(RANK_TEST)
         self._watcher.before_start(int(self.task.cdf.num_samples.min()))
-
-    def _keep_samples(self, rollouts: Rollouts) -> None:
-        rows = rollouts.sequences.completion_ids[:SAMPLES_SHOWN]
-        mask = rollouts.mask[:SAMPLES_SHOWN]
-        texts = decode(self.task.tokenizer, [r[m].tolist() for r, m in zip(rows, mask, strict=True)])
-        for i, text in enumerate(texts):
-            self._diary.write_sample(
-                {
-                    "iteration": self._state.iteration,
-                    "prompt": self.task.prompts[int(rollouts.prompt_index[i])].prompt,
-                    "completion": text,
-                    "reward": float(rollouts.rewards[i]),
-                }
-            )
 
     def _best_folder(self) -> Path:
         assert self._state.best is not None
