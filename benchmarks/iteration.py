@@ -142,6 +142,7 @@ def main() -> None:
     contenders = {
         "vbon": vbon_iteration(prompts),
         "vbon PPO": vbon_iteration(prompts, algorithm="ppo"),
+        "vbon PPO, critic of half the layers": vbon_iteration(prompts, algorithm="ppo", critic_layers=2),
         "vbon PPO, shared trunk": vbon_iteration(prompts, algorithm="ppo", critic="shared"),
         "bare floor": floor_iteration(prompts),
     }

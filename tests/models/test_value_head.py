@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from vbon.errors import VbonError
 from vbon.models import forward
 from vbon.models.batch import sequences
 from vbon.models.value_head import Critic
 
 PROMPTS = [[3], [4, 5, 6], [2, 7]]
 COMPLETIONS = [[1, 2, 3, 4], [5, 6], [7, 8, 9]]
+NORMS = ("ln_f", "final_layer_norm", "final_norm", "norm")
 
 
 @pytest.fixture
@@ -45,6 +47,25 @@ def test_a_value_sees_the_tokens_before_it_and_no_others(critic, changed):
     after = _rows(critic, PROMPTS[:1], [other])[0]
     assert torch.equal(before[: changed + 1], after[: changed + 1])
     assert (before[changed + 1 :] != after[changed + 1 :]).all()
+
+
+@torch.no_grad()
+def test_a_critic_of_fewer_layers_is_the_trunk_up_to_there(model):
+    """Against the trunk itself, whose last norm sees the hidden states after one layer."""
+    critic = Critic(model, 1)
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+    states = model.base_model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+    norms = [one for name, one in model.base_model.named_children() if name in NORMS]
+    expected = norms[0](states[1]) if norms else states[1]
+    found = critic.trunk(input_ids=ids, use_cache=False).last_hidden_state
+    assert torch.allclose(found, expected, rtol=0, atol=1e-5)
+    assert sum(p.numel() for p in critic.parameters()) < sum(p.numel() for p in model.base_model.parameters())
+    assert model.config.num_hidden_layers > 1  # the policy keeps its own
+
+
+def test_a_critic_has_no_more_layers_than_the_model(gpt2):
+    with pytest.raises(VbonError, match="--critic-layers is 3, but the model has 2"):
+        Critic(gpt2, 3)
 
 
 def test_training_the_critic_leaves_the_policy_alone(gpt2, critic):

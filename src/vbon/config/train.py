@@ -65,6 +65,8 @@ class TrainConfig:
     """Learning rate of the policy; default by its hidden size: 8e-4 at 32, 1e-4 at 128, from there 0.0128 / size."""
     critic: Literal["separate", "shared"] = "separate"
     """ppo's critic: separate has a trunk of its own; shared is a head on the policy's: one forward pass for both."""
+    critic_layers: int | None = None
+    """Layers of a separate critic: the model's first so many, of which half cost half; default: all."""
     critic_learning_rate: float | None = None
     """Learning rate of the critic, or of its head where it is shared (ppo); default: the policy's."""
     lr_schedule: Literal["linear", "constant", "cosine"] = "linear"
@@ -174,7 +176,7 @@ _POSITIVE = ("temperature", "learning_rate", "critic_learning_rate", "offline_le
              "max_seconds")  # fmt: skip
 _COUNTS = ("rounds", "num_iterations", "rollouts_per_iteration", "samples_per_prompt", "num_epochs", "minibatch_size",
            "offline_steps", "offline_batch_size", "validation_every", "checkpoint_every", "keep_checkpoints",
-           "max_new_tokens", "reward_batch_size", "num_threads")  # fmt: skip
+           "max_new_tokens", "reward_batch_size", "num_threads", "critic_layers")  # fmt: skip
 
 
 def _check_ranges(config: TrainConfig) -> None:
@@ -216,6 +218,8 @@ def _check_objective(config: TrainConfig) -> None:
         raise VbonError("--warm-start offline does not go with --algorithm offline, which is that already")
     if config.warm_start == "critic" and config.critic == "shared":
         raise VbonError("--warm-start critic fits a critic of its own: leave --critic shared out")
+    if config.critic_layers is not None and (config.critic == "shared" or config.algorithm != "ppo"):
+        raise VbonError("--critic-layers cuts the separate critic of --algorithm ppo: leave it out")
     if config.warm_start == "critic" and not (config.algorithm == "ppo" and config.targets_best_of_n):
         raise VbonError(
             "--warm-start critic fits the critic of --algorithm ppo to best-of-N: it goes with nothing else"

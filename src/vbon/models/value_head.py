@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vbon.errors import VbonError
 from vbon.models.batch import Sequences
 from vbon.models.forward import is_wrapped, per_completion_token
 
@@ -25,12 +27,29 @@ def values_of(head: nn.Module, hidden: Tensor) -> Tensor:
     return values[..., 0]
 
 
-class Critic(nn.Module):
-    """V(x, y_<t) for each completion token, from its own copy of the policy's trunk."""
+def first_layers(trunk: PreTrainedModel, count: int) -> PreTrainedModel:
+    """The trunk with its first `count` layers alone, in place; embeddings and the last norm stay.
 
-    def __init__(self, policy: PreTrainedModel):
+    Raises VbonError where there are fewer, or where the architecture does not say which they are.
+    """
+    config = trunk.config.get_text_config()
+    if count > config.num_hidden_layers:
+        raise VbonError(f"--critic-layers is {count}, but the model has {config.num_hidden_layers}")
+    stacks = [one for one in trunk.modules() if isinstance(one, nn.ModuleList) and len(one) == config.num_hidden_layers]
+    if len(stacks) != 1:
+        raise VbonError(f"--critic-layers: {trunk.config.model_type} does not say which its layers are; leave it out")
+    del stacks[0][count:]
+    config.num_hidden_layers = count
+    return trunk
+
+
+class Critic(nn.Module):
+    """V(x, y_<t) for each completion token, from its own copy of the policy's trunk, or of its first layers."""
+
+    def __init__(self, policy: PreTrainedModel, num_layers: int | None = None):
         super().__init__()
-        self.trunk = copy.deepcopy(policy.base_model)
+        trunk: Any = copy.deepcopy(policy.base_model)
+        self.trunk = trunk if num_layers is None else first_layers(trunk, num_layers)
         self.head = value_head(policy)
         self._no_split_modules = policy._no_split_modules  # the layers, for those who shard it
 

@@ -114,7 +114,7 @@ def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Acce
 def _make_critic(policy: PreTrainedModel, config: TrainConfig) -> nn.Module:
     if config.critic == "shared":
         return value_head(policy)
-    critic = Critic(policy)
+    critic = Critic(policy, config.critic_layers)
     critic.trunk = with_adapters(critic.trunk, config)
     return critic
 
