@@ -49,7 +49,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(ns=(8,), kl_rl_ns=(8,), num_samples=(16,), num_iterations=10, samples_per_prompt=10),
-    "medium": Preset(ns=(2, 8, 32), num_samples=(8, 16, 64), num_iterations=80),
+    "medium": Preset(ns=(2, 8, 32), kl_rl_ns=(8,), num_samples=(8, 64), num_iterations=80),
     "full": Preset(seeds=(1, 2, 3)),
 }
 
