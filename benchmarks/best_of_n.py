@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import GPT2LMHeadModel
 
 from benchmarks.iteration import reward, text_of
 from benchmarks.measure import arguments, interleave, ratio, report
@@ -34,21 +35,26 @@ def classifier(model: Any) -> Scorer:
 
     @torch.no_grad()
     def score(prompts: Rows, completions: Rows) -> Any:
-        batch = sequences(prompts, completions, PAD)
-        return network(batch).gather(1, last_token(batch.completion_mask)[:, None])[:, 0].numpy()
+        batch = sequences(prompts, completions, PAD).to(model.device)
+        return network(batch).gather(1, last_token(batch.completion_mask)[:, None])[:, 0].cpu().numpy()
 
     return score
 
 
-def measure(batch: int, n: int, repeats: int) -> list[dict[str, Any]]:
-    """`batch` completions at a time on both sides: of as many prompts, or of batch/N prompts the best of N each."""
-    model = gpt2()
+def measure(
+    batch: int, n: int, repeats: int, make: Callable[[], GPT2LMHeadModel] = gpt2, new_tokens: int = NEW_TOKENS
+) -> list[dict[str, Any]]:
+    """`batch` completions at a time on both sides: of as many prompts, or of batch/N prompts the best of N each.
+
+    `make`: the model, on the device where it is to run.
+    """
+    model = make()
     fuse_activations(model)
     prompts = random_rows(batch, 2, 8)
     scorers = {"free": free, "classifier": classifier(model)}
 
     def sample(count: int, per_prompt: int) -> Rows:
-        uniforms = torch.rand(count, per_prompt, NEW_TOKENS, dtype=torch.float64)
+        uniforms = torch.rand(count, per_prompt, new_tokens, dtype=torch.float64)
         return generate(
             model, prompts[:count], uniforms, temperature=1.0, stop_token_ids=[EOS], pad_token_id=PAD
         ).rows()  # fmt: skip
@@ -65,7 +71,7 @@ def measure(batch: int, n: int, repeats: int) -> list[dict[str, Any]]:
     for name, score in scorers.items():
         calls |= {f"full batch, {name}": best(groups, score), f"one prompt, {name}": best(1, score)}
     seconds = interleave(calls, repeats)
-    new, read = NEW_TOKENS - 1, float(np.mean([len(prompt) for prompt in prompts]))
+    new, read = new_tokens - 1, float(np.mean([len(prompt) for prompt in prompts]))
     shared = (new + read / n) / (new + read)
     rows: list[dict[str, Any]] = []
     for mode, per_prompt in (("full batch", batch / groups), ("one prompt", 1)):

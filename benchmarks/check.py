@@ -14,7 +14,7 @@ from typing import Any
 
 COMMITTED = Path(__file__).parent / "results"
 SLACK = 0.8  # two runs on one machine differ by up to a fifth
-LABELS = ("stage", "dtype", "batch", "n", "mode", "reward", "contender")
+LABELS = ("stage", "size", "dtype", "batch", "n", "mode", "reward", "contender")
 HIGHER = ("time / ", "cost of best-of-N")
 LOWER = ("memory / ",)
 

@@ -33,8 +33,8 @@ ROLLOUTS = NUM_PROMPTS * SAMPLES
 STEPS = EPOCHS * ROLLOUTS // MINIBATCH
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    core = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token=f"t{PAD}"))
+def word_tokenizer(size: int = VOCAB) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.WordLevel({f"t{i}": i for i in range(size)}, unk_token=f"t{PAD}"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token=f"t{EOS}", pad_token=f"t{PAD}", clean_up_tokenization_spaces=False
@@ -88,17 +88,20 @@ def trl_seconds(prompts: list[list[int]], iterations: int) -> list[float]:
     return np.diff(clock.ends).tolist()
 
 
-def make_task(prompts: list[list[int]], num_samples: int = 200) -> Task:
+def make_task(prompts: list[list[int]], num_samples: int = 200, vocab_size: int = VOCAB) -> Task:
     """Prompts with made-up pools of `num_samples` rewards each."""
     rng = np.random.default_rng(0)
     pool = SimpleNamespace(prompts=[make_prompt(text_of(ids), {}) for ids in prompts])
     cdf = RewardCDF(rng.normal(VOCAB / 2, 40, len(prompts) * num_samples), np.full(len(prompts), num_samples))
     sampling = Sampling(1.0, NEW_TOKENS, (EOS,), PAD)
-    return Task(pool, cdf, "random", prompts, word_tokenizer(), reward, sampling)  # type: ignore[arg-type]
+    return Task(pool, cdf, "random", prompts, word_tokenizer(vocab_size), reward, sampling)  # type: ignore[arg-type]
 
 
-def vbon_iteration(prompts: list[list[int]], **changes: Any) -> Callable[[], tuple[dict[str, float], Any]]:
-    policy, ref_policy = gpt2(), gpt2()
+def vbon_iteration(
+    prompts: list[list[int]], make: Callable[[], GPT2LMHeadModel] = gpt2, **changes: Any
+) -> Callable[[], tuple[dict[str, float], Any]]:
+    """`make`: the model, on the device where it is to run."""
+    policy, ref_policy = make(), make()
     for model in (policy, ref_policy):
         fuse_activations(model)
     config = TrainConfig(**{
@@ -106,13 +109,15 @@ def vbon_iteration(prompts: list[list[int]], **changes: Any) -> Callable[[], tup
         "rollouts_per_iteration": SAMPLES * len(prompts), "samples_per_prompt": SAMPLES, "num_epochs": EPOCHS,
         "minibatch_size": MINIBATCH, "learning_rate": 1e-6, **changes,
     })  # fmt: skip
-    task, learner = make_task(prompts), make_learner(policy, config, Accelerator(cpu=True))
+    task = make_task(prompts, vocab_size=policy.config.vocab_size)
+    learner = make_learner(policy, config, Accelerator(cpu=policy.device.type == "cpu"))
     return lambda: run_iteration(learner, ref_policy, task, config, iteration=1)
 
 
-def floor_iteration(prompts: list[list[int]]) -> Any:
-    policy, ref_policy = gpt2(), gpt2()
-    ids, mask = pad_left([prompt for prompt in prompts for _ in range(SAMPLES)], PAD)
+def floor_iteration(prompts: list[list[int]], make: Callable[[], GPT2LMHeadModel] = gpt2) -> Any:
+    policy, ref_policy = make(), make()
+    rows = [prompt for prompt in prompts for _ in range(SAMPLES)]
+    ids, mask = (part.to(policy.device) for part in pad_left(rows, PAD))
 
     def loss(model: GPT2LMHeadModel, rows: torch.Tensor) -> torch.Tensor:
         labels = rows.clone()

@@ -1,6 +1,7 @@
 """Paired timings and how they are shown. Seconds depend on the machine and its other work; ratios of pairs do not."""
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -81,14 +82,27 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def report(rows: list[dict[str, Any]], args: argparse.Namespace, **more: Any) -> None:
-    """Print the rows as a table; with --json, write them, `more`, the versions, cores and threads."""
-    widths = {key: max(len(key), *(len(str(row.get(key, ""))) for row in rows)) for key in rows[0]}
-    for row in [dict(zip(widths, widths, strict=True)), *rows]:
-        print("  ".join(str(row.get(key, "")).ljust(width) for key, width in widths.items()))
+    """Print the rows as a table, or as several where columns change; with --json, write them, `more`, and on what.
+
+    That is the versions, cores and threads, and the GPU where `args.device` is one.
+    """
+    for _, group in itertools.groupby(rows, key=tuple):
+        _print_table(list(group))
     if args.json:
         setting = {
-            "hardware": f"{os.cpu_count()} cores", "threads": args.threads, "clock": args.clock,
+            "hardware": _hardware(getattr(args, "device", "cpu")), "threads": args.threads, "clock": args.clock,
             "repeats": args.repeats,
             "python": platform.python_version(), "torch": torch.__version__,
         }  # fmt: skip
         args.json.write_text(json.dumps({"setting": setting, "rows": rows, **more}, indent=1) + "\n")
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
+    for row in [dict(zip(widths, widths, strict=True)), *rows]:
+        print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()))
+
+
+def _hardware(device: str) -> str:
+    cores = f"{os.cpu_count()} cores"
+    return f"{torch.cuda.get_device_name(device)}, {cores}" if device.startswith("cuda") else cores

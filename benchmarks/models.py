@@ -1,4 +1,4 @@
-"""The model and the ragged rows that the benchmarks share: GPT-2 of 0.87 M parameters, random weights."""
+"""The models and the ragged rows that the benchmarks share: GPT-2 of 0.87 M parameters, or larger; random weights."""
 
 import torch
 from torch import Tensor
@@ -14,6 +14,22 @@ def gpt2(hidden_size: int = 128, num_layers: int = 4) -> GPT2LMHeadModel:
         bos_token_id=EOS, eos_token_id=EOS, pad_token_id=PAD, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     return GPT2LMHeadModel(config).eval()
+
+
+SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "large": (1280, 36, 20)}
+"""Width, layers, heads of the GPT-2 of that name: 124, 355 and 774 million parameters with its vocabulary."""
+FULL_VOCAB = 50257
+
+
+def gpt2_of(size: str, dtype: torch.dtype, device: str, *, tiny: bool) -> GPT2LMHeadModel:
+    """A GPT-2 of a size in SIZES, on a device; `tiny`: two narrow layers in its place."""
+    torch.manual_seed(0)
+    width, layers, heads = (32, 2, 4) if tiny else SIZES[size]
+    config = GPT2Config(
+        vocab_size=VOCAB if tiny else FULL_VOCAB, n_embd=width, n_layer=layers, n_head=heads, n_positions=256,
+        bos_token_id=EOS, eos_token_id=EOS, pad_token_id=PAD, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+    return torch.nn.Module.to(GPT2LMHeadModel(config).eval(), device=device, dtype=dtype)
 
 
 def random_rows(count: int, shortest: int, longest: int, seed: int = 0) -> list[list[int]]:

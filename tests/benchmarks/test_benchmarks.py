@@ -49,16 +49,26 @@ def test_a_benchmark_measures_every_contender(tmp_path, name, contenders):
 
 
 @pytest.mark.recipes
-def test_the_gpu_benchmark_runs_small_on_a_cpu_and_says_that_it_skips():
-    done = run("benchmarks.gpu", "--tiny", "--repeats", "1", "--device", "cpu")
+def test_the_gpu_benchmark_runs_small_on_a_cpu_and_says_that_it_skips(tmp_path):
+    flags = ("--tiny", "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "gpu.json"))
+    done = run("benchmarks.gpu", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = [line.split()[:3] for line in done.stdout.splitlines()[1:]]
-    assert found == [
-        [stage, dtype, name]
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    pairs = {stage: ("vbon", "transformers") for stage in ("sampling", "update")}
+    contenders = {**pairs, "iteration": ("vbon", "vbon PPO", "vbon PPO, shared trunk", "bare floor")}
+    assert [(row["stage"], row["dtype"], row["contender"]) for row in rows if row["stage"] != "best-of-n"] == [
+        (stage, dtype, name)
+        for stage, names in contenders.items()
         for dtype in ("float32", "bfloat16")
-        for stage in ("sampling", "update")
-        for name in ("vbon", "transformers")
+        for name in names
     ]
+    assert {(row["dtype"], row["mode"], row["reward"]) for row in rows if row["stage"] == "best-of-n"} == {
+        (dtype, mode, reward)
+        for dtype in ("float32", "bfloat16")
+        for mode in ("full batch", "one prompt")
+        for reward in ("free", "classifier")
+    }
+    assert all(row["size"] == "tiny" for row in rows)
     if not torch.cuda.is_available():
         assert "skipped: no CUDA device" in run("benchmarks.gpu", "--tiny").stderr
 

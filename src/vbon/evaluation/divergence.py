@@ -12,7 +12,8 @@ from vbon.core import kl
 from vbon.models.batch import Sequences, sequences
 from vbon.models.logprobs import completion_logits, completion_logprobs, log_softmax
 
-LOGITS_AT_A_TIME = 2**24  # 64 MB in float32; about six arrays of this size are alive at once
+# 64 MB in float32; a gigabyte on a GPU, which few rows leave idle. About six arrays of this size are alive at once.
+LOGITS_AT_A_TIME = {"cpu": 2**24, "cuda": 2**28}
 MOST_ROWS = 256
 
 Float = NDArray[np.float64]
@@ -41,7 +42,7 @@ def divergence(
     """Row i is prompt i and completion i, both token ids. Rows go through in chunks that bound the logits in memory."""
     batch = sequences(prompts, completions, pad_token_id)
     sums = torch.zeros(3, len(completions), dtype=torch.float64)
-    for rows in _chunks(batch, _vocabulary_size(ref_policy)):
+    for rows in _chunks(batch, ref_policy):
         sums[:, rows] = _sums(policy, ref_policy, batch.select(rows), temperature)
     return Divergence(*sums.numpy())
 
@@ -56,7 +57,7 @@ def sequence_logprobs(
 ) -> Float:
     """log π(y) of each completion at temperature τ, summed in float64. Shape (B,), nats."""
     batch = sequences(prompts, completions, pad_token_id)
-    per_chunk = _rows_per_chunk(batch.completion_ids.shape[1], _vocabulary_size(model))
+    per_chunk = _rows_per_chunk(batch, model)
     return np.asarray(completion_logprobs(model, batch, temperature, per_chunk).double().sum(1).numpy())
 
 
@@ -71,14 +72,16 @@ def _sums(policy: nn.Module, ref_policy: nn.Module, batch: Sequences, temperatur
     return (per_token.cpu().double() * batch.completion_mask.cpu()).sum(-1)
 
 
-def _chunks(batch: Sequences, vocabulary_size: int) -> Iterator[Tensor]:
+def _chunks(batch: Sequences, model: nn.Module) -> Iterator[Tensor]:
     """Rows of like length together."""
     order = (batch.prompt_mask.sum(1) + batch.completion_mask.sum(1)).argsort(stable=True)
-    yield from order.split(_rows_per_chunk(batch.completion_ids.shape[1], vocabulary_size))
+    yield from order.split(_rows_per_chunk(batch, model))
 
 
-def _rows_per_chunk(steps: int, vocabulary_size: int) -> int:
-    return max(1, min(MOST_ROWS, LOGITS_AT_A_TIME // (max(steps, 1) * vocabulary_size)))
+def _rows_per_chunk(batch: Sequences, model: nn.Module) -> int:
+    device = next(model.parameters()).device.type
+    logits = LOGITS_AT_A_TIME.get(device, LOGITS_AT_A_TIME["cuda"])
+    return max(1, min(MOST_ROWS, logits // (max(batch.completion_ids.shape[1], 1) * _vocabulary_size(model))))
 
 
 def _vocabulary_size(model: nn.Module) -> int:
