@@ -93,7 +93,10 @@ def measured(stage: str, make: Make, device: str, repeats: int, *, tiny: bool) -
         if device.startswith("cuda"):
             torch.cuda.synchronize()
 
-    rows = rows_of(interleave({name: partial(finished, call) for name, call in calls.items()}, repeats), "vbon", work)
+    seconds = interleave(
+        {name: partial(finished, call) for name, call in calls.items()}, repeats, warm_up=0 if tiny else 2
+    )
+    rows = rows_of(seconds, "vbon", work)
     return [row | peak(calls[row["contender"]], device) for row in rows]
 
 
