@@ -24,7 +24,8 @@ from vbon.core.reward_cdf import RewardCDF
 from vbon.models.batch import pad_left
 from vbon.models.fused import fuse_activations
 from vbon.pool.prompts import make_prompt
-from vbon.training.online import make_learner, run_iteration
+from vbon.training.learner import make_learner
+from vbon.training.online import run_iteration
 from vbon.training.rollout import Sampling
 from vbon.training.task import Task
 

@@ -32,8 +32,9 @@ from vbon.integrations.trl import VbonReward, rloo_config_kwargs
 from vbon.models.fused import fuse_activations
 from vbon.models.generate import generate
 from vbon.pool.prompts import make_prompt
+from vbon.training.learner import make_learner
 from vbon.training.offline import PoolData, offline_step
-from vbon.training.online import make_learner, run_iteration
+from vbon.training.online import run_iteration
 from vbon.training.rollout import Sampling, roll_out
 from vbon.training.task import Task
 
@@ -128,7 +129,7 @@ def run_vbon(clock: Clock, tried: Try, *, warm_start: bool, **changes: Any) -> N
         data = PoolData(clock.task, tried.aim)
         for step in range(WARM_STEPS):
             offline_step(learner, data, config, step)
-        learner.optimizer.state.clear()
+        learner.descent.forget()
     for iteration in range(tried.iterations):
         run_iteration(learner, clock.ref_policy, clock.task, config, iteration)
     clock.stop(learner.policy)

@@ -7,17 +7,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+import torch
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from vbon import cli
 from vbon.config.train import TrainConfig
-from vbon.models import load
+from vbon.models import forward, load
 from vbon.pool import ReferencePool
 from vbon.rewards import load_reward
 from vbon.training import train as train_module
 from vbon.training.accelerator import make_accelerator
-from vbon.training.online import make_learner, sample_rollouts, set_learning_rates, update, update_settings
+from vbon.training.learner import descend, make_learner, set_learning_rates
+from vbon.training.online import sample_rollouts, update, update_settings
 from vbon.training.task import make_task, sampling_of
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +33,7 @@ def start(target: Callable[..., None], *args: object) -> multiprocessing.process
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "deepspeed"])  # what is not installed is passed over
     process = context.Process(target=target, args=args, daemon=True)
     process.start()
     return process
@@ -63,6 +66,7 @@ def command_line(stderr: Path, arguments: list[str]) -> None:
 
 def one_update(stderr: Path, config: TrainConfig, out: Path) -> None:
     """One iteration's update; the main process saves the weights."""
+    forward.TOKENS_PER_CALL["cpu"] = 16  # as many rows are: in several calls, where processes need not agree on them
     accelerator = make_accelerator(config)
     policy, ref_policy = load.load_policy(config.model), load.load_policy(config.model)
     pool, tokenizer = ReferencePool.open(config.pool), load.load_tokenizer(config.model)
@@ -71,12 +75,26 @@ def one_update(stderr: Path, config: TrainConfig, out: Path) -> None:
     learner = make_learner(policy, config, accelerator)
     rollouts = sample_rollouts(learner, ref_policy, task, config, 0)
     set_learning_rates(learner, learner.base_learning_rates)
-    update(learner, rollouts, update_settings(config, 1.0, accelerator.num_processes), config.max_grad_norm, 0)
+    update(learner, rollouts, update_settings(config, 1.0, accelerator.num_processes), 0)
     modules = learner.modules()
     if accelerator.is_main_process:
         tensors = {f"{name}.{key}": t.clone() for name, m in modules.items() for key, t in m.state_dict().items()}
-        in_shards = any(isinstance(p, DTensor) for p in learner.policy.parameters())
-        save_file(tensors, out, {"num_processes": str(accelerator.num_processes), "in_shards": str(in_shards)})
+        in_shards = any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in learner.policy.parameters())
+        ways = {"in_shards": str(in_shards), "descent": type(learner.descent).__name__}
+        save_file(tensors, out, {"num_processes": str(accelerator.num_processes), **ways})
+
+
+def exploding_update(stderr: Path, config: TrainConfig) -> None:
+    """A step down a loss without a finite gradient is refused, and every weight is as it was."""
+    accelerator = make_accelerator(config)
+    learner = make_learner(load.load_policy(config.model), config, accelerator)
+    before = {name: tensor.clone() for name, tensor in learner.module("policy").state_dict().items()}
+    logits = learner.policy(input_ids=torch.zeros(1, 2, dtype=torch.int64)).logits
+    own_share = float("inf") if accelerator.is_main_process else 1.0
+    with pytest.raises(FloatingPointError, match="the gradient is not finite"):
+        descend(learner, logits.sum() * own_share, "policy")
+    after = learner.module("policy").state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def _in_group(rank: int, world_size: int, port: int) -> dict[str, str]:

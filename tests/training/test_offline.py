@@ -10,6 +10,7 @@ from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
 from vbon.pool import ReferencePool
+from vbon.training.learner import make_learner
 from vbon.training.offline import (
     PoolData,
     best_and_worst,
@@ -21,7 +22,6 @@ from vbon.training.offline import (
     systematic_draw,
     tilt_log_weights,
 )
-from vbon.training.online import make_learner
 from vbon.training.train import train
 
 N = 4.0

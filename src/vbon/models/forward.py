@@ -18,6 +18,7 @@ Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 # Rows of like length go through the model together, at least so many tokens at a time: fewer would be paid for in
 # overhead (kernel launches on a GPU), more in padding.
 TOKENS_PER_CALL = {"cpu": 384, "cuda": 16384}
+ZERO_3 = "ds_id"  # DeepSpeed's mark on a parameter that it has shared out
 
 
 def per_completion_token(forward: Forward, batch: Sequences, *, split: bool = True) -> list[Tensor]:
@@ -82,7 +83,8 @@ def takes(model: nn.Module, argument: str) -> bool:
 
 def is_wrapped(model: nn.Module) -> bool:
     """Whether the model is in DistributedDataParallel or in shards: then all processes call it equally often."""
-    return hasattr(model, "module") or isinstance(model, FSDPModule)
+    in_shards = any(isinstance(module, FSDPModule) for module in model.modules())  # its layers, where it is a trunk
+    return hasattr(model, "module") or in_shards or any(hasattr(part, ZERO_3) for part in model.parameters())
 
 
 def _chunks(batch: Sequences) -> list[Tensor]:

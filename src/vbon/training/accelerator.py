@@ -12,6 +12,7 @@ from vbon.errors import VbonError
 from vbon.models import load
 from vbon.training.run_folder import RunFolder
 from vbon.training.trackers import tracker_of
+from vbon.training.zero_config import read_deepspeed, unseen_by_accelerate
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -21,24 +22,26 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         VbonError: a device that is not on this machine, or a way of sharing the weights that is not supported.
     """
     sharding = _sharding(config)
+    zero = read_deepspeed(config) if _is_asked_for("DEEPSPEED") else None
+    if (sharding or zero) and config.device == "cpu" and torch.accelerator.is_available():
+        raise VbonError(
+            "--device cpu: weights are shared out on this machine's accelerators; hide them (CUDA_VISIBLE_DEVICES=)"
+        )
     device = load.resolve_device(config.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     tracker = tracker_of(config)
     where = {} if tracker is None else {"log_with": tracker, "project_dir": RunFolder(config.out).own}
-    accelerator = Accelerator(cpu=config.device == "cpu", fsdp_plugin=sharding, **where)
+    with unseen_by_accelerate():
+        accelerator = Accelerator(cpu=config.device == "cpu", fsdp_plugin=sharding, **where)
     if sharding is not None:
         accelerator.state.fsdp_plugin = sharding  # which accelerate leaves out on CPUs
+    accelerator.state.deepspeed_plugins = zero
     return accelerator
 
 
 def _sharding(config: TrainConfig) -> FullyShardedDataParallelPlugin | None:
     """How accelerate was configured to share the weights out, or None."""
-    if _is_asked_for("DEEPSPEED"):
-        raise VbonError(
-            "DEEPSPEED is not supported: shard with FSDP2 (fsdp_version: 2 in accelerate's configuration), launch with "
-            "--multi_gpu (DDP), or hand over to verl: vbon integrate verl"
-        )
     if not _is_asked_for("FSDP"):
         return None
     disable_fsdp_ram_efficient_loading()  # reference and reward are whole in every process, not in the first alone
@@ -47,8 +50,6 @@ def _sharding(config: TrainConfig) -> FullyShardedDataParallelPlugin | None:
         raise VbonError("FSDP of version 1 is not supported: set fsdp_version: 2 in accelerate's configuration")
     if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
         raise VbonError("FSDP with weights offloaded to the CPU is not supported: set fsdp_offload_params: false")
-    if config.device == "cpu" and torch.accelerator.is_available():
-        raise VbonError("--device cpu: FSDP2 shards on this machine's accelerators; hide them (CUDA_VISIBLE_DEVICES=)")
     return plugin
 
 

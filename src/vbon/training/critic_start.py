@@ -14,8 +14,8 @@ from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.core.soft_values import soft_value_loss
+from vbon.training.learner import Learner, descend, set_learning_rates
 from vbon.training.offline import PoolData, offline_factor, systematic_draw
-from vbon.training.online import Learner, descend, set_learning_rates
 
 TRACE_DECAY = 0.9
 
@@ -33,7 +33,7 @@ def critic_step(learner: Learner, data: PoolData, config: TrainConfig, step: int
     rate = offline_factor(config, step) * config.offline_learning_rate
     set_learning_rates(learner, [rate] * len(learner.base_learning_rates))
     try:
-        descend(learner, loss, config.max_grad_norm)
+        descend(learner, loss, "critic")
     except FloatingPointError as error:
         raise FloatingPointError(f"offline step {step + 1}, the critic: {error}") from None
     return {"offline_loss": float(loss.detach()), "seconds_update": time.perf_counter() - started}

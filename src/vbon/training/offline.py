@@ -22,7 +22,8 @@ from vbon.errors import VbonError
 from vbon.models.batch import Sequences, sequences
 from vbon.models.logprobs import completion_logprobs, policy_logprobs
 from vbon.pool.store import ReferencePool
-from vbon.training.online import Learner, PoolLoss, descend, name_prompts, set_learning_rates
+from vbon.training.learner import Learner, descend, set_learning_rates
+from vbon.training.online import PoolLoss, name_prompts
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.task import Task
 
@@ -88,7 +89,7 @@ def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: in
     rate = offline_factor(config, step) * config.offline_learning_rate
     set_learning_rates(learner, [rate] * len(learner.base_learning_rates))
     try:
-        grad_norm = descend(learner, loss.float(), config.max_grad_norm)
+        grad_norm = descend(learner, loss.float(), "policy")
     except FloatingPointError as error:
         named = name_prompts(data.task, np.unique(data.prompt_index[rows]).tolist())
         raise FloatingPointError(f"offline step {step + 1} ({named}): {error}") from None

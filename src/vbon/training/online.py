@@ -2,23 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
-from accelerate import Accelerator
 from torch import nn
-from transformers import PreTrainedModel
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.objectives import OBJECTIVES
 from vbon.core.offline import jeffreys
 from vbon.errors import VbonError
-from vbon.models.value_head import Critic, value_head
-from vbon.training.adapters import with_adapters
+from vbon.training.learner import Learner, set_learning_rates
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
-from vbon.training.shards import Whole, all_of, is_sharding, sharded, trained
 from vbon.training.task import Task, prompt_slots
 from vbon.training.update import Minibatch, UpdateSettings, critic_loss, losses, make_baseline, minibatches
 from vbon.training.validation import rollout_metrics
@@ -48,77 +43,6 @@ def name_prompts(task: Task, index: Sequence[int], most: int = 8) -> str:
     return "prompts " + ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
 
 
-@dataclass
-class Learner:
-    """The networks that change, and what changes them. `policy` and `critic` are as accelerate prepared them."""
-
-    policy: nn.Module
-    critic: nn.Module | None
-    """A network of its own, or a head on the policy's trunk (`TrainConfig.critic`); None without PPO."""
-    optimizer: torch.optim.Optimizer
-    accelerator: Accelerator
-    base_learning_rates: list[float] = field(default_factory=list)
-    whole: Whole | None = None
-    """Where `policy` and `critic` are in shards: the same with all weights."""
-
-    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of all processes, (B, …) → (ΣB, …)."""
-        if self.accelerator.num_processes == 1:
-            return rows
-        gathered: torch.Tensor = self.accelerator.gather(rows.to(self.accelerator.device))
-        return gathered
-
-    def module(self, name: str) -> nn.Module:
-        """The network `policy` or `critic` with all its weights, to sample from; all processes ask together."""
-        if self.whole is not None:
-            return self.whole.gather(name)
-        module: nn.Module = self.accelerator.unwrap_model(getattr(self, name))
-        return module
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Name → network, for checkpoints; all processes ask together."""
-        return {name: self.module(name) for name in ("policy", "critic") if getattr(self, name) is not None}
-
-    def whole_optimizer(self) -> torch.optim.Optimizer:
-        """What a checkpoint keeps of the optimizer, in the process that writes it; all processes ask together."""
-        if self.whole is None:
-            return self.optimizer
-        return self.whole.gather_optimizer(keep=self.accelerator.is_main_process)
-
-
-def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Accelerator) -> Learner:
-    """AdamW over policy and, for PPO, critic; no weight decay, which would pull towards 0 and not towards π_ref."""
-    networks: list[nn.Module] = [policy.to(accelerator.device)]
-    if config.algorithm == "ppo":  # copied before adapters go into the policy, in place
-        networks.append(_make_critic(policy, config).to(accelerator.device))
-    networks[0] = with_adapters(policy, config)
-    assert config.learning_rate is not None  # filled by `with_defaults`
-    rates = [config.learning_rate, config.critic_learning_rate or config.learning_rate]
-    in_shards = is_sharding(accelerator)
-    # Shards are made before the optimizer, since they are other parameters; DDP keeps the same ones.
-    prepared = [sharded(network, accelerator) if in_shards else accelerator.prepare(network) for network in networks]
-    groups = [{"params": trained(network), "lr": rate} for network, rate in zip(prepared, rates, strict=False)]
-    optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(groups, weight_decay=0.0, eps=1e-5, fused=True))
-    names = ("policy", "critic")[: len(networks)]
-    by_name, whole_by_name = (dict(zip(names, one, strict=True)) for one in (prepared, networks))
-    return Learner(
-        policy=prepared[0],
-        critic=by_name.get("critic"),
-        optimizer=optimizer,
-        accelerator=accelerator,
-        base_learning_rates=rates[: len(networks)],
-        whole=Whole(whole_by_name, by_name, optimizer) if in_shards else None,
-    )
-
-
-def _make_critic(policy: PreTrainedModel, config: TrainConfig) -> nn.Module:
-    if config.critic == "shared":
-        return value_head(policy)
-    critic = Critic(policy, config.critic_layers)
-    critic.trunk = with_adapters(critic.trunk, config)
-    return critic
-
-
 def run_iteration(
     learner: Learner,
     ref_policy: nn.Module,
@@ -146,14 +70,14 @@ def run_iteration(
     settings = update_settings(config, task.sampling.temperature, learner.accelerator.num_processes)
     try:
         key = (config.seed, seeds.ROLLOUT, iteration)
-        steps = update(learner, rollouts, settings, config.max_grad_norm, *key, pool_loss=pool_loss)
+        steps = update(learner, rollouts, settings, *key, pool_loss=pool_loss)
     except BadMinibatch as bad:
         raise FloatingPointError(f"iteration {iteration + 1}, {bad.named(task)}") from None
     # 4. Measure.
     metrics = {
         **rollout_metrics(rollouts, config.n, learner.gather_rows),
         **_mean_over_processes(steps, learner),
-        "learning_rate": learner.optimizer.param_groups[0]["lr"],
+        "learning_rate": learner.descent.param_groups[0]["lr"],
         "seconds_rollout": rolled_out - started,
         "seconds_update": time.perf_counter() - rolled_out,
     }
@@ -167,7 +91,6 @@ def update(
     learner: Learner,
     rollouts: Rollouts,
     settings: UpdateSettings,
-    max_grad_norm: float,
     *key: int,
     pool_loss: PoolLoss | None = None,
 ) -> list[dict[str, torch.Tensor]]:
@@ -178,7 +101,7 @@ def update(
     for batch in minibatches(rollouts, baseline, settings, *key):
         try:
             forward = None if pool_loss is None else pool_loss(*key, len(steps)) / tokens_per_row
-            steps.append(_step(learner, batch, settings, max_grad_norm, tokens_per_row, forward))
+            steps.append(_step(learner, batch, settings, tokens_per_row, forward))
         except FloatingPointError as error:
             raise BadMinibatch(str(error), len(steps) + 1, batch.prompt_index) from None
     return steps
@@ -219,12 +142,6 @@ def check_shares(config: TrainConfig, num_processes: int) -> None:
         )
 
 
-def set_learning_rates(learner: Learner, rates: Sequence[float]) -> None:
-    """One rate for each parameter group."""
-    for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-
-
 def check_first_ratio(gap: float, dtype: str) -> None:
     """The first minibatch must see the policy that sampled: |Δ log p| ≤ 1e-4 a token in float32.
 
@@ -241,7 +158,6 @@ def _step(
     learner: Learner,
     batch: Minibatch,
     settings: UpdateSettings,
-    max_grad_norm: float,
     tokens_per_row: float,
     forward: torch.Tensor | None,
 ) -> dict[str, torch.Tensor]:
@@ -251,17 +167,17 @@ def _step(
     if forward is not None:
         diagnostics["pool_loss"] = forward.detach().float()
         loss = jeffreys(forward.float(), loss)
-    learner.optimizer.zero_grad(set_to_none=True)
+    learner.descent.zero_grad()
     if value_loss is not None:  # one trunk, one backward pass
-        learner.accelerator.backward(loss + value_loss)
+        learner.descent.backward(loss + value_loss, "policy")
     else:
-        learner.accelerator.backward(loss)
+        learner.descent.backward(loss, "policy")
         if learner.critic is not None:  # only now: what the policy kept for its gradient is free again
             value_loss = critic_loss(learner.critic, batch, settings, tokens_per_row)
-            learner.accelerator.backward(value_loss)
+            learner.descent.backward(value_loss, "critic")
     if value_loss is not None:
         diagnostics["value_loss"] = value_loss.detach()
-    diagnostics["grad_norm"] = _descend(learner, max_grad_norm)
+    diagnostics["grad_norm"] = learner.descent.step()["policy"]
     return diagnostics
 
 
@@ -270,26 +186,6 @@ def _check_loss(learner: Learner, loss: torch.Tensor) -> None:
     value = float(learner.accelerator.reduce(loss, "mean"))
     if not abs(value) <= MAX_LOSS:
         raise FloatingPointError(f"the loss is {value:.3g} nats a token")
-
-
-def descend(learner: Learner, loss: torch.Tensor, max_grad_norm: float) -> torch.Tensor:
-    """One optimiser step down the loss; returns the norm of the policy's gradient.
-
-    Raises FloatingPointError, before the weights change, where a gradient is not finite.
-    """
-    learner.optimizer.zero_grad(set_to_none=True)
-    learner.accelerator.backward(loss)
-    return _descend(learner, max_grad_norm)
-
-
-def _descend(learner: Learner, max_grad_norm: float) -> torch.Tensor:
-    """A step along the gradients that are there, each network's clipped on its own."""
-    networks = [network for network in (learner.policy, learner.critic) if network is not None]
-    norms = [all_of(nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)) for network in networks]
-    if not torch.isfinite(torch.stack(norms)).all():
-        raise FloatingPointError("the gradient is not finite")
-    learner.optimizer.step()
-    return norms[0]
 
 
 def _mean_over_processes(steps: list[dict[str, torch.Tensor]], learner: Learner) -> dict[str, float]:

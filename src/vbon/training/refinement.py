@@ -10,8 +10,8 @@ from vbon.config.train import TrainConfig
 from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import RewardCDF
 from vbon.models.logprobs import completion_logprobs
+from vbon.training.learner import Learner
 from vbon.training.offline import PoolData
-from vbon.training.online import Learner
 from vbon.training.rollout import Rollouts
 from vbon.training.task import prompt_slots
 

@@ -7,6 +7,7 @@ Checkpoints and the run's model are those of the whole networks: they know nothi
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -66,7 +67,7 @@ class Whole:
             moments = {name: all_of(tensor) for name, tensor in self._sharded.state.get(shard, {}).items()}
             if keep and moments:
                 self.optimizer.state[whole] = moments
-        _copy_settings(self._sharded, self.optimizer)
+        copy_settings(self._sharded.param_groups, self.optimizer.param_groups)
         return self.optimizer
 
     @torch.no_grad()
@@ -80,7 +81,7 @@ class Whole:
             self._sharded.state[its_shard] = {
                 name: tensor if name == "step" else _like(its_shard, tensor) for name, tensor in moments.items()
             }
-        _copy_settings(self.optimizer, self._sharded)
+        copy_settings(self.optimizer.param_groups, self._sharded.param_groups)
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         for whole, shards in zip(self.optimizer.param_groups, self._sharded.param_groups, strict=True):
@@ -99,6 +100,7 @@ def _like(shard: Tensor, tensor: Tensor) -> Tensor:
     return distribute_tensor(tensor.detach(), shard.device_mesh, shard.placements)
 
 
-def _copy_settings(source: torch.optim.Optimizer, target: torch.optim.Optimizer) -> None:
-    for one, other in zip(source.param_groups, target.param_groups, strict=True):
+def copy_settings(source: list[dict[str, Any]], target: list[dict[str, Any]]) -> None:
+    """Give optimizer groups the settings of others, which hold the same parameters in another form."""
+    for one, other in zip(source, target, strict=True):
         other.update({name: value for name, value in one.items() if name != "params"})

@@ -22,6 +22,7 @@ from vbon.training.accelerator import make_accelerator
 from vbon.training.adapters import merged
 from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
+from vbon.training.learner import make_learner
 from vbon.training.metrics import Diary, sample_rows
 from vbon.training.model_card import model_card
 from vbon.training.offline import (
@@ -33,7 +34,7 @@ from vbon.training.offline import (
     own_objective,
     tilt_log_weights,
 )
-from vbon.training.online import check_shares, make_learner, run_iteration
+from vbon.training.online import check_shares, run_iteration
 from vbon.training.progress import Progress
 from vbon.training.refinement import Refinement
 from vbon.training.rollout import Rollouts
@@ -178,7 +179,7 @@ class VBoNTrainer:
             if pauses:
                 raise Paused
         if config.algorithm != "offline":  # the online phase has its own moments and step sizes
-            self._learner.optimizer.state.clear()
+            self._learner.descent.forget()
 
     def _pool_data(self, task: Task) -> PoolData:
         tilts = self.config.algorithm != "offline" and not self.config.targets_best_of_n
@@ -278,8 +279,7 @@ class VBoNTrainer:
         if found is None:
             return RunState()
         progress = checkpoint.load(found, self._modules(), self._learner.whole_optimizer())
-        if self._learner.whole is not None:
-            self._learner.whole.scatter()
+        self._learner.whole.scatter()
         return RunState.from_json(progress, str(found))
 
     def _modules(self) -> dict[str, torch.nn.Module]:
