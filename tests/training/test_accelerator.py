@@ -45,7 +45,7 @@ def test_what_fsdp_cannot_do_is_refused_by_name(tmp_path, monkeypatch, told, nam
         ({"ACCELERATE_DEEPSPEED_CONFIG_FILE": "nowhere.json"}, "DeepSpeed's configuration: .*nowhere.json"),
         ({"train_micro_batch_size_per_gpu": 8}, "train_micro_batch_size_per_gpu is 8, which vbon decides"),
         ({"optimizer": {"type": "Adam", "params": {"lr": "auto"}}}, "DeepSpeed's optimizer is vbon's --learning-rate"),
-        ({"fp16": {"enabled": True}}, "leave fp16, bf16 and --dtype out"),
+        ({"fp16": {"enabled": True}}, "and leave fp16, bf16 and --dtype out"),
     ],
 )
 def test_what_vbon_decides_beside_deepspeed_is_refused_by_name(tmp_path, monkeypatch, told, named):

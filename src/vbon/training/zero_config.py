@@ -92,6 +92,5 @@ def _check(told: dict[str, Any], config: TrainConfig) -> None:
     mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
     if mixed or config.dtype != "float32" or any((told.get(name) or {}).get("enabled") for name in _PRECISIONS):
         raise VbonError(
-            "DeepSpeed trains in float32 here: set mixed_precision: 'no', leave fp16, bf16 and --dtype out, or "
-            "shard with FSDP2 (fsdp_version: 2)"
+            "DeepSpeed trains in float32 here: set mixed_precision: 'no', and leave fp16, bf16 and --dtype out"
         )
