@@ -1,6 +1,7 @@
 """One iteration against TRL's RLOOTrainer and a bare floor: same model, prompts, reward and settings.
 
-vbon's RLOO, and its PPO with a critic of its own and with one on the policy's trunk, which TRL has no counterpart of.
+vbon's RLOO, and its PPO with a critic of its own, with one of half the layers and with one on the policy's trunk, which
+TRL has no counterpart of.
 
 128 rollouts (32 prompts × 4), 16 new tokens, 4 epochs in minibatches of 32. The floor is what any such iteration must
 do, written plainly with transformers: generate, score under the reference, and 4 × 4 forward and backward passes.

@@ -8,12 +8,7 @@ VOCAB, EOS, PAD, NEW_TOKENS = 512, 0, 1, 16
 
 
 def gpt2(hidden_size: int = 128, num_layers: int = 4) -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=VOCAB, n_embd=hidden_size, n_layer=num_layers, n_head=4, n_positions=64,
-        bos_token_id=EOS, eos_token_id=EOS, pad_token_id=PAD, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
-    return GPT2LMHeadModel(config).eval()
+    return _random(vocab_size=VOCAB, n_embd=hidden_size, n_layer=num_layers, n_head=4, n_positions=64)
 
 
 SIZES = {"small": (768, 12, 12), "medium": (1024, 24, 16), "large": (1280, 36, 20)}
@@ -23,13 +18,18 @@ FULL_VOCAB = 50257
 
 def gpt2_of(size: str, dtype: torch.dtype, device: str, *, tiny: bool) -> GPT2LMHeadModel:
     """A GPT-2 of a size in SIZES, on a device; `tiny`: two narrow layers in its place."""
-    torch.manual_seed(0)
     width, layers, heads = (32, 2, 4) if tiny else SIZES[size]
+    vocab_size = VOCAB if tiny else FULL_VOCAB
+    model = _random(vocab_size=vocab_size, n_embd=width, n_layer=layers, n_head=heads, n_positions=256)
+    return torch.nn.Module.to(model, device=device, dtype=dtype)
+
+
+def _random(**sizes: int) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=VOCAB if tiny else FULL_VOCAB, n_embd=width, n_layer=layers, n_head=heads, n_positions=256,
-        bos_token_id=EOS, eos_token_id=EOS, pad_token_id=PAD, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
-    return torch.nn.Module.to(GPT2LMHeadModel(config).eval(), device=device, dtype=dtype)
+        **sizes, bos_token_id=EOS, eos_token_id=EOS, pad_token_id=PAD, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
+    )
+    return GPT2LMHeadModel(config).eval()
 
 
 def random_rows(count: int, shortest: int, longest: int, seed: int = 0) -> list[list[int]]:

@@ -7,12 +7,12 @@ import pytest
 
 from vbon.config import LabConfig
 from vbon.errors import VbonError
-from vbon.lab import text_runs
 from vbon.lab.enumerate import exact_log_probs
 from vbon.lab.exact import kl, measure
 from vbon.lab.experiments.pool import laws_of
 from vbon.lab.experiments.text import Preset, jobs_of, panels, run
 from vbon.lab.lab import Context, lab_command
+from vbon.lab.maps import spread_of
 from vbon.lab.training import Job, Scale, collect_pool
 from vbon.pool.store import ReferencePool
 
@@ -81,7 +81,7 @@ def test_a_cut_pool_holds_the_first_samples_with_their_mapped_rewards(done, pool
     np.testing.assert_array_equal(cut.rewards, source.rewards.reshape(2, 500)[:, :10].ravel())
     assert cut.completion_ids[10:12] == source.completion_ids[500:502]
     mapped = ReferencePool.open(context.work / "pool-exponential-Mall")
-    np.testing.assert_allclose(mapped.rewards, np.exp(source.rewards / text_runs.spread_of(source)))
+    np.testing.assert_allclose(mapped.rewards, np.exp(source.rewards / spread_of(source.rewards.reshape(2, 500))))
     assert mapped.fingerprint.reward != source.fingerprint.reward
 
 

@@ -1,6 +1,6 @@
 """Maps of rewards on text: one that keeps their order, one that makes rewards tie."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -14,3 +14,8 @@ MAPS: dict[str, Callable[[Float, float], Float]] = {
     "saturated": lambda rewards, _: np.round(np.tanh(rewards) / STEP) * STEP,
 }
 """What becomes of rewards, given their standard deviation within prompts."""
+
+
+def spread_of(rewards: Iterable[Float]) -> float:
+    """The standard deviation within prompts, of each one's rewards: what they are divided by under exp."""
+    return float(np.sqrt(np.mean([of_prompt.var() for of_prompt in rewards])))

@@ -22,11 +22,11 @@ from vbon.evaluation.samples import draw_samples, per_prompt_metrics
 from vbon.evaluation.setting import Setting
 from vbon.evaluation.target import kl_policy_bon_floor, target_metrics
 from vbon.lab.exact import Float
-from vbon.lab.maps import MAPS
+from vbon.lab.maps import MAPS, spread_of
 from vbon.models import load
 from vbon.pool.shards import PromptSamples
 from vbon.pool.store import ReferencePool
-from vbon.pool.writer import PoolWriter
+from vbon.pool.writer import write_whole
 from vbon.rewards import Reward, load_reward
 from vbon.rewards.protocol import Prompt
 from vbon.training.trainer import VBoNTrainer
@@ -154,14 +154,10 @@ def named(value: str | None, pool: str, what: str) -> str:
     return value
 
 
-def spread_of(pool: ReferencePool) -> float:
-    """Standard deviation of the rewards within prompts."""
-    return float(np.sqrt(np.mean([rewards.var() for rewards in np.split(pool.rewards, pool.offsets[1:-1])])))
-
-
 def mapped_reward(pool: ReferencePool, reward_map: str) -> MappedReward:
     """The reward that scored the pool, after the map."""
-    return MappedReward(load_reward(named(pool.manifest.reward, str(pool.path), "reward")), reward_map, spread_of(pool))
+    base = load_reward(named(pool.manifest.reward, str(pool.path), "reward"))
+    return MappedReward(base, reward_map, spread_of(np.split(pool.rewards, pool.offsets[1:-1])))
 
 
 def derive_pool(job: TextJob) -> Path:
@@ -175,13 +171,8 @@ def derive_pool(job: TextJob) -> Path:
         pool.manifest, shards=(), complete=False, plan=None, num_samples=job.num_samples or pool.manifest.num_samples,
         fingerprint=dataclasses.replace(pool.fingerprint, reward=reward.fingerprint),
     )  # fmt: skip
-    partial = out.with_name(f"{out.name}-partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with PoolWriter.create(partial, made) as writer:
-        for index, one in enumerate(_cut(pool, job.num_samples, reward)):
-            writer.write_shard(index, [one])
-        writer.finish()
-    return partial.rename(out)
+    write_whole(out, made, _cut(pool, job.num_samples, reward))
+    return out
 
 
 def _cut(pool: ReferencePool, num_samples: int | None, reward: MappedReward) -> Iterator[PromptSamples]:

@@ -8,10 +8,8 @@ alone. Without completions a pool of bare rewards results: enough to rank agains
 need not be adjacent. Other columns are dropped, with a warning, unless `--declare columns=NAME,…` keeps them.
 """
 
-import os
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +26,8 @@ from vbon.pool.declarations import Declarations, parse_declarations
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import Messages, Prompt, parse_prompt
 from vbon.pool.records import read_records
-from vbon.pool.shards import ROWS_PER_SHARD, PromptSamples
-from vbon.pool.writer import PoolWriter, hash_prompt_ids
+from vbon.pool.shards import PromptSamples
+from vbon.pool.writer import hash_prompt_ids, write_whole
 
 _TEXT = ("completion", "response", "text")
 _TEXTS = ("completions", "responses", "ref_completions")
@@ -69,7 +67,7 @@ def import_pool(config: ImportConfig) -> Path:
     if rows.dropped:
         names = ", ".join(rows.dropped)
         warnings.warn(f"{config.file}: columns not kept: {names} (to keep: --declare columns=NAME,…)", stacklevel=2)
-    _write(out, _manifest(config, declared, tokenizer, samples), samples)
+    write_whole(out, _manifest(config, declared, tokenizer, samples), samples)
     return out
 
 
@@ -160,34 +158,6 @@ def _manifest(
 def _require_absent(out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise VbonError(f"{out}: already there; choose another --out")
-
-
-def _write(out: Path, manifest: Manifest, samples: Sequence[PromptSamples]) -> None:
-    """Write beside `out` and rename: a pool that is there is whole."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        with PoolWriter.create(partial, manifest) as writer:
-            for index, shard in enumerate(_shards(samples)):
-                writer.write_shard(index, shard)
-            writer.finish()
-        os.replace(partial, out)
-    except OSError as error:
-        raise VbonError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    except VbonError as error:
-        raise VbonError(str(error).replace(str(partial), str(out))) from None  # whoever reads it named --out
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _shards(samples: Sequence[PromptSamples]) -> Iterator[list[PromptSamples]]:
-    shard: list[PromptSamples] = []
-    for one in samples:
-        shard.append(one)
-        if sum(len(prompt.rewards) for prompt in shard) >= ROWS_PER_SHARD:
-            yield shard
-            shard = []
-    if shard:
-        yield shard
 
 
 def _completion(value: Any, name: str, prompt: str | Messages, text_rule: str, where: str) -> str:

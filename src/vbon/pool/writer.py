@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vbon.errors import VbonError
@@ -11,7 +13,7 @@ from vbon.pool.files import LOCK_NAME, FolderLock, remove_leftovers, replace_fil
 from vbon.pool.fingerprint import FIELDS
 from vbon.pool.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from vbon.pool.prompts import Prompt
-from vbon.pool.shards import PromptSamples, describe_shard, encode_shard, is_intact
+from vbon.pool.shards import ROWS_PER_SHARD, PromptSamples, describe_shard, encode_shard, is_intact
 
 CONFIG_NAME = "config.yaml"
 """What made the pool, as a config of its verb."""
@@ -110,6 +112,34 @@ class PoolWriter:
     def _update(self, manifest: Manifest) -> None:
         write_manifest(self.folder, manifest)
         self.manifest = manifest
+
+
+def write_whole(out: Path, manifest: Manifest, samples: Iterable[PromptSamples]) -> None:
+    """A pool of samples that are at hand, written beside `out` and renamed: a pool that is there is whole."""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        with PoolWriter.create(partial, manifest) as writer:
+            for index, shard in enumerate(_shards(samples)):
+                writer.write_shard(index, shard)
+            writer.finish()
+        os.replace(partial, out)
+    except OSError as error:
+        raise VbonError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    except VbonError as error:
+        raise VbonError(str(error).replace(str(partial), str(out))) from None  # whoever reads it named --out
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _shards(samples: Iterable[PromptSamples]) -> Iterator[list[PromptSamples]]:
+    shard: list[PromptSamples] = []
+    for one in samples:
+        shard.append(one)
+        if sum(len(prompt.rewards) for prompt in shard) >= ROWS_PER_SHARD:
+            yield shard
+            shard = []
+    if shard:
+        yield shard
 
 
 def is_pool(folder: str | Path) -> bool:

@@ -16,7 +16,7 @@ from vbon.lab.exact import Float, kl, normalised
 from vbon.lab.figures import Line, Panel
 from vbon.lab.lab import Context
 from vbon.lab.laws import Law
-from vbon.lab.maps import MAPS
+from vbon.lab.maps import MAPS, spread_of
 from vbon.lab.pools import ESTIMATORS, draw_counts
 from vbon.pool.store import ReferencePool
 
@@ -63,7 +63,7 @@ def law_of(rewards: Float) -> Law:
 
 def compare(laws: Sequence[Law], n: float) -> dict[str, Any]:
     """Best-of-N and what stands beside it, each mean with its interval under `intervals`."""
-    spread = spread_of(laws)
+    spread = spread_of(law.rewards for law in laws)
     beta, mapped_beta = kl_matched(laws, n), kl_matched([mapped(law, "exponential", spread) for law in laws], n)
     columns = [_compare(law, n, beta, mapped_beta, spread) for law in laws]
     estimates = {name: stats.mean([row[name] for row in columns]) for name in columns[0]}
@@ -78,11 +78,6 @@ def compare(laws: Sequence[Law], n: float) -> dict[str, Any]:
 def mapped(law: Law, reward_map: str, spread: float) -> Law:
     """The law of the rewards after one of `MAPS`."""
     return law_of(MAPS[reward_map](law.rewards, spread))
-
-
-def spread_of(laws: Sequence[Law]) -> float:
-    """The rewards' standard deviation within prompts: what they are divided by under exp."""
-    return float(np.sqrt(np.mean([law.std() ** 2 for law in laws])))
 
 
 def kl_matched(laws: Sequence[Law], n: float) -> float:

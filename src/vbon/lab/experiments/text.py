@@ -15,11 +15,11 @@ from typing import Any
 from vbon.core import pool_size
 from vbon.errors import VbonError
 from vbon.lab import text_runs
-from vbon.lab.experiments.pool import kl_matched, laws_of, mapped, spread_of
+from vbon.lab.experiments.pool import kl_matched, laws_of, mapped
 from vbon.lab.figures import Line, Panel
 from vbon.lab.lab import Context
 from vbon.lab.laws import Law
-from vbon.lab.maps import MAPS
+from vbon.lab.maps import MAPS, spread_of
 from vbon.lab.text_runs import TextJob
 from vbon.lab.training import in_processes
 from vbon.pool.store import ReferencePool
@@ -37,9 +37,10 @@ METHODS: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     ns: tuple[int, ...] = (2, 4, 8, 16, 32)
-    """Of vbon; the middle one is that of every other question."""
+    """Of vbon."""
     kl_rl_ns: tuple[int, ...] = (2, 8, 32)
     n: int = 8
+    """Of every other question."""
     num_samples: tuple[int, ...] = (8, 16, 32, 64)
     num_iterations: int = 150
     rollouts_per_iteration: int = 256
@@ -75,7 +76,8 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
     for job in different:
         text_runs.derive_pool(job)  # before the runs that share it
     done = in_processes(text_runs.run, [(job.folder.name, job) for job in different], context.num_workers)
-    measured, targets = dict(zip(different, done, strict=True)), {job.n: text_runs.target(job) for job in different}
+    measured = dict(zip(different, done, strict=True))
+    targets = {n: text_runs.target(job) for n, job in {job.n: job for job in different}.items()}
     every = int(pools[0].num_samples.min())
     return {
         "rows": [{**_describe(case, job, every), **_beside(targets[job.n]), **measured[job], **_moved(case, job, jobs)}
@@ -100,22 +102,24 @@ def cases_of(preset: Preset) -> list[Case]:
 
 def jobs_of(preset: Preset, laws: Sequence[Law], context: Context) -> dict[tuple[Case, int], TextJob]:
     """The job of each case and seed; equal jobs are one run."""
-    return {(case, seed): _job(case, seed, laws, preset, context)
-            for case in cases_of(preset) for seed in context.seeds}  # fmt: skip
+    jobs = {case: _job(case, laws, preset, context) for case in cases_of(preset)}
+    return {(case, seed): replace(job, seed=seed) for case, job in jobs.items() for seed in context.seeds}
 
 
-def _job(case: Case, seed: int, laws: Sequence[Law], preset: Preset, context: Context) -> TextJob:
+def _job(case: Case, laws: Sequence[Law], preset: Preset, context: Context) -> TextJob:
+    """With the first seed."""
     flags = METHODS[case.method] | {
         "num_iterations": preset.num_iterations, "rollouts_per_iteration": preset.rollouts_per_iteration,
         "warm_start": "offline",
     }  # fmt: skip
     if case.method == "KL-RL":
-        spread = spread_of(laws)
+        spread = spread_of(law.rewards for law in laws)
         flags["kl_coef"] = float(f"{kl_matched([mapped(law, case.reward_map, spread) for law in laws], case.n):.4g}")
     pool, heldout = map(str, context.pools)
     return TextJob(
-        pool=pool, heldout=heldout, n=case.n, seed=seed, work=str(context.work), num_samples=case.num_samples,
-        samples_per_prompt=preset.samples_per_prompt, reward_map=case.reward_map, flags=tuple(sorted(flags.items())),
+        pool=pool, heldout=heldout, n=case.n, seed=context.seeds[0], work=str(context.work),
+        num_samples=case.num_samples, samples_per_prompt=preset.samples_per_prompt, reward_map=case.reward_map,
+        flags=tuple(sorted(flags.items())),
     )  # fmt: skip
 
 
