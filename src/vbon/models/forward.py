@@ -83,8 +83,12 @@ def takes(model: nn.Module, argument: str) -> bool:
 
 def is_wrapped(model: nn.Module) -> bool:
     """Whether the model is in DistributedDataParallel or in shards: then all processes call it equally often."""
+    if hasattr(model, "module"):
+        return True
+    if not torch.distributed.is_initialized():  # asked before every call: alone there is nothing to look for
+        return False
     in_shards = any(isinstance(module, FSDPModule) for module in model.modules())  # its layers, where it is a trunk
-    return hasattr(model, "module") or in_shards or any(hasattr(part, ZERO_3) for part in model.parameters())
+    return in_shards or any(hasattr(part, ZERO_3) for part in model.parameters())
 
 
 def _chunks(batch: Sequences) -> list[Tensor]:
