@@ -4,8 +4,7 @@ import importlib.util
 
 import pytest
 from tests.training import ranks
-from tests.training.conftest import write_pool
-from tests.training.test_learning import BOUNDS
+from tests.training.test_learning import BOUNDS, N, to_best_of_8
 from tests.training.ways import (
     DDP,
     ONE,
@@ -70,13 +69,9 @@ def test_engines_by_accelerate_launch_and_its_configuration(configure, tmp_path)
 @pytest.mark.timeout(600)
 def test_two_engines_by_accelerate_launch_reach_best_of_8(world, configure, tmp_path):
     """The same run and the same bar as one process's, levels of a tied reward."""
-    config = configure(
-        pool=str(write_pool(world, tmp_path / "pool", 4000, "levels")), reward=world.reward("levels"), n=8.0,
-        num_iterations=60, num_epochs=4, rollouts_per_iteration=128, samples_per_prompt=8, minibatch_size=64,
-        learning_rate=5e-3, validation_fraction=0.0, validation_every=15, checkpoint_every=60, algorithm="ppo",
-    )  # fmt: skip
+    config = to_best_of_8(world, configure, tmp_path, "levels", algorithm="ppo")
     launch_as_the_guide_says(config, "deepspeed.yaml", tmp_path, limit=580)
-    assert world.kl_policy_bon(config.out, 8.0, "levels") < BOUNDS["levels"][1]
+    assert world.kl_policy_bon(config.out, N, "levels") < BOUNDS["levels"][1]
 
 
 @pytest.mark.learning

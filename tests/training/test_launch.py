@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.training.conftest import write_pool
-from tests.training.test_learning import BOUNDS
+from tests.training.test_learning import BOUNDS, N, to_best_of_8
 from tests.training.test_processes import arguments_of
 from tests.training.ways import DDP, assert_same_run, killed_twice_ends_like_undisturbed, train, train_cut
 
@@ -19,17 +18,13 @@ LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --
 @pytest.mark.timeout(400)
 def test_two_processes_by_accelerate_launch_reach_best_of_8(world, configure, tmp_path):
     """The same run and the same bar as one process's, levels of a tied reward."""
-    config = configure(
-        pool=str(write_pool(world, tmp_path / "pool", 4000, "levels")), reward=world.reward("levels"), n=8.0,
-        num_iterations=60, num_epochs=4, rollouts_per_iteration=128, samples_per_prompt=8, minibatch_size=64,
-        learning_rate=5e-3, validation_fraction=0.0, validation_every=15, checkpoint_every=60,
-    )  # fmt: skip
+    config = to_best_of_8(world, configure, tmp_path, "levels")
     arguments = arguments_of(config, tmp_path, "--json", str(tmp_path / "result.json"))
     command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "-m", "vbon", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=380)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "result.json").read_text())["num_processes"] == 2
-    assert world.kl_policy_bon(config.out, 8.0, "levels") < BOUNDS["levels"][1]
+    assert world.kl_policy_bon(config.out, N, "levels") < BOUNDS["levels"][1]
 
 
 @pytest.mark.parametrize("sizes", [(2, 1), (1, 2)])
