@@ -83,6 +83,14 @@ def test_no_dangling_links(doc):
     assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
 
 
+@pytest.mark.parametrize("folder", ["docs", "recipes"])
+def test_figures_stand_alone(folder):
+    """Colours of the report's page are variables, which stand for nothing in a file of its own: nothing is drawn."""
+    figures = sorted((ROOT / folder).rglob("*.svg"))
+    assert figures
+    assert [path.name for path in figures if "var(--" in path.read_text()] == []
+
+
 def test_each_row_of_the_paper_names_a_function_and_a_test():
     for row in rows((ROOT / "docs" / "paper_to_code.md").read_text()):
         _, _, functions, tests, command = row
