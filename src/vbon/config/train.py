@@ -134,6 +134,9 @@ class TrainConfig:
     """auto, cpu, mps, cuda or cuda:NUMBER."""
     dtype: Dtype = "float32"
     """Floating-point type of the weights."""
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    """bf16: products in bfloat16 (autocast), while weights, moments and losses stay float32. auto: as `accelerate
+    launch` says, otherwise no."""
     num_threads: int | None = None
     """CPU threads; default: torch's choice."""
     seed: int = 0

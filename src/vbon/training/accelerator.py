@@ -1,10 +1,12 @@
 """Where a run goes: device, processes, tracker."""
 
 import os
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin, disable_fsdp_ram_efficient_loading
+from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy
 
 from vbon.config.train import TrainConfig
@@ -32,12 +34,50 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         torch.cuda.set_device(device)
     tracker = tracker_of(config)
     where = {} if tracker is None else {"log_with": tracker, "project_dir": RunFolder(config.out).own}
+    precision = _precision(config, shared_out=bool(sharding or zero))
     with unseen_by_accelerate():
-        accelerator = Accelerator(cpu=config.device == "cpu", fsdp_plugin=sharding, **where)
+        accelerator = _one_of_its_precision(precision, cpu=config.device == "cpu", fsdp_plugin=sharding, **where)
     if sharding is not None:
         accelerator.state.fsdp_plugin = sharding  # which accelerate leaves out on CPUs
     accelerator.state.deepspeed_plugins = zero
     return accelerator
+
+
+def at_precision(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """A model that is not trained, with its products in the type that those in training have theirs in."""
+    if not is_mixed(accelerator):
+        return model
+    prepared: nn.Module = accelerator.prepare_model(model, evaluation_mode=True)
+    return prepared
+
+
+def is_mixed(accelerator: Accelerator) -> bool:
+    """Whether products are in another type than weights."""
+    return bool(accelerator.mixed_precision != "no")
+
+
+def _precision(config: TrainConfig, *, shared_out: bool) -> str:
+    """`no` or `bf16`, as the config says or else the launcher."""
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    precision = told if config.mixed_precision == "auto" else config.mixed_precision
+    if precision == "no":
+        return precision
+    if precision != "bf16":
+        raise VbonError(f"mixed precision {precision} is not supported: use bf16 or no")
+    if config.dtype != "float32":
+        raise VbonError(f"mixed precision keeps weights in float32: leave it or --dtype {config.dtype} out")
+    if shared_out:
+        raise VbonError("FSDP and DeepSpeed train in float32 here: set mixed_precision: 'no'")
+    return precision
+
+
+def _one_of_its_precision(precision: str, **told: Any) -> Accelerator:
+    try:
+        return Accelerator(mixed_precision=precision, **told)
+    except ValueError as error:
+        if "mixed_precision" not in str(error):
+            raise
+        raise VbonError("--mixed-precision: this process has trained with another; train in a new process") from None
 
 
 def _sharding(config: TrainConfig) -> FullyShardedDataParallelPlugin | None:

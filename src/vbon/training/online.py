@@ -11,6 +11,7 @@ from vbon.core import seeds
 from vbon.core.objectives import OBJECTIVES
 from vbon.core.offline import jeffreys
 from vbon.errors import VbonError
+from vbon.training.accelerator import is_mixed
 from vbon.training.learner import Learner, set_learning_rates
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
@@ -82,8 +83,8 @@ def run_iteration(
         "seconds_update": time.perf_counter() - rolled_out,
     }
     # 5. Check, once: the first minibatch must have seen the policy that sampled.
-    if iteration == 0:
-        check_first_ratio(float(steps[0]["ratio_gap"]), config.dtype)
+    if iteration == 0 and config.dtype == "float32" and not is_mixed(learner.accelerator):
+        check_first_ratio(float(steps[0]["ratio_gap"]))
     return metrics, rollouts
 
 
@@ -142,12 +143,12 @@ def check_shares(config: TrainConfig, num_processes: int) -> None:
         )
 
 
-def check_first_ratio(gap: float, dtype: str) -> None:
+def check_first_ratio(gap: float) -> None:
     """The first minibatch must see the policy that sampled: |Δ log p| ≤ 1e-4 a token in float32.
 
     Raises VbonError otherwise: the model then does not compute the same function twice.
     """
-    if dtype == "float32" and not gap <= MAX_LOGPROB_GAP:
+    if not gap <= MAX_LOGPROB_GAP:
         raise VbonError(
             f"the policy's log-probabilities in training differ from those in sampling by {gap:.1e} a token before any "
             "update; the model is not deterministic (dropout?) or mishandles padding or its cache"

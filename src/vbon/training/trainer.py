@@ -18,7 +18,7 @@ from vbon.models.logprobs import completion_logprobs
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
 from vbon.training import checkpoint
-from vbon.training.accelerator import make_accelerator
+from vbon.training.accelerator import at_precision, make_accelerator
 from vbon.training.adapters import merged
 from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
@@ -84,7 +84,8 @@ class VBoNTrainer:
         sampling = sampling_of(policy, tokenizer, pool, config)
         self.task = make_task(training, tokenizer, reward, sampling, config.tie_rule, policy)
         self.validation = make_task(validation, tokenizer, reward, sampling, config.tie_rule, policy)
-        self.policy, self.ref_policy = policy, ref_policy.eval().requires_grad_(False)
+        self.policy = policy
+        self.ref_policy = at_precision(ref_policy.eval().requires_grad_(False), self.accelerator)
         self.folder = RunFolder(config.out)
         self.origin = Origin()
         """What the run is made with, and the fields of the pool's fingerprint that may differ; recorded in the run."""
