@@ -1,20 +1,24 @@
 """Training time until a policy has 95 % of best-of-N's gain in reward, at no higher KL(π_θ‖π_ref) than best-of-N's.
 
-vbon with and without a warm start from the pool, KL-RL, TRL's RLOO fed with vbon's reward: same model, prompts, pool,
-rollouts and minibatches; N = 8, M = 200. A linear schedule has to know its end, so each contender trains for 10, 20 and
-40 iterations, with the same small search for all: two learning rates, and N or N − 1 as what is aimed at, since
-noise costs KL (β = 1/(aim − 1); KL-RL: the β whose optimum has best-of-aim's KL, were rewards normal). Its time is that
-of the shortest run that is there at its end, on fresh samples, off the clock. The search is not counted, for any.
+vbon by RLOO, with and without a warm start of the policy from the pool, and by PPO with a warm start of its critic;
+KL-RL; TRL's RLOO fed with vbon's reward: same model, prompts, pool, rollouts and minibatches; N = 8, M = 200. A linear
+schedule has to know its end, so each contender trains for 20, 40 and 80 iterations, with the same small search for all:
+two learning rates, and N − 1 or N − 2 as what is aimed at, since noise costs KL (β = 1/(aim − 1); KL-RL: the β whose
+optimum has best-of-aim's KL, were rewards normal). Its time is that of the shortest run that is there at its end, on
+fresh samples, off the clock. The search is not counted, for any. It takes more than an hour: with `--tries FILE` it can
+be stopped, and goes on there.
 """
 
 import itertools
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +36,7 @@ from vbon.integrations.trl import VbonReward, rloo_config_kwargs
 from vbon.models.fused import fuse_activations
 from vbon.models.generate import generate
 from vbon.pool.prompts import make_prompt
+from vbon.training.critic_start import critic_step
 from vbon.training.learner import make_learner
 from vbon.training.offline import PoolData, offline_step
 from vbon.training.online import run_iteration
@@ -40,8 +45,10 @@ from vbon.training.task import Task
 
 N, NUM_SAMPLES, GOAL = 8, 200, 0.95
 NUM_PROMPTS, SAMPLES, EPOCHS, MINIBATCH = 32, 8, 2, 64
-ITERATIONS, AIMS, RATES = (10, 20, 40), (N, N - 1), (1e-4, 3e-4)
-WARM_STEPS, MEASURED = 20, 32
+ITERATIONS, AIMS, RATES = (20, 40, 80), (N - 1, N - 2), (1e-4, 3e-4)
+WARM_STEPS = {"offline": 20, "critic": 60}
+MEASURED = 32
+CRITIC_LAYERS = 2  # of four: the default
 
 
 def make_pool_task(model: Any, prompts: list[list[int]]) -> Task:
@@ -116,19 +123,22 @@ class Clock:
         }  # fmt: skip
 
 
-def run_vbon(clock: Clock, tried: Try, *, warm_start: bool, **changes: Any) -> None:
+def run_vbon(clock: Clock, tried: Try, *, warm_start: Literal["none", "offline", "critic"], **changes: Any) -> None:
+    steps = WARM_STEPS.get(warm_start, 0)
     config = TrainConfig(**{
         "pool": "-", "model": "-", "reward": "-", "out": "-", "n": tried.aim, "algorithm": "rloo",
         "minibatch_size": MINIBATCH, "num_iterations": tried.iterations, "learning_rate": tried.rate,
         "rollouts_per_iteration": SAMPLES * len(clock.task), "samples_per_prompt": SAMPLES, "num_epochs": EPOCHS,
-        "offline_steps": WARM_STEPS, "offline_learning_rate": 1e-3, "offline_batch_size": 128, **changes,
+        "warm_start": warm_start, "offline_steps": steps, "offline_learning_rate": 1e-3, "offline_batch_size": 128,
+        **changes,
     })  # fmt: skip
     learner = make_learner(fused(), config, Accelerator(cpu=True))
     clock.resume()
-    if warm_start:
+    if steps:
         data = PoolData(clock.task, tried.aim)
-        for step in range(WARM_STEPS):
-            offline_step(learner, data, config, step)
+        one_step = critic_step if warm_start == "critic" else offline_step
+        for step in range(steps):
+            one_step(learner, data, config, step)
         learner.descent.forget()
     for iteration in range(tried.iterations):
         run_iteration(learner, clock.ref_policy, clock.task, config, iteration)
@@ -173,51 +183,73 @@ def run_trl(clock: Clock, tried: Try) -> None:
 def run_kl_rl(clock: Clock, tried: Try) -> None:
     spread = float(clock.task.pool.rewards.reshape(len(clock.task), -1).std(1).mean())
     kl_coef = spread / float(np.sqrt(2 * kl_from_reference(tried.aim)))
-    run_vbon(clock, tried, warm_start=False, objective="reward", kl_coef=kl_coef, method="kl-rl")
+    run_vbon(clock, tried, warm_start="none", objective="reward", kl_coef=kl_coef, method="kl-rl")
 
 
 CONTENDERS: dict[str, Callable[[Clock, Try], None]] = {
-    "vbon, warm start": partial(run_vbon, warm_start=True),
-    "vbon": partial(run_vbon, warm_start=False),
+    "vbon PPO, warm start of the critic": partial(
+        run_vbon, warm_start="critic", algorithm="ppo", gae_lambda=0.5, critic_layers=CRITIC_LAYERS
+    ),
+    "vbon, warm start": partial(run_vbon, warm_start="offline"),
+    "vbon": partial(run_vbon, warm_start="none"),
     "KL-RL": run_kl_rl,
     "TRL RLOO, vbon's reward": run_trl,
 }
 
 
-def search(name: str, task: Task, iterations: Sequence[int]) -> Iterator[dict[str, Any]]:
+class Tries:
+    """What was tried, a row each, on disk as soon as it is there; rows of an earlier call are not made again."""
+
+    def __init__(self, path: Path | None):
+        self._path = path
+        known = path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in known]
+
+    def row(self, name: str, tried: Try, task: Task) -> dict[str, Any]:
+        for row in self.rows:
+            if row["contender"] == name and Try(row["iterations"], row["aim"], row["rate"]) == tried:
+                return row
+        clock = Clock(task)
+        CONTENDERS[name](clock, tried)
+        self.rows.append(clock.row(name, tried))
+        print(self.rows[-1], file=sys.stderr, flush=True)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(self.rows[-1]) + "\n")
+        return self.rows[-1]
+
+
+def search(name: str, task: Task, iterations: Sequence[int], tries: Tries) -> Iterator[dict[str, Any]]:
     """A row of each try, shortest first; nothing longer is tried where one was there."""
     for length in iterations:
-        rows = []
-        for aim, rate in itertools.product(AIMS, RATES):
-            clock, tried = Clock(task), Try(length, aim, rate)
-            CONTENDERS[name](clock, tried)
-            rows.append(clock.row(name, tried))
+        rows = [tries.row(name, Try(length, aim, rate), task) for aim, rate in itertools.product(AIMS, RATES)]
         yield from rows
         if any(row["reached"] for row in rows):
             return
 
 
 def summary(tries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a contender: its shortest run that was there, and how many times longer that took than vbon's."""
+    """One row a contender: its shortest run that was there, and how many times longer that took than vbon's fastest."""
     rows = []
     for name in dict.fromkeys(row["contender"] for row in tries):
         there = [row for row in tries if row["contender"] == name and row["reached"]]
         none = dict.fromkeys(tries[0]) | {"contender": name, "reached": False}
         rows.append(min(there, key=lambda row: row["seconds"]) if there else none)
-    ours = rows[0]["seconds"]
-    return [row | {"time / vbon": round(row["seconds"] / ours, 2) if ours and row["reached"] else None} for row in rows]
+    ours = [row["seconds"] for row in rows if row["contender"].startswith("vbon") and row["reached"]]
+    return [
+        row | {"time / vbon": round(row["seconds"] / min(ours), 2) if ours and row["reached"] else None} for row in rows
+    ]
 
 
 def main() -> None:
-    args = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--tries", type=Path, help="JSONL of what was tried: rows that are there are not made again")
+    args = parser.parse_args()
     torch.set_num_threads(args.threads)
     task = make_pool_task(fused(), random_rows(8 if args.tiny else NUM_PROMPTS, 2, 8))
-    tries = []
-    for name in CONTENDERS:
-        for row in search(name, task, (1,) if args.tiny else ITERATIONS):
-            tries.append(row)
-            print(row, file=sys.stderr, flush=True)
-    report(summary(tries), args, tries=tries)
+    tries = Tries(args.tries)
+    rows = [row for name in CONTENDERS for row in search(name, task, (1,) if args.tiny else ITERATIONS, tries)]
+    report(summary(rows), args, tries=rows)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reward_model import RewardModelConfig
 from small_model import ModelConfig
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
@@ -31,13 +32,6 @@ class PapersConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardConfig:
-    """As for `vbon collect --reward`; default: overlap.py beside this file."""
-
-    spec: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """Each temperature is a distribution of its own: it has its own pools, runs and evaluation."""
 
@@ -51,7 +45,7 @@ class Preset:
     name: str
     papers: PapersConfig
     reference: ModelConfig
-    reward: RewardConfig
+    reward: RewardModelConfig
     sampling: SamplingConfig
     collect: dict[str, Any]
     train: dict[str, Any]
@@ -59,7 +53,7 @@ class Preset:
 
 
 SECTIONS: dict[str, type[Any]] = {
-    "papers": PapersConfig, "reference": ModelConfig, "reward": RewardConfig, "sampling": SamplingConfig,
+    "papers": PapersConfig, "reference": ModelConfig, "reward": RewardModelConfig, "sampling": SamplingConfig,
     "collect": CollectConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
 }  # fmt: skip
 

@@ -12,20 +12,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from papers import read_papers, split, write_prompts
+from papers import Paper, read_papers, split, write_prompts
 from preset import HERE, Preset, load_preset
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.demo.staged import exit_status, first_until
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
+from vbon.models.load import load_tokenizer
 from vbon.pool.collect import collect
 from vbon.pool.files import replace_file
+from vbon.pool.store import ReferencePool
 from vbon.training.train import train
 
-STAGES = ("reference", "prompts", "collect", "train", "evaluate", "results")
+STAGES = ("reference", "reward", "prompts", "collect", "train", "evaluate", "results")
 SPLITS = ("test", "train")
-SHOWN = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon")
+OVERLAP = f"{HERE / 'overlap.py'}:score"
+AGREEMENT = "reward-agreement.json"
+JUDGE = f"judge_reward/{OVERLAP}"
+SHOWN = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon", JUDGE)
+NAMES = {JUDGE: "overlap (judge)"}
 
 
 class Recipe:
@@ -34,7 +40,7 @@ class Recipe:
     def __init__(self, preset: Preset, data: Path | None, out: Path, seeds: Sequence[int]):
         self.preset, self.data, self.out, self.seeds = preset, data, out, seeds
         self.model = preset.reference.model or str(out / "reference")
-        self.reward = preset.reward.spec or f"{HERE / 'overlap.py'}:score"
+        self.reward_spec = preset.reward.spec or str(out / "reward")
         self.folders = {t: out / f"temperature-{t:g}" for t in preset.sampling.temperatures}
 
     def reference(self) -> None:
@@ -44,12 +50,32 @@ class Recipe:
 
             train_reference(self._papers()[0], self.preset.reference, self.out / "reference")
 
+    def reward(self) -> None:
+        """A model of which summary shares more words with the authors', taught on the reference's own papers."""
+        if self.preset.reward.spec is not None or (self.out / AGREEMENT).is_file():
+            return
+        from reward_model import train_reward
+
+        path = self.out / "prompts-reward.jsonl"
+        write_prompts(path, self._that_fit(self._papers()[0]))
+        config = CollectConfig(
+            model=self.model, reward=OVERLAP, prompts=str(path), out=str(self.out / "pool-reward"), temperature=1.0,
+            **{**self.preset.collect, "num_samples": self.preset.reward.samples},
+        )  # fmt: skip
+        config.validate()
+        collect(config)
+        share = train_reward(ReferencePool.open(config.out), Path(self.model), self.preset.reward, self.out / "reward")
+        replace_file(self.out / AGREEMENT, json.dumps({"agreement": share}).encode())
+
     def prompts(self) -> None:
         """Beginnings of held-out abstracts with the cue, two disjoint files; nothing to do with prompts from a hub."""
         paths = {name: self.out / f"prompts-{name}.jsonl" for name in SPLITS}
         if self.preset.papers.prompts_train is not None or all(path.is_file() for path in paths.values()):
             return
-        held_out, sizes = self._papers()[1], {name: getattr(self.preset.papers, name) for name in SPLITS}
+        held_out, sizes = (
+            self._that_fit(self._papers()[1]),
+            {name: getattr(self.preset.papers, name) for name in SPLITS},
+        )
         if len(held_out) < sum(sizes.values()):
             raise VbonError(f"{len(held_out)} papers are held out, but the preset asks for {sum(sizes.values())}")
         write_prompts(paths["test"], held_out[: sizes["test"]])
@@ -61,7 +87,7 @@ class Recipe:
             for name in SPLITS:
                 hub = getattr(self.preset.papers, f"prompts_{name}")
                 config = CollectConfig(
-                    model=self.model, reward=self.reward, prompts=hub or str(self.out / f"prompts-{name}.jsonl"),
+                    model=self.model, reward=self.reward_spec, prompts=hub or str(self.out / f"prompts-{name}.jsonl"),
                     out=str(folder / f"pool-{name}"), temperature=temperature, limit=getattr(self.preset.papers, name),
                     **self.preset.collect,
                 )  # fmt: skip
@@ -79,8 +105,10 @@ class Recipe:
         """Each temperature's runs, the reference and best-of-N, on the test prompts at that temperature."""
         for folder in self.folders.values():
             config = EvaluateConfig(
-                model=self.model, reward=self.reward, pool=str(folder / "pool-test"), out=str(folder / "evaluation"),
-                runs=tuple(map(str, self._runs(folder))), n=self.preset.train["n"], **self.preset.evaluate,
+                model=self.model, reward=self.reward_spec, pool=str(folder / "pool-test"),
+                out=str(folder / "evaluation"),
+                runs=tuple(map(str, self._runs(folder))), n=self.preset.train["n"], judges=self._judges(),
+                **self.preset.evaluate,
             )  # fmt: skip
             if not (folder / "evaluation/evaluation.json").is_file():
                 evaluate_command(config)
@@ -88,27 +116,43 @@ class Recipe:
     def results(self) -> None:
         """results.md: a row for each temperature and seed, best-of-N beside them; no text of the papers."""
         text = table({t: _read(folder / "evaluation/evaluation.json") for t, folder in self.folders.items()})
+        if self._judges():
+            share = _read(self.out / AGREEMENT)["agreement"]
+            text += f"\nThe reward model is right about {share:.1%} of pairs of samples of papers it has not seen.\n"
         replace_file(self.out / "results.md", text.encode())
         print(text)
 
-    def _papers(self) -> tuple[list[Any], list[Any]]:
+    def _papers(self) -> tuple[list[Paper], list[Paper]]:
         if self.data is None:
             raise VbonError(f"preset {self.preset.name} needs --data: a folder or JSONL file of papers")
         return split(read_papers(self.data, self.preset.papers.abstract_words), self.preset.papers.held_out)
+
+    def _that_fit(self, papers: list[Paper]) -> list[Paper]:
+        """Those whose prompt leaves room for a completion in the model's context."""
+        tokenizer = load_tokenizer(self.model)
+        room = tokenizer.model_max_length - self.preset.collect["max_new_tokens"]
+        return [paper for paper in papers if len(tokenizer(paper.prompt, verbose=False).input_ids) <= room]
+
+    def _judges(self) -> tuple[str, ...]:
+        """What taught the reward model; none where the preset names a reward."""
+        return (OVERLAP,) if self.preset.reward.spec is None else ()
 
     def _runs(self, folder: Path) -> list[Path]:
         return [folder / f"seed-{seed}" for seed in self.seeds]
 
     def _train_config(self, folder: Path, run: Path) -> TrainConfig:
         return TrainConfig(
-            model=self.model, reward=self.reward, pool=str(folder / "pool-train"), out=str(run),
+            model=self.model, reward=self.reward_spec, pool=str(folder / "pool-train"), out=str(run),
             seed=int(run.name.removeprefix("seed-")), resume=(run / "vbon/config.yaml").is_file(), **self.preset.train,
         )  # fmt: skip
 
 
 def table(evaluations: dict[float, dict[str, Any]]) -> str:
     """Markdown, 95 % intervals over prompts."""
-    lines = [f"| temperature | | {' | '.join(SHOWN)} |", "|--:|---|" + "--:|" * len(SHOWN)]
+    lines = [
+        f"| temperature | | {' | '.join(NAMES.get(key, key) for key in SHOWN)} |",
+        "|--:|---|" + "--:|" * len(SHOWN),
+    ]
     for temperature, one in evaluations.items():
         rows = {"reference": one["reference"], **one["policies"], f"best-of-{one['n']:g}": one["target"]}
         lines += [_row(temperature, name, row["metrics"]) for name, row in rows.items()]

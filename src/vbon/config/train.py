@@ -66,7 +66,7 @@ class TrainConfig:
     critic: Literal["separate", "shared"] = "separate"
     """ppo's critic: separate has a trunk of its own; shared is a head on the policy's: one forward pass for both."""
     critic_layers: int | None = None
-    """Layers of a separate critic: the model's first so many, of which half cost half; default: all."""
+    """Layers of a separate critic, the model's first so many; default: half of them, at half the cost."""
     critic_learning_rate: float | None = None
     """Learning rate of the critic, or of its head where it is shared (ppo); default: the policy's."""
     lr_schedule: Literal["linear", "constant", "cosine"] = "linear"

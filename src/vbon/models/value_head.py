@@ -35,12 +35,19 @@ def first_layers(trunk: PreTrainedModel, count: int) -> PreTrainedModel:
     config = trunk.config.get_text_config()
     if count > config.num_hidden_layers:
         raise VbonError(f"--critic-layers is {count}, but the model has {config.num_hidden_layers}")
-    stacks = [one for one in trunk.modules() if isinstance(one, nn.ModuleList) and len(one) == config.num_hidden_layers]
-    if len(stacks) != 1:
+    layers = layers_of(trunk)
+    if layers is None:
         raise VbonError(f"--critic-layers: {trunk.config.model_type} does not say which its layers are; leave it out")
-    del stacks[0][count:]
+    del layers[count:]
     config.num_hidden_layers = count
     return trunk
+
+
+def layers_of(trunk: Any) -> nn.ModuleList | None:
+    """The layers, the one list as long as the config says; None where there is no such or more than one."""
+    count = trunk.config.get_text_config().num_hidden_layers
+    stacks = [one for one in trunk.modules() if isinstance(one, nn.ModuleList) and len(one) == count]
+    return stacks[0] if len(stacks) == 1 else None
 
 
 class Critic(nn.Module):

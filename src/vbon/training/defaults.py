@@ -6,6 +6,7 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from vbon.config.train import TrainConfig
+from vbon.models.value_head import layers_of
 from vbon.pool.store import ReferencePool
 
 # Adam's best learning rate falls as 1/width; faster in the very narrow. Measured at widths 32 (lab: 8e-4) and 128
@@ -31,6 +32,7 @@ def with_defaults(config: TrainConfig, policy: PreTrainedModel, pool: ReferenceP
         config,
         warm_start=_warm_start(config, pool, steps),
         offline_steps=steps,
+        critic_layers=config.critic_layers or _critic_layers(config, policy),
         learning_rate=config.learning_rate or _rounded(online_rate(width)),
         offline_learning_rate=config.offline_learning_rate or _rounded(OFFLINE_RATE_TIMES_WIDTH / width),
     )
@@ -39,6 +41,14 @@ def with_defaults(config: TrainConfig, policy: PreTrainedModel, pool: ReferenceP
 def online_rate(width: int) -> float:
     """Learning rate of the policy by the model's hidden size."""
     return ONLINE_RATE_TIMES_WIDTH / width * max(1.0, NARROW / width) ** 0.5
+
+
+def _critic_layers(config: TrainConfig, policy: PreTrainedModel) -> int | None:
+    """Half of the model's, rounded up; None, which is all, where it does not say which its layers are."""
+    if config.algorithm != "ppo" or config.critic == "shared":
+        return None
+    layers = layers_of(policy.base_model)
+    return None if layers is None else (len(layers) + 1) // 2
 
 
 def _offline_steps(config: TrainConfig, pool: ReferencePool) -> int:
