@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 # Models here are small: more threads than this cost more in waiting than they give.
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
+# Files of tests go to two processes of one thread each: single tests hardly use a second core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help demo test test-fast test-verl test-deepspeed test-ray test-trackers test-faults check audit format clean
 help:           ## list the targets
@@ -22,10 +24,10 @@ demo: $(STAMP)  ## the whole story offline, at most 5 minutes on two cores; ends
 	$(BIN)/vbon demo
 
 test: $(STAMP)  ## unit, learning and recipe tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(STAMP)  ## unit tests only
-	$(BIN)/python -m pytest -m "not learning and not recipes and not gpu"
+	$(PYTEST) -m "not learning and not recipes and not gpu"
 
 test-verl:      ## contracts with verl and OpenRLHF, in .venv-verl: verl pins another transformers
 	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl

@@ -1,7 +1,7 @@
 """One iteration against TRL's RLOOTrainer and a bare floor: same model, prompts, reward and settings.
 
-vbon's RLOO, and its PPO with a critic of its own, with one of half the layers and with one on the policy's trunk, which
-TRL has no counterpart of.
+vbon's RLOO, and its PPO with a critic of its own, of half the layers (the default) and of all, and with one on the
+policy's trunk, which TRL has no counterpart of.
 
 128 rollouts (32 prompts × 4), 16 new tokens, 4 epochs in minibatches of 32. The floor is what any such iteration must
 do, written plainly with transformers: generate, score under the reference, and 4 × 4 forward and backward passes.
@@ -9,6 +9,7 @@ do, written plainly with transformers: generate, score under the reference, and 
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,12 +20,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
 
 from benchmarks.measure import arguments, interleave, now, report, rows_of
-from benchmarks.models import EOS, NEW_TOKENS, PAD, VOCAB, gpt2, random_rows
+from benchmarks.models import EOS, LAYERS, NEW_TOKENS, PAD, VOCAB, gpt2, random_rows
 from vbon.config.train import TrainConfig
 from vbon.core.reward_cdf import RewardCDF
 from vbon.models.batch import pad_left
 from vbon.models.fused import fuse_activations
 from vbon.pool.prompts import make_prompt
+from vbon.training.defaults import critic_layers
 from vbon.training.learner import make_learner
 from vbon.training.online import run_iteration
 from vbon.training.rollout import Sampling
@@ -111,6 +113,7 @@ def vbon_iteration(
         "rollouts_per_iteration": SAMPLES * len(prompts), "samples_per_prompt": SAMPLES, "num_epochs": EPOCHS,
         "minibatch_size": MINIBATCH, "learning_rate": 1e-6, **changes,
     })  # fmt: skip
+    config = replace(config, critic_layers=config.critic_layers or critic_layers(config, policy))
     task = make_task(prompts, vocab_size=policy.config.vocab_size)
     learner = make_learner(policy, config, Accelerator(cpu=policy.device.type == "cpu"))
     return lambda: run_iteration(learner, ref_policy, task, config, iteration=1)
@@ -149,7 +152,7 @@ def main() -> None:
     contenders = {
         "vbon": vbon_iteration(prompts),
         "vbon PPO": vbon_iteration(prompts, algorithm="ppo"),
-        "vbon PPO, critic of half the layers": vbon_iteration(prompts, algorithm="ppo", critic_layers=2),
+        "vbon PPO, critic of all layers": vbon_iteration(prompts, algorithm="ppo", critic_layers=LAYERS),
         "vbon PPO, shared trunk": vbon_iteration(prompts, algorithm="ppo", critic="shared"),
         "bare floor": floor_iteration(prompts),
     }

@@ -5,9 +5,10 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 VOCAB, EOS, PAD, NEW_TOKENS = 512, 0, 1, 16
+LAYERS = 4
 
 
-def gpt2(hidden_size: int = 128, num_layers: int = 4) -> GPT2LMHeadModel:
+def gpt2(hidden_size: int = 128, num_layers: int = LAYERS) -> GPT2LMHeadModel:
     return _random(vocab_size=VOCAB, n_embd=hidden_size, n_layer=num_layers, n_head=4, n_positions=64)
 
 

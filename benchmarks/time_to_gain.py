@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +37,7 @@ from vbon.models.fused import fuse_activations
 from vbon.models.generate import generate
 from vbon.pool.prompts import make_prompt
 from vbon.training.critic_start import critic_step
+from vbon.training.defaults import critic_layers
 from vbon.training.learner import make_learner
 from vbon.training.offline import PoolData, offline_step
 from vbon.training.online import run_iteration
@@ -48,7 +49,6 @@ NUM_PROMPTS, SAMPLES, EPOCHS, MINIBATCH = 32, 8, 2, 64
 ITERATIONS, AIMS, RATES = (20, 40, 80), (N - 1, N - 2), (1e-4, 3e-4)
 WARM_STEPS = {"offline": 20, "critic": 60}
 MEASURED = 32
-CRITIC_LAYERS = 2  # of four: the default
 
 
 def make_pool_task(model: Any, prompts: list[list[int]]) -> Task:
@@ -132,7 +132,9 @@ def run_vbon(clock: Clock, tried: Try, *, warm_start: Literal["none", "offline",
         "warm_start": warm_start, "offline_steps": steps, "offline_learning_rate": 1e-3, "offline_batch_size": 128,
         **changes,
     })  # fmt: skip
-    learner = make_learner(fused(), config, Accelerator(cpu=True))
+    policy = fused()
+    config = replace(config, critic_layers=critic_layers(config, policy))
+    learner = make_learner(policy, config, Accelerator(cpu=True))
     clock.resume()
     if steps:
         data = PoolData(clock.task, tried.aim)
@@ -187,9 +189,7 @@ def run_kl_rl(clock: Clock, tried: Try) -> None:
 
 
 CONTENDERS: dict[str, Callable[[Clock, Try], None]] = {
-    "vbon PPO, warm start of the critic": partial(
-        run_vbon, warm_start="critic", algorithm="ppo", gae_lambda=0.5, critic_layers=CRITIC_LAYERS
-    ),
+    "vbon PPO, warm start of the critic": partial(run_vbon, warm_start="critic", algorithm="ppo", gae_lambda=0.5),
     "vbon, warm start": partial(run_vbon, warm_start="offline"),
     "vbon": partial(run_vbon, warm_start="none"),
     "KL-RL": run_kl_rl,

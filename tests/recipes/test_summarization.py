@@ -3,6 +3,7 @@
 import importlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ LETTERS = " ".join("abcdefghijklmnopqrstuvwxyz0123456789")  # summaries that unt
 PRESET = """
 papers: {held_out: 0.5, train: 8, test: 4, abstract_words: 6}
 reference: {vocabulary: 300, width: 16, layers: 1, heads: 2, window: 64, batch_size: 4, steps: 2}
+reward: {samples: 4, batch_size: 4, steps: 2}
 sampling: {temperatures: [0.7, 1.0]}
 collect: {num_samples: 8, max_new_tokens: 6}
 train:
@@ -93,9 +95,11 @@ def test_each_temperature_has_a_pool_of_its_own_and_no_paper_is_on_both_sides(fo
         assert {p.prompt for pool in pools for p in pool.prompts} <= prompts
 
 
-def test_the_reward_of_the_pool_is_the_share_of_shared_words(folder):
-    """Unigram F1 with each prompt's own summary, counted again word by word."""
-    pool = ReferencePool.open(folder / "out/temperature-1/pool-test")
+def test_the_reward_model_is_taught_by_the_share_of_shared_words(folder):
+    """Unigram F1 with each prompt's own summary, counted again word by word; on papers that no prompt is of."""
+    pool = ReferencePool.open(folder / "out/pool-reward")
+    asked = ReferencePool.open(folder / "out/temperature-1/pool-test")
+    assert not {p.prompt for p in pool.prompts} & {p.prompt for p in asked.prompts}
     assert 0 < (pool.rewards > 0).sum() < len(pool.rewards)
     for text, reward in zip(pool.completions, pool.rewards, strict=True):
         words = "".join(c if c in LETTERS else " " for c in str(text).lower()).split()
@@ -103,9 +107,36 @@ def test_the_reward_of_the_pool_is_the_share_of_shared_words(folder):
         assert reward == pytest.approx(2 * shared / (len(words) + 36))
 
 
+def test_pools_are_scored_by_the_reward_model_and_overlap_only_judges(folder):
+    for temperature in (0.7, 1.0):
+        pool = ReferencePool.open(folder / f"out/temperature-{temperature:g}/pool-test")
+        assert pool.manifest.reward == str(folder / "out/reward")
+        assert len(set(pool.rewards)) > len(pool.rewards) / 2  # logits: ties are of equal texts
+        evaluation = json.loads((folder / f"out/temperature-{temperature:g}/evaluation/evaluation.json").read_text())
+        assert [name.rpartition("/")[2] for name in evaluation["judges"]] == ["overlap.py:score"]
+
+
+def test_pairs_are_neighbours_of_unlike_overlap_and_the_better_is_first(folder, main):
+    pool = ReferencePool.open(folder / "out/pool-reward")
+    pairs = list(sys.modules["reward_model"].pairs(pool))
+    unlike = pool.rewards[0::2] != pool.rewards[1::2]
+    assert len(pairs) == unlike.sum() > 0
+    rewards = {(p.prompt, str(t)): r for p, rows in _rows_of(pool) for t, r in rows}
+    for pair in pairs:
+        assert rewards[pair.prompt, pair.better] > rewards[pair.prompt, pair.worse]
+
+
+def _rows_of(pool):
+    for index, prompt in enumerate(pool.prompts):
+        rows = slice(pool.offsets[index], pool.offsets[index + 1])
+        yield prompt, list(zip(pool.completions[rows], pool.rewards[rows], strict=True))
+
+
 def test_the_table_has_every_temperature_with_best_of_n_and_no_text(folder):
     text = (folder / "out/results.md").read_text()
-    rows = [line.split("|")[1:3] for line in text.splitlines()[2:]]
+    rows = [line.split("|")[1:3] for line in text.splitlines()[2:] if line.startswith("|")]
+    assert text.splitlines()[0].endswith("| overlap (judge) |")
+    assert all(line.endswith(") |") for line in text.splitlines()[2:] if line.startswith("|"))  # its interval
     assert [(a.strip(), b.strip()) for a, b in rows] == [
         (t, name) for t in ("0.7", "1") for name in ("reference", "seed-1", "best-of-2")
     ]
@@ -114,7 +145,7 @@ def test_the_table_has_every_temperature_with_best_of_n_and_no_text(folder):
 
 def test_the_same_command_makes_nothing_again(folder, main):
     def made() -> dict[Path, int]:
-        names = ("*/pool-*/*.parquet", "*/seed-1/vbon/run.json", "*/evaluation/*.json", "reference/*", "*.jsonl")
+        names = ("*/pool-*/*.parquet", "*/seed-1/vbon/run.json", "*/evaluation/*.json", "re*/*", "*.json*")
         return {path: path.stat().st_mtime_ns for name in names for path in (folder / "out").glob(name)}
 
     before = made()
@@ -133,7 +164,8 @@ def test_the_same_command_makes_nothing_again(folder, main):
 def test_a_preset_that_will_not_do_is_one_line(folder, tmp_path, main, capsys, old, new, named):
     (tmp_path / "other.yaml").write_text(PRESET.replace(old, new))
     flags = ["--data", str(folder / "papers"), "--out", str(tmp_path / "out"), "--preset", str(tmp_path / "other.yaml")]
-    (tmp_path / "out/reference").mkdir(parents=True)  # what the stage before makes
+    shutil.copytree(folder / "out/reference", tmp_path / "out/reference")  # what the stages before make
+    shutil.copy(folder / "out/reward-agreement.json", tmp_path / "out")
     assert main([*flags, "--until", "prompts"]) == 2
     assert named in capsys.readouterr().err
 

@@ -32,7 +32,7 @@ def with_defaults(config: TrainConfig, policy: PreTrainedModel, pool: ReferenceP
         config,
         warm_start=_warm_start(config, pool, steps),
         offline_steps=steps,
-        critic_layers=config.critic_layers or _critic_layers(config, policy),
+        critic_layers=config.critic_layers or critic_layers(config, policy),
         learning_rate=config.learning_rate or _rounded(online_rate(width)),
         offline_learning_rate=config.offline_learning_rate or _rounded(OFFLINE_RATE_TIMES_WIDTH / width),
     )
@@ -43,8 +43,11 @@ def online_rate(width: int) -> float:
     return ONLINE_RATE_TIMES_WIDTH / width * max(1.0, NARROW / width) ** 0.5
 
 
-def _critic_layers(config: TrainConfig, policy: PreTrainedModel) -> int | None:
-    """Half of the model's, rounded up; None, which is all, where it does not say which its layers are."""
+def critic_layers(config: TrainConfig, policy: PreTrainedModel) -> int | None:
+    """Layers of a critic of its own: half of the model's, rounded up.
+
+    None, which is all, where the model does not say which its layers are, and where there is no such critic.
+    """
     if config.algorithm != "ppo" or config.critic == "shared":
         return None
     layers = layers_of(policy.base_model)
