@@ -81,6 +81,19 @@ def test_every_method_has_the_same_budget_and_the_rate_with_the_best_objective(f
     assert len(seconds) == 8 and all(one["total"] > 0 for one in seconds.values())
 
 
+def test_the_winner_of_the_search_is_not_trained_again_in_the_grid(finished):
+    record = json.loads((finished / "sweep.json").read_text())
+    rate = record["methods"]["bonbon"]["learning_rate"]
+    searched, run = finished / f"search/bonbon-n4-s0-rate{rate:g}", finished / "runs/bonbon-n4-s0"
+    files = [path.relative_to(run) for path in run.rglob("*") if path.is_file()]
+    assert Path("vbon/run.json") in files and Path("model.safetensors") in files
+    assert all((run / name).samefile(searched / name) for name in files)
+    assert not (finished / "runs/bonbon-n4-s1/model.safetensors").samefile(searched / "model.safetensors")
+    trained = "validation: win rate"
+    assert trained in (finished / "logs/bonbon-n4-s1.txt").read_text()
+    assert trained not in (finished / "logs/bonbon-n4-s0.txt").read_text()
+
+
 def test_the_table_holds_what_the_evaluations_say(finished):
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in (finished / "table.md").read_text().split("\n")

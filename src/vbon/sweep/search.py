@@ -1,14 +1,18 @@
 """Each method's learning rate: the same few rates, one grid point, validation prompts, its own objective."""
 
-from collections.abc import Mapping
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vbon.config.methods import MethodName
 from vbon.config.sweep import Sweep
 from vbon.errors import VbonError
 from vbon.sweep.folder import SweepFolder, read_json
 from vbon.sweep.plan import Job, rates_of
-from vbon.sweep.work import is_done
+from vbon.sweep.work import is_done, is_trained
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,19 @@ def choose(sweep: Sweep, jobs: Mapping[MethodName, Mapping[float, Job]]) -> Sear
         if known:
             chosen[method] = max(known, key=lambda rate: known[rate])
     return Search(chosen, tried)
+
+
+def adopt(jobs: Sequence[Job], searching: Mapping[MethodName, Mapping[float, Job]]) -> None:
+    """Runs of the grid that the search has trained already, to the last setting, are the search's, linked."""
+    trained = [job for by_rate in searching.values() for job in by_rate.values() if is_trained(job)]
+    for job in jobs:
+        same = [one for one in trained if dataclasses.replace(one.train, out=job.train.out) == job.train]
+        target = Path(job.train.out)
+        if same and not target.exists():
+            aside = target.with_name(f".adopting-{target.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(same[0].train.out, aside, copy_function=os.link)
+            aside.rename(target)
 
 
 def _objective(job: Job) -> float | None:

@@ -14,7 +14,7 @@ from vbon.sweep.folder import SweepFolder
 from vbon.sweep.matching import scales_of
 from vbon.sweep.plan import Scales, grid_jobs, search_jobs
 from vbon.sweep.results import write_results
-from vbon.sweep.search import choose
+from vbon.sweep.search import adopt, choose
 from vbon.sweep.timing import timings
 from vbon.sweep.work import is_done
 from vbon.sweep.workers import run_jobs
@@ -52,6 +52,7 @@ def _run(sweep: Sweep, folder: SweepFolder, pool: ReferencePool, scales: Scales,
         run_jobs(tried, folder, config.num_workers, console, "learning rates")
     search = choose(sweep, searching)
     jobs = grid_jobs(sweep, folder, scales, search.chosen, config.num_threads)
+    adopt(jobs, searching)
     run_jobs(jobs, folder, config.num_workers, console, "runs")
     done = [job for job in jobs if is_done(job)]
     speeds = timings(done, sweep, folder, console)
