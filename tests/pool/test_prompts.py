@@ -123,7 +123,7 @@ def test_reward_columns_are_aligned_with_none_for_absent_ones():
         ("p.jsonl", b"[" * 200_000 + b"\n", "p.jsonl:1: JSON nested too deeply"),
         ("p.jsonl", b'{"prompt": "a", "completions": 1}\n', "'completions' is the name of a reward argument"),
         ("p.jsonl.gz", b"not gzip", "p.jsonl.gz: cannot be read"),
-        ("p.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 99)[:-9], "p.jsonl.gz: cannot be read"),
+        ("p.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 99, mtime=0)[:-9], "p.jsonl.gz: cannot be read"),
         ("p.json", b'{"prompt": "a"}', "must hold a list"),
         ("p.json", b"", "holds no prompts"),
         ("p.csv", b"prompt,x\na,1,2\n", "p.csv:2: does not have the 2 fields"),
