@@ -46,8 +46,16 @@ def adopt(jobs: Sequence[Job], searching: Mapping[MethodName, Mapping[float, Job
         if same and not target.exists():
             aside = target.with_name(f".adopting-{target.name}")
             shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(same[0].train.out, aside, copy_function=os.link)
+            shutil.copytree(same[0].train.out, aside, copy_function=_link)
             aside.rename(target)
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under a second name, or a copy where the disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _objective(job: Job) -> float | None:
