@@ -113,7 +113,7 @@ def vbon_iteration(
         "rollouts_per_iteration": SAMPLES * len(prompts), "samples_per_prompt": SAMPLES, "num_epochs": EPOCHS,
         "minibatch_size": MINIBATCH, "learning_rate": 1e-6, **changes,
     })  # fmt: skip
-    config = replace(config, critic_layers=config.critic_layers or critic_layers(config, policy))
+    config = replace(config, critic_layers=critic_layers(config, policy))
     task = make_task(prompts, vocab_size=policy.config.vocab_size)
     learner = make_learner(policy, config, Accelerator(cpu=policy.device.type == "cpu"))
     return lambda: run_iteration(learner, ref_policy, task, config, iteration=1)

@@ -38,6 +38,7 @@ from vbon.models.generate import generate
 from vbon.pool.prompts import make_prompt
 from vbon.training.critic_start import critic_step
 from vbon.training.learner import make_learner
+from vbon.training.metrics import read_rows
 from vbon.training.offline import PoolData, offline_step
 from vbon.training.online import run_iteration
 from vbon.training.rollout import Sampling, roll_out
@@ -201,8 +202,7 @@ class Tries:
 
     def __init__(self, path: Path | None):
         self._path = path
-        known = path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in known]
+        self.rows: list[dict[str, Any]] = [] if path is None else read_rows(path)
 
     def row(self, name: str, tried: Try, task: Task) -> dict[str, Any]:
         for row in self.rows:

@@ -1,4 +1,6 @@
-"""The small preset's reward: unigram F1 between a completion and the paper's own summary (ROUGE-1, Lin 2004)."""
+"""What the small preset's reward model is taught by, and its judge: unigram F1 with the paper's own summary (ROUGE-1,
+Lin 2004).
+"""
 
 import re
 from collections import Counter

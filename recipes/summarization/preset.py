@@ -4,9 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reward_model import RewardModelConfig
-from small_model import ModelConfig
-
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.demo.staged import read_preset
 
@@ -29,6 +26,34 @@ class PapersConfig:
     abstract_words: int = 45
     prompts_train: str | None = None
     prompts_test: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes and training of a small GPT-2. With `model`, a hub id or directory, nothing is trained: that is used."""
+
+    model: str | None = None
+    vocabulary: int = 2048
+    width: int = 160
+    layers: int = 4
+    heads: int = 4
+    window: int = 128
+    batch_size: int = 32
+    steps: int = 800
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelConfig:
+    """Training of the reward model, which starts as the reference. With `spec`, a reward as elsewhere, none."""
+
+    spec: str | None = None
+    samples: int = 8
+    """Completions of each paper, two and two compared."""
+    batch_size: int = 32
+    """Pairs."""
+    steps: int = 400
+    learning_rate: float = 5e-4
 
 
 @dataclass(frozen=True, kw_only=True)

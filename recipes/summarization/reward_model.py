@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from preset import RewardModelConfig
+from small_model import trl_settings
 from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from trl import RewardConfig, RewardTrainer
 
@@ -30,31 +32,13 @@ class Pair:
     worse: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class RewardModelConfig:
-    """Training of the reward model, which starts as the reference. With `spec`, a reward as elsewhere, none."""
-
-    spec: str | None = None
-    samples: int = 8
-    """Completions of each paper, two and two compared."""
-    batch_size: int = 32
-    """Pairs."""
-    steps: int = 400
-    learning_rate: float = 5e-4
-
-
 def train_reward(pool: ReferencePool, reference: Path, config: RewardModelConfig, out: Path) -> float:
     """`out`, whole or not at all, from pairs of a pool. Returns on what share of held-out pairs it says the same."""
     held_out, training = pool.split(HELD_OUT)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(reference)
     torch.manual_seed(0)
     model = GPT2ForSequenceClassification.from_pretrained(reference, num_labels=1)
-    settings = RewardConfig(
-        output_dir=str(out.with_name(out.name + ".partial") / "trainer"), max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size, learning_rate=config.learning_rate, lr_scheduler_type="cosine",
-        warmup_steps=min(50, config.steps // 4), max_length=tokenizer.model_max_length, save_strategy="no",
-        report_to="none", seed=0, bf16=False, gradient_checkpointing=False, logging_steps=100,
-    )  # fmt: skip
+    settings = RewardConfig(**trl_settings(config, out), max_length=tokenizer.model_max_length)
     rows = Dataset.from_list([_ids(pair, tokenizer) for pair in pairs(training)])
     RewardTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer).train()
     save(model.cpu(), tokenizer, out)

@@ -19,6 +19,7 @@ from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.demo.staged import exit_status, first_until
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
+from vbon.evaluation.warnings import JUDGE
 from vbon.models.load import load_tokenizer
 from vbon.pool.collect import collect
 from vbon.pool.files import replace_file
@@ -29,9 +30,8 @@ STAGES = ("reference", "reward", "prompts", "collect", "train", "evaluate", "res
 SPLITS = ("test", "train")
 OVERLAP = f"{HERE / 'overlap.py'}:score"
 AGREEMENT = "reward-agreement.json"
-JUDGE = f"judge_reward/{OVERLAP}"
-SHOWN = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon", JUDGE)
-NAMES = {JUDGE: "overlap (judge)"}
+SHOWN = {key: key for key in ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon")}
+SHOWN[JUDGE + OVERLAP] = "overlap (judge)"
 
 
 class Recipe:
@@ -72,10 +72,8 @@ class Recipe:
         paths = {name: self.out / f"prompts-{name}.jsonl" for name in SPLITS}
         if self.preset.papers.prompts_train is not None or all(path.is_file() for path in paths.values()):
             return
-        held_out, sizes = (
-            self._that_fit(self._papers()[1]),
-            {name: getattr(self.preset.papers, name) for name in SPLITS},
-        )
+        held_out = self._that_fit(self._papers()[1])
+        sizes = {name: getattr(self.preset.papers, name) for name in SPLITS}
         if len(held_out) < sum(sizes.values()):
             raise VbonError(f"{len(held_out)} papers are held out, but the preset asks for {sum(sizes.values())}")
         write_prompts(paths["test"], held_out[: sizes["test"]])
@@ -107,8 +105,8 @@ class Recipe:
             config = EvaluateConfig(
                 model=self.model, reward=self.reward_spec, pool=str(folder / "pool-test"),
                 out=str(folder / "evaluation"),
-                runs=tuple(map(str, self._runs(folder))), n=self.preset.train["n"], judges=self._judges(),
-                **self.preset.evaluate,
+                runs=tuple(map(str, self._runs(folder))), n=self.preset.train["n"],
+                **{"judges": self._judges(), **self.preset.evaluate},
             )  # fmt: skip
             if not (folder / "evaluation/evaluation.json").is_file():
                 evaluate_command(config)
@@ -148,20 +146,23 @@ class Recipe:
 
 
 def table(evaluations: dict[float, dict[str, Any]]) -> str:
-    """Markdown, 95 % intervals over prompts."""
-    lines = [
-        f"| temperature | | {' | '.join(NAMES.get(key, key) for key in SHOWN)} |",
-        "|--:|---|" + "--:|" * len(SHOWN),
-    ]
-    for temperature, one in evaluations.items():
-        rows = {"reference": one["reference"], **one["policies"], f"best-of-{one['n']:g}": one["target"]}
-        lines += [_row(temperature, name, row["metrics"]) for name, row in rows.items()]
+    """Markdown, 95 % intervals over prompts; what no row has, a judge where there is none, is no column."""
+    rows = {(t, name): metrics for t, one in evaluations.items() for name, metrics in _measured(one).items()}
+    keys = [key for key in SHOWN if any(key in metrics for metrics in rows.values())]
+    lines = [f"| temperature | | {' | '.join(SHOWN[key] for key in keys)} |", "|--:|---|" + "--:|" * len(keys)]
+    lines += [f"| {t:g} | {name} | {' | '.join(_cell(m.get(key)) for key in keys)} |" for (t, name), m in rows.items()]
     return "\n".join(lines) + "\n"
 
 
-def _row(temperature: float, name: str, metrics: dict[str, Any]) -> str:
-    cells = [f"{m['value']:.3f} ({m['low']:.3f}, {m['high']:.3f})" if (m := metrics.get(key)) else "–" for key in SHOWN]
-    return f"| {temperature:g} | {name} | {' | '.join(cells)} |"
+def _measured(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of the reference, of every run, and of best-of-N."""
+    target = {f"best-of-{evaluation['n']:g}": evaluation["target"]}
+    rows = {"reference": evaluation["reference"], **evaluation["policies"], **target}
+    return {name: row["metrics"] for name, row in rows.items()}
+
+
+def _cell(estimate: dict[str, float] | None) -> str:
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f}, {estimate['high']:.3f})" if estimate else "–"
 
 
 def _read(path: Path) -> dict[str, Any]:

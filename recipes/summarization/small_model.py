@@ -1,32 +1,20 @@
 """The small preset's reference: a byte-level tokenizer and a GPT-2, fine-tuned from nothing by TRL's SFTTrainer."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
 from papers import Paper
+from preset import ModelConfig
 from transformers import GPT2LMHeadModel
 from trl import SFTConfig, SFTTrainer
 
 from vbon.demo import small_models
+from vbon.demo.fitting import Course
 from vbon.demo.small_models import gpt2_config, save, train_tokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Sizes and training of a small GPT-2. With `model`, a hub id or directory, nothing is trained: that is used."""
-
-    model: str | None = None
-    vocabulary: int = 2048
-    width: int = 160
-    layers: int = 4
-    heads: int = 4
-    window: int = 128
-    batch_size: int = 32
-    steps: int = 800
-    learning_rate: float = 2e-3
 
 
 def train_reference(papers: Sequence[Paper], config: ModelConfig, out: Path) -> None:
@@ -36,12 +24,16 @@ def train_reference(papers: Sequence[Paper], config: ModelConfig, out: Path) -> 
     tokenizer = train_tokenizer([row["prompt"] + row["completion"] for row in rows], sizes)
     torch.manual_seed(0)
     model = GPT2LMHeadModel(gpt2_config(tokenizer, sizes))
-    aside = out.with_name(out.name + ".partial")
-    settings = SFTConfig(
-        output_dir=str(aside / "trainer"), max_steps=config.steps, per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate, lr_scheduler_type="cosine", warmup_steps=min(50, config.steps // 4),
-        max_length=config.window, completion_only_loss=False, save_strategy="no", report_to="none", seed=0, bf16=False,
-        gradient_checkpointing=False, logging_steps=100,
-    )  # fmt: skip
+    settings = SFTConfig(**trl_settings(config, out), max_length=config.window, completion_only_loss=False)
     SFTTrainer(model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer).train()
     save(model.cpu(), tokenizer, out)
+
+
+def trl_settings(course: Course, out: Path) -> dict[str, Any]:
+    """What TRL's trainers are told alike: the course, a half cosine after a warm-up; nothing kept, nothing reported."""
+    return {
+        "output_dir": str(out.with_name(out.name + ".partial") / "trainer"), "max_steps": course.steps,
+        "per_device_train_batch_size": course.batch_size, "learning_rate": course.learning_rate,
+        "lr_scheduler_type": "cosine", "warmup_steps": min(50, course.steps // 4), "save_strategy": "no",
+        "report_to": "none", "seed": 0, "bf16": False, "gradient_checkpointing": False, "logging_steps": 100,
+    }  # fmt: skip

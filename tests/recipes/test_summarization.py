@@ -118,7 +118,7 @@ def test_pools_are_scored_by_the_reward_model_and_overlap_only_judges(folder):
 
 def test_pairs_are_neighbours_of_unlike_overlap_and_the_better_is_first(folder, main):
     pool = ReferencePool.open(folder / "out/pool-reward")
-    pairs = list(sys.modules["reward_model"].pairs(pool))
+    pairs = list(importlib.import_module("reward_model").pairs(pool))
     unlike = pool.rewards[0::2] != pool.rewards[1::2]
     assert len(pairs) == unlike.sum() > 0
     rewards = {(p.prompt, str(t)): r for p, rows in _rows_of(pool) for t, r in rows}

@@ -23,6 +23,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         VbonError: a device that is not on this machine, or a way of sharing the weights that is not supported.
     """
+    precision = _precision(config)
     sharding = _sharding(config)
     zero = read_deepspeed(config) if _is_asked_for("DEEPSPEED") else None
     if (sharding or zero) and config.device == "cpu" and torch.accelerator.is_available():
@@ -34,7 +35,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         torch.cuda.set_device(device)
     tracker = tracker_of(config)
     where = {} if tracker is None else {"log_with": tracker, "project_dir": RunFolder(config.out).own}
-    precision = _precision(config, shared_out=bool(sharding or zero))
     with unseen_by_accelerate():
         accelerator = _one_of_its_precision(precision, cpu=config.device == "cpu", fsdp_plugin=sharding, **where)
     if sharding is not None:
@@ -56,18 +56,18 @@ def is_mixed(accelerator: Accelerator) -> bool:
     return bool(accelerator.mixed_precision != "no")
 
 
-def _precision(config: TrainConfig, *, shared_out: bool) -> str:
+def _precision(config: TrainConfig) -> str:
     """`no` or `bf16`, as the config says or else the launcher."""
     told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     precision = told if config.mixed_precision == "auto" else config.mixed_precision
     if precision == "no":
         return precision
+    if _is_asked_for("FSDP") or _is_asked_for("DEEPSPEED"):
+        raise VbonError("FSDP and DeepSpeed train in float32 here: set mixed_precision: 'no'")
     if precision != "bf16":
         raise VbonError(f"mixed precision {precision} is not supported: use bf16 or no")
     if config.dtype != "float32":
         raise VbonError(f"mixed precision keeps weights in float32: leave it or --dtype {config.dtype} out")
-    if shared_out:
-        raise VbonError("FSDP and DeepSpeed train in float32 here: set mixed_precision: 'no'")
     return precision
 
 

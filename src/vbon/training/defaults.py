@@ -32,7 +32,7 @@ def with_defaults(config: TrainConfig, policy: PreTrainedModel, pool: ReferenceP
         config,
         warm_start=_warm_start(config, pool, steps),
         offline_steps=steps,
-        critic_layers=config.critic_layers or critic_layers(config, policy),
+        critic_layers=critic_layers(config, policy),
         learning_rate=config.learning_rate or _rounded(online_rate(width)),
         offline_learning_rate=config.offline_learning_rate or _rounded(OFFLINE_RATE_TIMES_WIDTH / width),
     )
@@ -44,12 +44,12 @@ def online_rate(width: int) -> float:
 
 
 def critic_layers(config: TrainConfig, policy: PreTrainedModel) -> int | None:
-    """Layers of a critic of its own: half of the model's, rounded up.
+    """Layers of a critic of its own: as the config says, or half of the model's, rounded up.
 
     None, which is all, where the model does not say which its layers are, and where there is no such critic.
     """
-    if config.algorithm != "ppo" or config.critic == "shared":
-        return None
+    if config.critic_layers is not None or config.algorithm != "ppo" or config.critic == "shared":
+        return config.critic_layers
     layers = layers_of(policy.base_model)
     return None if layers is None else (len(layers) + 1) // 2
 

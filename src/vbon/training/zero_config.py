@@ -89,8 +89,7 @@ def _check(told: dict[str, Any], config: TrainConfig) -> None:
     for name, ours in zip(_SIZES, (config.minibatch_size, None, 1, config.max_grad_norm), strict=True):
         if told.get(name) not in (None, "none", ours):
             raise VbonError(f"DeepSpeed's {name} is {told[name]}, which vbon decides: set it to auto")
-    mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
-    if mixed or config.dtype != "float32" or any((told.get(name) or {}).get("enabled") for name in _PRECISIONS):
+    if config.dtype != "float32" or any((told.get(name) or {}).get("enabled") for name in _PRECISIONS):
         raise VbonError(
             "DeepSpeed trains in float32 here: set mixed_precision: 'no', and leave fp16, bf16 and --dtype out"
         )
