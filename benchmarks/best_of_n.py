@@ -57,7 +57,7 @@ def measure(
         uniforms = torch.rand(count, per_prompt, new_tokens, dtype=torch.float64)
         return generate(
             model, prompts[:count], uniforms, temperature=1.0, stop_token_ids=[EOS], pad_token_id=PAD
-        ).rows()  # fmt: skip
+        ).rows()
 
     def best(count: int, score: Scorer) -> Callable[[], object]:
         repeated = [prompt for prompt in prompts[:count] for _ in range(n)]
@@ -78,11 +78,16 @@ def measure(
         for name in scorers:
             cost = ratio(seconds[f"{mode}, {name}"], seconds[mode]) * per_prompt
             full = mode == "full batch"
-            rows.append({
-                "n": n, "mode": mode, "reward": name, "cost of best-of-N / one sample": round(cost, 3),
-                "over N": round(cost / n, 3) if full else None,
-                "shared prefill": round(shared, 3) if full and name == "free" else None,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "n": n,
+                    "mode": mode,
+                    "reward": name,
+                    "cost of best-of-N / one sample": round(cost, 3),
+                    "over N": round(cost / n, 3) if full else None,
+                    "shared prefill": round(shared, 3) if full and name == "free" else None,
+                }
+            )
     return rows
 
 

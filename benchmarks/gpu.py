@@ -128,10 +128,13 @@ def main() -> None:
         for stage in stages
         for dtype in args.dtype
         for row in measured(
-            stage, partial(gpt2_of, args.size, DTYPES[dtype], args.device, tiny=args.tiny), args.device, args.repeats,
+            stage,
+            partial(gpt2_of, args.size, DTYPES[dtype], args.device, tiny=args.tiny),
+            args.device,
+            args.repeats,
             tiny=args.tiny,
         )
-    ]  # fmt: skip
+    ]
     report(rows, args)
 
 

@@ -74,12 +74,27 @@ def trl_seconds(prompts: list[list[int]], iterations: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         gpt2().save_pretrained(f"{folder}/model")
         config = RLOOConfig(
-            output_dir=folder, per_device_train_batch_size=MINIBATCH, steps_per_generation=ROLLOUTS // MINIBATCH,
-            num_iterations=EPOCHS, num_generations=SAMPLES, beta=BETA, max_completion_length=NEW_TOKENS,
-            temperature=1.0, top_p=1.0, top_k=0, learning_rate=1e-6, max_steps=STEPS * (iterations + 1), use_cpu=True,
-            gradient_checkpointing=False, bf16=False, report_to="none", save_strategy="no", logging_strategy="no",
-            disable_tqdm=True, dataloader_pin_memory=False,
-        )  # fmt: skip
+            output_dir=folder,
+            per_device_train_batch_size=MINIBATCH,
+            steps_per_generation=ROLLOUTS // MINIBATCH,
+            num_iterations=EPOCHS,
+            num_generations=SAMPLES,
+            beta=BETA,
+            max_completion_length=NEW_TOKENS,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            learning_rate=1e-6,
+            max_steps=STEPS * (iterations + 1),
+            use_cpu=True,
+            gradient_checkpointing=False,
+            bf16=False,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
         trainer = RLOOTrainer(
             model=f"{folder}/model",  # TRL loads its reference from a path
             reward_funcs=lambda prompts, completions, **_: reward(prompts, completions).tolist(),
@@ -108,11 +123,22 @@ def vbon_iteration(
     policy, ref_policy = make(), make()
     for model in (policy, ref_policy):
         fuse_activations(model)
-    config = TrainConfig(**{
-        "pool": "-", "model": "-", "reward": "-", "out": "-", "n": 1 + 1 / BETA, "algorithm": "rloo",
-        "rollouts_per_iteration": SAMPLES * len(prompts), "samples_per_prompt": SAMPLES, "num_epochs": EPOCHS,
-        "minibatch_size": MINIBATCH, "learning_rate": 1e-6, **changes,
-    })  # fmt: skip
+    config = TrainConfig(
+        **{
+            "pool": "-",
+            "model": "-",
+            "reward": "-",
+            "out": "-",
+            "n": 1 + 1 / BETA,
+            "algorithm": "rloo",
+            "rollouts_per_iteration": SAMPLES * len(prompts),
+            "samples_per_prompt": SAMPLES,
+            "num_epochs": EPOCHS,
+            "minibatch_size": MINIBATCH,
+            "learning_rate": 1e-6,
+            **changes,
+        }
+    )
     config = replace(config, critic_layers=critic_layers(config, policy))
     task = make_task(prompts, vocab_size=policy.config.vocab_size)
     learner = make_learner(policy, config, Accelerator(cpu=policy.device.type == "cpu"))
@@ -132,9 +158,15 @@ def floor_iteration(prompts: list[list[int]], make: Callable[[], GPT2LMHeadModel
 
     def run() -> None:
         sampled = policy.generate(
-            input_ids=ids, attention_mask=mask.long(), do_sample=True, top_k=0, top_p=1.0,
-            max_new_tokens=NEW_TOKENS, pad_token_id=PAD, eos_token_id=EOS,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask.long(),
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=NEW_TOKENS,
+            pad_token_id=PAD,
+            eos_token_id=EOS,
+        )
         with torch.no_grad():
             loss(ref_policy, sampled)
         for _ in range(EPOCHS):

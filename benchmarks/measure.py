@@ -74,8 +74,13 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", action=_SetClock,
-                        help="cpu: time of this process, for one thread on a machine with other work")  # fmt: skip
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        action=_SetClock,
+        help="cpu: time of this process, for one thread on a machine with other work",
+    )
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run everything; proves no speed")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds, after two to warm up")
     return parser
@@ -90,10 +95,13 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace, **more: Any) ->
         _print_table(list(group))
     if args.json:
         setting = {
-            "hardware": _hardware(getattr(args, "device", "cpu")), "threads": args.threads, "clock": args.clock,
+            "hardware": _hardware(getattr(args, "device", "cpu")),
+            "threads": args.threads,
+            "clock": args.clock,
             "repeats": args.repeats,
-            "python": platform.python_version(), "torch": torch.__version__,
-        }  # fmt: skip
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }
         args.json.write_text(json.dumps({"setting": setting, "rows": rows, **more}, indent=1) + "\n")
 
 

@@ -59,9 +59,12 @@ def main() -> None:
         measured[name] = float(done.stdout.splitlines()[-1])
     theirs = measured["TRL RLOO"]
     report(
-        [{"contender": name, "MiB": round(size, 1), "memory / TRL": round(size / theirs, 3)}
-         for name, size in measured.items()], args,
-    )  # fmt: skip
+        [
+            {"contender": name, "MiB": round(size, 1), "memory / TRL": round(size / theirs, 3)}
+            for name, size in measured.items()
+        ],
+        args,
+    )
 
 
 if __name__ == "__main__":

@@ -59,12 +59,18 @@ def measure(width: int, rows: int, repeats: int) -> list[dict[str, Any]]:
     peak = flops["matmul 1024³"] / seconds["matmul 1024³"]
     copy = moved["copy 64 MB"] / seconds["copy 64 MB"]
     return [
-        {"width": width, "rows": rows, "what": name, "seconds": round(second, 5),
-         "GFLOP/s": round(flops[name] / second / 1e9, 2), "of matmul": round(flops[name] / second / peak, 3),
-         "GB/s": round(moved.get(name, 0) / second / 1e9, 2),
-         "of copy": round(moved.get(name, 0) / second / copy, 3)}
+        {
+            "width": width,
+            "rows": rows,
+            "what": name,
+            "seconds": round(second, 5),
+            "GFLOP/s": round(flops[name] / second / 1e9, 2),
+            "of matmul": round(flops[name] / second / peak, 3),
+            "GB/s": round(moved.get(name, 0) / second / 1e9, 2),
+            "of copy": round(moved.get(name, 0) / second / copy, 3),
+        }
         for name, second in seconds.items()
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:

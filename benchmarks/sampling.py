@@ -28,9 +28,15 @@ def measure(batch: int, repeats: int) -> list[dict[str, Any]]:
 
     def theirs(model: Any) -> object:
         return model.generate(
-            input_ids=ids, attention_mask=mask.long(), do_sample=True, top_k=0, top_p=1.0,
-            max_new_tokens=NEW_TOKENS, pad_token_id=PAD, eos_token_id=EOS,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask.long(),
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=NEW_TOKENS,
+            pad_token_id=PAD,
+            eos_token_id=EOS,
+        )
 
     seconds = interleave(
         {"vbon": ours, "transformers": lambda: theirs(plain), "transformers, fused GELU": lambda: theirs(fused)},

@@ -39,10 +39,11 @@ def split(num_prompts: int, num_samples: int, iterations: int) -> dict[str, floa
     start = time.perf_counter()
     uniforms = torch.rand(num_prompts, num_samples, NEW_TOKENS, dtype=torch.float64)
     parts = [
-        generate(ref_policy, prompts[i : i + 2], uniforms[i : i + 2], temperature=1.0, stop_token_ids=[EOS],
-                 pad_token_id=PAD).rows()
+        generate(
+            ref_policy, prompts[i : i + 2], uniforms[i : i + 2], temperature=1.0, stop_token_ids=[EOS], pad_token_id=PAD
+        ).rows()
         for i in range(0, num_prompts, 2)
-    ]  # fmt: skip
+    ]
     seconds["pool: sampling"] = time.perf_counter() - start
     start = time.perf_counter()
     scores = reward([], [text_of(row) for part in parts for row in part])
@@ -52,9 +53,16 @@ def split(num_prompts: int, num_samples: int, iterations: int) -> dict[str, floa
     seconds["pool: F"] = time.perf_counter() - start
 
     config = TrainConfig(
-        pool="-", model="-", reward="-", out="-", n=11, algorithm="rloo",
-        rollouts_per_iteration=8 * num_prompts, samples_per_prompt=8, learning_rate=1e-6,
-    )  # fmt: skip
+        pool="-",
+        model="-",
+        reward="-",
+        out="-",
+        n=11,
+        algorithm="rloo",
+        rollouts_per_iteration=8 * num_prompts,
+        samples_per_prompt=8,
+        learning_rate=1e-6,
+    )
     task = make_task(prompts)
     object.__setattr__(task, "reward", timed_reward)
     learner = make_learner(policy, config, Accelerator(cpu=True))

@@ -63,11 +63,14 @@ def make_pool_task(model: Any, prompts: list[list[int]]) -> Task:
     rewards = reward([], [text_of(row) for row in ids])
     counts = np.full(len(prompts), NUM_SAMPLES)
     pool = SimpleNamespace(
-        prompts=[make_prompt(text_of(prompt), {}) for prompt in prompts], rewards=rewards, has_completion_ids=True,
-        completion_ids=ids, ref_logprobs=np.array(logprobs),
+        prompts=[make_prompt(text_of(prompt), {}) for prompt in prompts],
+        rewards=rewards,
+        has_completion_ids=True,
+        completion_ids=ids,
+        ref_logprobs=np.array(logprobs),
         prompt_index=np.repeat(np.arange(len(prompts)), NUM_SAMPLES),
         offsets=np.arange(len(prompts) + 1) * NUM_SAMPLES,
-    )  # fmt: skip
+    )
     sampling = Sampling(1.0, NEW_TOKENS, (EOS,), PAD)
     cdf = RewardCDF(rewards, counts)
     return Task(pool, cdf, "random", prompts, word_tokenizer(), reward, sampling)  # type: ignore[arg-type]
@@ -107,31 +110,55 @@ class Clock:
         self.seconds += now() - self._since
         uniforms = seeds.uniforms((len(self.task), MEASURED, NEW_TOKENS), 1, 99)
         rolled = roll_out(
-            policy, self.ref_policy, self.task.prompt_ids, torch.arange(len(self.task)), uniforms, self.task.sampling,
-            self.task.score, lambda rewards, interval, n, kl_coef: SimpleNamespace(
-                sequence_reward=rewards, kl_coef=1.0), N, None,
-        )  # fmt: skip
+            policy,
+            self.ref_policy,
+            self.task.prompt_ids,
+            torch.arange(len(self.task)),
+            uniforms,
+            self.task.sampling,
+            self.task.score,
+            lambda rewards, interval, n, kl_coef: SimpleNamespace(sequence_reward=rewards, kl_coef=1.0),
+            N,
+            None,
+        )
         self.share = (float(rolled.rewards.mean()) - self.start_reward) / self.bon_gain
         self.kl = float(rolled.log_ratio().mean())
 
     def row(self, name: str, tried: Try) -> dict[str, Any]:
         return {
-            "contender": name, **asdict(tried),
-            "seconds": round(self.seconds, 2), "share of gain": round(self.share, 3),
-            "kl_policy_ref": round(self.kl, 3), "kl_bon_ref": round(float(kl_from_reference(N)), 3),
+            "contender": name,
+            **asdict(tried),
+            "seconds": round(self.seconds, 2),
+            "share of gain": round(self.share, 3),
+            "kl_policy_ref": round(self.kl, 3),
+            "kl_bon_ref": round(float(kl_from_reference(N)), 3),
             "reached": self.share >= GOAL and self.kl <= kl_from_reference(N),
-        }  # fmt: skip
+        }
 
 
 def run_vbon(clock: Clock, tried: Try, *, warm_start: Literal["none", "offline", "critic"], **changes: Any) -> None:
     steps = WARM_STEPS.get(warm_start, 0)
-    config = TrainConfig(**{
-        "pool": "-", "model": "-", "reward": "-", "out": "-", "n": tried.aim, "algorithm": "rloo",
-        "minibatch_size": MINIBATCH, "num_iterations": tried.iterations, "learning_rate": tried.rate,
-        "rollouts_per_iteration": SAMPLES * len(clock.task), "samples_per_prompt": SAMPLES, "num_epochs": EPOCHS,
-        "warm_start": warm_start, "offline_steps": steps, "offline_learning_rate": 1e-3, "offline_batch_size": 128,
-        **changes,
-    })  # fmt: skip
+    config = TrainConfig(
+        **{
+            "pool": "-",
+            "model": "-",
+            "reward": "-",
+            "out": "-",
+            "n": tried.aim,
+            "algorithm": "rloo",
+            "minibatch_size": MINIBATCH,
+            "num_iterations": tried.iterations,
+            "learning_rate": tried.rate,
+            "rollouts_per_iteration": SAMPLES * len(clock.task),
+            "samples_per_prompt": SAMPLES,
+            "num_epochs": EPOCHS,
+            "warm_start": warm_start,
+            "offline_steps": steps,
+            "offline_learning_rate": 1e-3,
+            "offline_batch_size": 128,
+            **changes,
+        }
+    )
     learner = make_learner(fused(), config, Accelerator(cpu=True))
     clock.resume()
     if steps:
@@ -167,17 +194,35 @@ def run_trl(clock: Clock, tried: Try) -> None:
     with tempfile.TemporaryDirectory() as folder:
         gpt2().save_pretrained(f"{folder}/model")
         config = RLOOConfig(
-            output_dir=folder, per_device_train_batch_size=MINIBATCH, steps_per_generation=rollouts // MINIBATCH,
-            num_iterations=EPOCHS, num_generations=SAMPLES, max_completion_length=NEW_TOKENS, temperature=1.0,
-            learning_rate=tried.rate, lr_scheduler_type="linear", max_steps=steps * tried.iterations, use_cpu=True,
+            output_dir=folder,
+            per_device_train_batch_size=MINIBATCH,
+            steps_per_generation=rollouts // MINIBATCH,
+            num_iterations=EPOCHS,
+            num_generations=SAMPLES,
+            max_completion_length=NEW_TOKENS,
+            temperature=1.0,
+            learning_rate=tried.rate,
+            lr_scheduler_type="linear",
+            max_steps=steps * tried.iterations,
+            use_cpu=True,
             adam_epsilon=1e-5,
-            gradient_checkpointing=False, bf16=False, report_to="none", save_strategy="no", logging_strategy="no",
-            disable_tqdm=True, dataloader_pin_memory=False, **rloo_config_kwargs(tried.aim),
-        )  # fmt: skip
+            gradient_checkpointing=False,
+            bf16=False,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            **rloo_config_kwargs(tried.aim),
+        )
         RLOOTrainer(
-            model=f"{folder}/model", reward_funcs=VbonReward(reward, tried.aim), args=config,  # type: ignore[arg-type]
-            train_dataset=Dataset.from_list(rows), processing_class=word_tokenizer(), callbacks=[Timed()],
-        ).train()  # fmt: skip
+            model=f"{folder}/model",
+            reward_funcs=VbonReward(reward, tried.aim),
+            args=config,  # type: ignore[arg-type]
+            train_dataset=Dataset.from_list(rows),
+            processing_class=word_tokenizer(),
+            callbacks=[Timed()],
+        ).train()
 
 
 def run_kl_rl(clock: Clock, tried: Try) -> None:

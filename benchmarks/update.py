@@ -24,9 +24,12 @@ def left_padded(model: nn.Module, batch: Sequences) -> Tensor:
     """The usual way: whole rows in one rectangle, prompts padded at the left, completions at the right."""
     mask = torch.cat([batch.prompt_mask, batch.completion_mask], 1)
     output = model(
-        input_ids=torch.cat([batch.prompt_ids, batch.completion_ids], 1), attention_mask=mask.long(),
-        position_ids=position_ids(mask), use_cache=False, logits_to_keep=NEW_TOKENS + 1,
-    )  # fmt: skip
+        input_ids=torch.cat([batch.prompt_ids, batch.completion_ids], 1),
+        attention_mask=mask.long(),
+        position_ids=position_ids(mask),
+        use_cache=False,
+        logits_to_keep=NEW_TOKENS + 1,
+    )
     return token_logprobs(output.logits[:, :-1], batch.completion_ids, 1.0)
 
 

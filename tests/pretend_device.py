@@ -53,9 +53,14 @@ class OnDevice(torch.Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> "OnDevice":
         made = torch.Tensor._make_wrapper_subclass(
-            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
-            device=device(), requires_grad=False,
-        )  # fmt: skip
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=device(),
+            requires_grad=False,
+        )
         made.held = held
         return made
 

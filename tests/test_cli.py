@@ -158,8 +158,15 @@ def test_config_file_then_flags_then_the_merged_config_is_shown(probe, tmp_path)
 def test_json_holds_the_result_in_plain_types(probe, tmp_path):
     assert ran(probe("result", "p", "--json", "new/result.json"), cwd=tmp_path).returncode == 0
     assert json.loads((tmp_path / "new/result.json").read_text(encoding="utf-8")) == {
-        "n": 3, "kl": 0.5, "bad": [None, None], "curve": [1.0, 2.0], "path": "a/b", "ok": True, "none": None, "π": "β",
-    }  # fmt: skip
+        "n": 3,
+        "kl": 0.5,
+        "bad": [None, None],
+        "curve": [1.0, 2.0],
+        "path": "a/b",
+        "ok": True,
+        "none": None,
+        "π": "β",
+    }
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["result.json"]
 
 

@@ -46,9 +46,16 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 @pytest.mark.recipes
 def test_every_stage_leaves_its_files(told):
     folder, result = told
-    for name in ("reference/model.safetensors", "classifier/model.safetensors", "pool-train/manifest.json",
-                 "pool-heldout/manifest.json", f"{RUN}/model.safetensors", f"{RUN}/vbon/run.json",
-                 "evaluation/evaluation.json", "report.html"):  # fmt: skip
+    for name in (
+        "reference/model.safetensors",
+        "classifier/model.safetensors",
+        "pool-train/manifest.json",
+        "pool-heldout/manifest.json",
+        f"{RUN}/model.safetensors",
+        f"{RUN}/vbon/run.json",
+        "evaluation/evaluation.json",
+        "report.html",
+    ):
         assert (folder / name).is_file(), name
     assert result["report"] == str(folder / "report.html")
     assert f"One sample of {RUN} " in (folder / "report.html").read_text()

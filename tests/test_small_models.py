@@ -67,14 +67,19 @@ def test_prefix_label_loss_is_that_of_every_prefix_classified_alone(tokenizer):
 
 @pytest.mark.timeout(120)
 def test_the_classifier_learns_a_word_and_is_saved_as_an_ordinary_model(tokenizer, tmp_path: Path):
-    reviews = [Review(f"A {word} {thing}.", label) for thing in ("tent", "lid", "kettle", "screen")
-               for word, label in (("charming", 1), ("dull", 0))]  # fmt: skip
+    reviews = [
+        Review(f"A {word} {thing}.", label)
+        for thing in ("tent", "lid", "kettle", "screen")
+        for word, label in (("charming", 1), ("dull", 0))
+    ]
     config = ModelConfig(width=16, layers=1, heads=2, window=12, batch_size=16, steps=60, learning_rate=1e-2)
     figures = small_models.train_classifier(reviews[:6], reviews[6:], config, tokenizer, tmp_path / "classifier")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "classifier").eval()
     reader = AutoTokenizer.from_pretrained(tmp_path / "classifier")
-    named = [model.config.id2label[model(**reader(one.text, return_tensors="pt")).logits.argmax().item()]
-             for one in reviews[6:]]  # fmt: skip
+    named = [
+        model.config.id2label[model(**reader(one.text, return_tensors="pt")).logits.argmax().item()]
+        for one in reviews[6:]
+    ]
     assert named == ["POSITIVE", "NEGATIVE"] and figures["held_out_accuracy"] == 1.0
 
 

@@ -30,9 +30,18 @@ def make_reference(seed):
     """A random GPT-2, sharpened until it prefers some completions to others; it never draws a prompt token."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=8, n_positions=8, n_embd=32, n_layer=2, n_head=4, eos_token_id=END, bos_token_id=END,
-        tie_word_embeddings=False, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
+        vocab_size=8,
+        n_positions=8,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        eos_token_id=END,
+        bos_token_id=END,
+        tie_word_embeddings=False,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
     model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -133,8 +142,13 @@ def roll_out(policy, ref_policy, pool, n, samples_per_prompt, generator):
     grouped = returns.view(len(PROMPTS), samples_per_prompt)
     others = (grouped.sum(1, keepdim=True) - grouped) / (samples_per_prompt - 1)  # leave-one-out mean
     return {
-        "index": index, "completions": completions, "old": old, "ref": ref, "rho": rho, "baseline": others.flatten(),
-    }  # fmt: skip
+        "index": index,
+        "completions": completions,
+        "old": old,
+        "ref": ref,
+        "rho": rho,
+        "baseline": others.flatten(),
+    }
 
 
 def policy_loss(policy, batch, n, clip_range=0.2, advantage_clip=10.0):

@@ -91,10 +91,17 @@ class Preset:
 
 
 SECTIONS: dict[str, type[Any]] = {
-    "machine": MachineConfig, "reviews": ReviewsConfig, "reference": ModelConfig, "classifier": ModelConfig,
-    "prompts": PromptsConfig, "collect": CollectConfig, "collect_test": CollectConfig, "best_of": BestOfConfig,
-    "train": TrainConfig, "evaluate": EvaluateConfig,
-}  # fmt: skip
+    "machine": MachineConfig,
+    "reviews": ReviewsConfig,
+    "reference": ModelConfig,
+    "classifier": ModelConfig,
+    "prompts": PromptsConfig,
+    "collect": CollectConfig,
+    "collect_test": CollectConfig,
+    "best_of": BestOfConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
 
 
 def load_preset(name: str) -> Preset:

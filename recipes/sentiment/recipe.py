@@ -135,22 +135,33 @@ class Recipe:
 
     def _collect_config(self, split: str) -> CollectConfig:
         return CollectConfig(
-            model=self.model, reward=self.reward, prompts=str(self.out / f"prompts-{split}.jsonl"),
-            out=str(self.out / f"pool-{split}"), **{**self.preset.pool(split), **self._where()},
-        )  # fmt: skip
+            model=self.model,
+            reward=self.reward,
+            prompts=str(self.out / f"prompts-{split}.jsonl"),
+            out=str(self.out / f"pool-{split}"),
+            **{**self.preset.pool(split), **self._where()},
+        )
 
     def _train_config(self, run: Run, *, resume: bool) -> TrainConfig:
         return TrainConfig(
-            model=self.model, reward=self.reward, pool=str(self.out / "pool-train"), out=str(run.folder), seed=run.seed,
+            model=self.model,
+            reward=self.reward,
+            pool=str(self.out / "pool-train"),
+            out=str(run.folder),
+            seed=run.seed,
             **{**self.preset.training(run.n), "resume": resume, **self._where()},
-        )  # fmt: skip
+        )
 
     def _evaluate_config(self, n: float) -> EvaluateConfig:
         return EvaluateConfig(
-            model=self.model, reward=self.reward, pool=str(self.out / "pool-test"),
-            out=str(self.out / self._evaluation(n)), runs=tuple(str(run.folder) for run in self.runs if run.n == n),
-            n=n, **{**self.preset.evaluate, **self._where()},
-        )  # fmt: skip
+            model=self.model,
+            reward=self.reward,
+            pool=str(self.out / "pool-test"),
+            out=str(self.out / self._evaluation(n)),
+            runs=tuple(str(run.folder) for run in self.runs if run.n == n),
+            n=n,
+            **{**self.preset.evaluate, **self._where()},
+        )
 
     def _evaluation(self, n: float) -> str:
         return self.preset.name_of(n, "evaluation")
@@ -178,9 +189,11 @@ class Recipe:
         def work() -> dict[str, Any]:
             with unfinished(self.out / f"{name}.unfinished", settings) as folder:
                 place = Workplace(
-                    device=self.device or "cpu", precision=precision, unfinished=folder,
+                    device=self.device or "cpu",
+                    precision=precision,
+                    unfinished=folder,
                     asks_to_pause=self.budget.is_spent,
-                )  # fmt: skip
+                )
                 return make(self.split.train, self.split.held_out, config, self.out / name, place=place)
 
         self._once(name, settings, work, self.out / name)

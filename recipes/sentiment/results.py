@@ -164,17 +164,28 @@ def _panel(axes: Axes, content: dict[str, Any], key: str, label: str) -> None:
     )
     for one in several:
         axes.plot(
-            one["best_of_n"]["kl_policy_ref"]["value"], one["best_of_n"][key]["value"], "k*", markersize=10,
-            label=f"best-of-{one['n']:g}: {one['n']:g} samples", linestyle="none",
-        )  # fmt: skip
+            one["best_of_n"]["kl_policy_ref"]["value"],
+            one["best_of_n"][key]["value"],
+            "k*",
+            markersize=10,
+            label=f"best-of-{one['n']:g}: {one['n']:g} samples",
+            linestyle="none",
+        )
     axes.plot(0, several[0]["reference"][key]["value"], "ko", label="reference: 1 sample", linestyle="none")
     policies = [(name, row) for one in several for name, row in one["seeds"].items()]
     for index, (name, row) in enumerate(policies):
         x, y = row["kl_policy_ref"], row[key]
         axes.errorbar(
-            x["value"], y["value"], xerr=_reach(x), yerr=_reach(y), fmt="s^Dv<>P"[index % 7], color=f"C{index}",
-            markersize=5, capsize=2, label=f"vBoN {name}: 1 sample",
-        )  # fmt: skip
+            x["value"],
+            y["value"],
+            xerr=_reach(x),
+            yerr=_reach(y),
+            fmt="s^Dv<>P"[index % 7],
+            color=f"C{index}",
+            markersize=5,
+            capsize=2,
+            label=f"vBoN {name}: 1 sample",
+        )
     axes.set(xlabel="KL to the reference, nats", ylabel=label)
     axes.grid(alpha=0.3)
     if key == "reward":

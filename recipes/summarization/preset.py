@@ -78,9 +78,14 @@ class Preset:
 
 
 SECTIONS: dict[str, type[Any]] = {
-    "papers": PapersConfig, "reference": ModelConfig, "reward": RewardModelConfig, "sampling": SamplingConfig,
-    "collect": CollectConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
-}  # fmt: skip
+    "papers": PapersConfig,
+    "reference": ModelConfig,
+    "reward": RewardModelConfig,
+    "sampling": SamplingConfig,
+    "collect": CollectConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
 
 
 def load_preset(name: str) -> Preset:

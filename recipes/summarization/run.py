@@ -59,9 +59,13 @@ class Recipe:
         path = self.out / "prompts-reward.jsonl"
         write_prompts(path, self._that_fit(self._papers()[0]))
         config = CollectConfig(
-            model=self.model, reward=OVERLAP, prompts=str(path), out=str(self.out / "pool-reward"), temperature=1.0,
+            model=self.model,
+            reward=OVERLAP,
+            prompts=str(path),
+            out=str(self.out / "pool-reward"),
+            temperature=1.0,
             **{**self.preset.collect, "num_samples": self.preset.reward.samples},
-        )  # fmt: skip
+        )
         config.validate()
         collect(config)
         share = train_reward(ReferencePool.open(config.out), Path(self.model), self.preset.reward, self.out / "reward")
@@ -85,10 +89,14 @@ class Recipe:
             for name in SPLITS:
                 hub = getattr(self.preset.papers, f"prompts_{name}")
                 config = CollectConfig(
-                    model=self.model, reward=self.reward_spec, prompts=hub or str(self.out / f"prompts-{name}.jsonl"),
-                    out=str(folder / f"pool-{name}"), temperature=temperature, limit=getattr(self.preset.papers, name),
+                    model=self.model,
+                    reward=self.reward_spec,
+                    prompts=hub or str(self.out / f"prompts-{name}.jsonl"),
+                    out=str(folder / f"pool-{name}"),
+                    temperature=temperature,
+                    limit=getattr(self.preset.papers, name),
                     **self.preset.collect,
-                )  # fmt: skip
+                )
                 config.validate()
                 collect(config)
 
@@ -103,11 +111,14 @@ class Recipe:
         """Each temperature's runs, the reference and best-of-N, on the test prompts at that temperature."""
         for folder in self.folders.values():
             config = EvaluateConfig(
-                model=self.model, reward=self.reward_spec, pool=str(folder / "pool-test"),
+                model=self.model,
+                reward=self.reward_spec,
+                pool=str(folder / "pool-test"),
                 out=str(folder / "evaluation"),
-                runs=tuple(map(str, self._runs(folder))), n=self.preset.train["n"],
+                runs=tuple(map(str, self._runs(folder))),
+                n=self.preset.train["n"],
                 **{"judges": self._judges(), **self.preset.evaluate},
-            )  # fmt: skip
+            )
             if not (folder / "evaluation/evaluation.json").is_file():
                 evaluate_command(config)
 
@@ -140,9 +151,14 @@ class Recipe:
 
     def _train_config(self, folder: Path, run: Path) -> TrainConfig:
         return TrainConfig(
-            model=self.model, reward=self.reward_spec, pool=str(folder / "pool-train"), out=str(run),
-            seed=int(run.name.removeprefix("seed-")), resume=(run / "vbon/config.yaml").is_file(), **self.preset.train,
-        )  # fmt: skip
+            model=self.model,
+            reward=self.reward_spec,
+            pool=str(folder / "pool-train"),
+            out=str(run),
+            seed=int(run.name.removeprefix("seed-")),
+            resume=(run / "vbon/config.yaml").is_file(),
+            **self.preset.train,
+        )
 
 
 def table(evaluations: dict[float, dict[str, Any]]) -> str:

@@ -32,8 +32,16 @@ def train_reference(papers: Sequence[Paper], config: ModelConfig, out: Path) -> 
 def trl_settings(course: Course, out: Path) -> dict[str, Any]:
     """What TRL's trainers are told alike: the course, a half cosine after a warm-up; nothing kept, nothing reported."""
     return {
-        "output_dir": str(out.with_name(out.name + ".partial") / "trainer"), "max_steps": course.steps,
-        "per_device_train_batch_size": course.batch_size, "learning_rate": course.learning_rate,
-        "lr_scheduler_type": "cosine", "warmup_steps": min(50, course.steps // 4), "save_strategy": "no",
-        "report_to": "none", "seed": 0, "bf16": False, "gradient_checkpointing": False, "logging_steps": 100,
-    }  # fmt: skip
+        "output_dir": str(out.with_name(out.name + ".partial") / "trainer"),
+        "max_steps": course.steps,
+        "per_device_train_batch_size": course.batch_size,
+        "learning_rate": course.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": min(50, course.steps // 4),
+        "save_strategy": "no",
+        "report_to": "none",
+        "seed": 0,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logging_steps": 100,
+    }

@@ -44,9 +44,13 @@ class Preset:
 
 
 SECTIONS: dict[str, type[Any]] = {
-    "corpus": CorpusConfig, "reference": ModelConfig, "problems": ProblemsConfig,
-    "collect": CollectConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
-}  # fmt: skip
+    "corpus": CorpusConfig,
+    "reference": ModelConfig,
+    "problems": ProblemsConfig,
+    "collect": CollectConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
 
 
 def load_preset(name: str) -> Preset:

@@ -41,21 +41,22 @@ def write(
         "hardware": f"{torch.get_num_threads()} threads",
         "seconds": seconds,
         "preset": {
-            name: as_values(getattr(preset, name))
-            for name in ("corpus", "reference", "problems", "train", "evaluate")
+            name: as_values(getattr(preset, name)) for name in ("corpus", "reference", "problems", "train", "evaluate")
         },
         "n": evaluation["n"],
         "num_problems": evaluation["num_prompts"],
         "kl_policy_bon_floor": evaluation["floor"]["kl_policy_bon"],
         "reference": reference_row(evaluation),
-        "best_of_n": {"pass_at_1": evaluation["target"]["metrics"]["reward"],
-                      "kl_policy_ref": evaluation["target"]["metrics"]["kl_policy_ref"]},
+        "best_of_n": {
+            "pass_at_1": evaluation["target"]["metrics"]["reward"],
+            "kl_policy_ref": evaluation["target"]["metrics"]["kl_policy_ref"],
+        },
         "runs": {
             method: {str(seed): run_row(evaluation, rewards, f"{method}-{seed}") for seed in seeds[method]}
             for method in seeds
         },
         "by_carries": by_carries(rewards, carries, seeds),
-    }  # fmt: skip
+    }
     text = table(content)
     replace_file(folder / "results.json", (json.dumps(content, indent=2) + "\n").encode())
     replace_file(folder / "results.md", text.encode())
@@ -107,11 +108,15 @@ def by_carries(
     for count in sorted(set(carries.tolist())):
         chosen = carries == count
         means = {name: float(values[chosen].mean()) for name, values in rewards.items()}
-        rows.append({
-            "carries": count, "problems": int(chosen.sum()), "reference": means["reference"],
-            "best_of_n": means["best-of-n"],
-            **{method: statistics.median(means[f"{method}-{seed}"] for seed in seeds[method]) for method in seeds},
-        })  # fmt: skip
+        rows.append(
+            {
+                "carries": count,
+                "problems": int(chosen.sum()),
+                "reference": means["reference"],
+                "best_of_n": means["best-of-n"],
+                **{method: statistics.median(means[f"{method}-{seed}"] for seed in seeds[method]) for method in seeds},
+            }
+        )
     return rows
 
 
@@ -162,13 +167,28 @@ def draw(content: dict[str, Any], path: Path) -> None:
 def _draw_pass_at_1(axes: Axes, content: dict[str, Any]) -> None:
     reference, target = content["reference"]["pass_at_1"], content["best_of_n"]
     axes.plot(0, reference["value"], "ko", label="reference, 1 sample", linestyle="none")
-    axes.plot(target["kl_policy_ref"]["value"], target["pass_at_1"]["value"], "k*", markersize=10,
-              label=f"reference, best of {content['n']:g}", linestyle="none")  # fmt: skip
+    axes.plot(
+        target["kl_policy_ref"]["value"],
+        target["pass_at_1"]["value"],
+        "k*",
+        markersize=10,
+        label=f"reference, best of {content['n']:g}",
+        linestyle="none",
+    )
     for index, (method, seeds) in enumerate(content["runs"].items()):
         for number, row in enumerate(seeds.values()):
             x, y = row["kl_policy_ref"], row["pass_at_1"]
-            axes.errorbar(x["value"], y["value"], xerr=_reach(x), yerr=_reach(y), fmt="s", markersize=4, capsize=2,
-                          color=f"C{index}", label=None if number else f"{method}, 1 sample")  # fmt: skip
+            axes.errorbar(
+                x["value"],
+                y["value"],
+                xerr=_reach(x),
+                yerr=_reach(y),
+                fmt="s",
+                markersize=4,
+                capsize=2,
+                color=f"C{index}",
+                label=None if number else f"{method}, 1 sample",
+            )
     axes.set(xlabel="KL to the reference, nats", ylabel="pass@1, held-out problems")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=7, loc="lower right")
@@ -179,8 +199,9 @@ def _draw_pass_at_k(axes: Axes, content: dict[str, Any]) -> None:
     for index, (method, seeds) in enumerate(content["runs"].items()):
         rows[method] = (f"C{index}", next(iter(seeds.values()))["pass_at_k"])
     for name, (colour, curve) in rows.items():
-        axes.plot([one["k"] for one in curve], [one["value"] for one in curve], "o-", color=colour, markersize=3,
-                  label=name)  # fmt: skip
+        axes.plot(
+            [one["k"] for one in curve], [one["value"] for one in curve], "o-", color=colour, markersize=3, label=name
+        )
     axes.set(xlabel="k", ylabel="pass@k, held-out problems", xticks=[one["k"] for one in curve])
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=7, loc="lower right")

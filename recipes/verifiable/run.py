@@ -54,9 +54,11 @@ class Recipe:
         preset = self.preset
         settings = {**as_values(preset.reference), **as_values(preset.corpus)}
         self.records.once(
-            "reference", settings, lambda: train_reference(preset.reference, preset.corpus, self.out / "reference"),
+            "reference",
+            settings,
+            lambda: train_reference(preset.reference, preset.corpus, self.out / "reference"),
             made=MADE,
-        )  # fmt: skip
+        )
 
     def problems(self) -> None:
         """Two disjoint files of sums that the reference has not seen, with the right answers."""
@@ -74,8 +76,11 @@ class Recipe:
     def collect(self) -> None:
         """M reference samples of every problem, a pool for each file."""
         for name in SPLITS:
-            flags = {"prompts": self._prompts(name), "out": self._pool(name),
-                     "num_samples": getattr(self.preset.problems, f"{name}_samples")}  # fmt: skip
+            flags = {
+                "prompts": self._prompts(name),
+                "out": self._pool(name),
+                "num_samples": getattr(self.preset.problems, f"{name}_samples"),
+            }
             self._once_vbon(f"pool-{name}", "collect", {**self.common, **flags, **self.preset.collect})
 
     def inspect(self) -> None:

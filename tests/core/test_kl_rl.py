@@ -50,9 +50,13 @@ def test_log_rank_is_best_of_n(n):
 
 @pytest.mark.parametrize(
     "call",
-    [lambda: kl_coef_for_gaussian(8, 0), lambda: kl_coef_for_verifier(8, 1), lambda: kl_coef_for_verifier(8, 0),
-     lambda: kl_coef_for_log_rank(1, 1)],
-)  # fmt: skip
+    [
+        lambda: kl_coef_for_gaussian(8, 0),
+        lambda: kl_coef_for_verifier(8, 1),
+        lambda: kl_coef_for_verifier(8, 0),
+        lambda: kl_coef_for_log_rank(1, 1),
+    ],
+)
 def test_refusals(call):
     with pytest.raises(ValueError, match="must be"):
         call()

@@ -141,12 +141,7 @@ def test_interpolate_does_not_extrapolate():
 
 
 @pytest.mark.parametrize(
-    "call",
-    [
-        lambda: mean([]),
-        lambda: ratio([1.0, 2.0], [1.0, 2.0, 3.0]),
-        lambda: rank_test([], [], [], []),
-    ],
+    "call", [lambda: mean([]), lambda: ratio([1.0, 2.0], [1.0, 2.0, 3.0]), lambda: rank_test([], [], [], [])]
 )
 def test_too_little_raises(call):
     with pytest.raises(ValueError, match="at least one"):

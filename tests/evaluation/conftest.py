@@ -50,9 +50,16 @@ def save_model(folder: Path, noise: float = 0.0) -> Path:
     """The reference, or with `noise` a policy that differs from it. The prompt's words and <pad> are never sampled."""
     torch.manual_seed(6)
     config = GPT2Config(
-        vocab_size=8, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=EOS, eos_token_id=EOS,
-        initializer_range=0.25, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=8,
+        n_positions=16,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+        initializer_range=0.25,
+        tie_word_embeddings=False,
+    )
     model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -75,11 +82,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, function in (("pool", "score"), ("tied", "levels")):
         collect(
             CollectConfig(
-                model=str(folder / "ref"), reward=f"{folder}/reward.py:{function}", device="cpu", seed=1,
-                prompts=str(folder / "prompts.jsonl"), out=str(folder / name), num_samples=400, max_new_tokens=STEPS,
+                model=str(folder / "ref"),
+                reward=f"{folder}/reward.py:{function}",
+                device="cpu",
+                seed=1,
+                prompts=str(folder / "prompts.jsonl"),
+                out=str(folder / name),
+                num_samples=400,
+                max_new_tokens=STEPS,
             ),
             progress=False,
-        )  # fmt: skip
+        )
     return folder
 
 

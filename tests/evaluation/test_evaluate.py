@@ -28,9 +28,14 @@ Exact = Callable[[str], dict[str, np.ndarray]]
 
 def config_of(world: Path, **changes) -> EvaluateConfig:
     values = {
-        "runs": (str(world / "policy"),), "pool": str(world / "pool"), "n": N, "samples_per_prompt": SAMPLES,
-        "throughput": False, "device": "cpu", "batch_size": 400,
-    }  # fmt: skip
+        "runs": (str(world / "policy"),),
+        "pool": str(world / "pool"),
+        "n": N,
+        "samples_per_prompt": SAMPLES,
+        "throughput": False,
+        "device": "cpu",
+        "batch_size": 400,
+    }
     return EvaluateConfig(**{**values, **changes})
 
 
@@ -167,8 +172,9 @@ def test_the_target_against_enumeration(exact: Exact, evaluated):
     tables, (summary, _) = exact("tied"), evaluated("tied")
     bon, target = np.exp(exact_bon(tables)), summary["target"]["metrics"]
     mass = np.exp(tables["ref"])
-    win = np.array([[m[r < v].sum() + m[r == v].sum() / 2 for v in r]
-                    for m, r in zip(mass, tables["rewards"], strict=True)])  # fmt: skip
+    win = np.array(
+        [[m[r < v].sum() + m[r == v].sum() / 2 for v in r] for m, r in zip(mass, tables["rewards"], strict=True)]
+    )
     expected = {
         "reward": (bon * tables["rewards"]).sum(1).mean(),
         "win_rate": (bon * win).sum(1).mean(),

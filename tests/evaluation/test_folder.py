@@ -49,9 +49,15 @@ def test_a_folder_of_something_else_is_not_written_to(tmp_path: Path):
 
 def test_what_was_not_written_whole_does_not_pass_for_the_evaluation_before(world: Path, tmp_path: Path):
     config = EvaluateConfig(
-        runs=(str(world / "policy"),), pool=str(world / "pool"), out=str(tmp_path / "eval"), n=4.0,
-        samples_per_prompt=2, limit=2, throughput=False, device="cpu",
-    )  # fmt: skip
+        runs=(str(world / "policy"),),
+        pool=str(world / "pool"),
+        out=str(tmp_path / "eval"),
+        n=4.0,
+        samples_per_prompt=2,
+        limit=2,
+        throughput=False,
+        device="cpu",
+    )
     evaluate_command(config)
     samples = tmp_path / "eval/samples.parquet"
     samples.unlink()

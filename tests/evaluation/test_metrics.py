@@ -23,8 +23,10 @@ def test_win_rate_by_comparing_every_pair():
     fresh = rng.integers(0, 5, (2, 9)).astype(float)
     cdf = RewardCDF(np.concatenate(pools), [7, 12])
     k_lt, k_eq = (k.reshape(2, 9) for k in cdf.counts(np.repeat([0, 1], 9), fresh.ravel()))
-    expected = [[np.mean([1.0 * (x > r) + 0.5 * (x == r) for r in pool]) for x in row]
-                for pool, row in zip(pools, fresh, strict=True)]  # fmt: skip
+    expected = [
+        [np.mean([1.0 * (x > r) + 0.5 * (x == r) for r in pool]) for x in row]
+        for pool, row in zip(pools, fresh, strict=True)
+    ]
     assert metrics.win_rate(k_lt, k_eq, [7, 12]) == pytest.approx(np.array(expected), abs=EXACT)
 
 

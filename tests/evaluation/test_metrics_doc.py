@@ -19,8 +19,15 @@ def documented(heading: str) -> set[str]:
 def test_evaluate_writes_the_documented_keys(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     judge = f"{world}/reward.py:length"
     config = EvaluateConfig(
-        runs=(str(world / "policy"),), pool=str(world / "pool"), out=str(tmp_path / "eval"), n=2.0,
-        samples_per_prompt=2, limit=2, throughput=False, device="cpu", judges=(judge,),
-    )  # fmt: skip
+        runs=(str(world / "policy"),),
+        pool=str(world / "pool"),
+        out=str(tmp_path / "eval"),
+        n=2.0,
+        samples_per_prompt=2,
+        limit=2,
+        throughput=False,
+        device="cpu",
+        judges=(judge,),
+    )
     written = set(evaluate_command(config)["policies"]["policy"]["metrics"])
     assert {key.replace(judge, "NAME") for key in written} == documented("`vbon evaluate`")

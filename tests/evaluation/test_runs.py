@@ -20,10 +20,16 @@ from vbon.pool.fingerprint import FIELDS
 def make_run(world: Path, folder: Path, **changes: Any) -> str:
     pool = ReferencePool.open(world / "pool")
     record = {
-        "format_version": 1, "n": 3.0, "objective": "vbon", "algorithm": "rloo", "pool": "elsewhere",
-        "pool_fingerprint": pool.fingerprint.to_json(), "ref_model": str(world / "ref"), "reward": "r",
+        "format_version": 1,
+        "n": 3.0,
+        "objective": "vbon",
+        "algorithm": "rloo",
+        "pool": "elsewhere",
+        "pool_fingerprint": pool.fingerprint.to_json(),
+        "ref_model": str(world / "ref"),
+        "reward": "r",
         "train_prompt_ids": ["0" * 16],
-    }  # fmt: skip
+    }
     shutil.copytree(world / "policy", folder)
     (folder / "vbon").mkdir()
     (folder / "vbon" / "run.json").write_text(json.dumps({**record, **changes}))
@@ -60,9 +66,14 @@ def test_a_run_from_another_pool_is_refused_by_name(world: Path, tmp_path: Path)
 
 
 OTHER = {
-    "model": "m", "tokenizer": "t", "chat_template": "c", "temperature": 0.5, "max_new_tokens": 9, "stop": [1, 2],
+    "model": "m",
+    "tokenizer": "t",
+    "chat_template": "c",
+    "temperature": 0.5,
+    "max_new_tokens": 9,
+    "stop": [1, 2],
     "reward": "r",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("field", FIELDS)

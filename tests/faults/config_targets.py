@@ -76,8 +76,11 @@ def sweeps(folder: Path) -> Target:
     def read(content: bytes, _: str) -> None:
         path.write_bytes(content)
         sweep = read_sweep(str(path))
-        scales = {name: tuple(fields.get("kl_coef", (1.0,) * len(sweep.n))) for name, fields in sweep.methods.items()
-                  if "kl_coef" in fields}  # fmt: skip
+        scales = {
+            name: tuple(fields.get("kl_coef", (1.0,) * len(sweep.n)))
+            for name, fields in sweep.methods.items()
+            if "kl_coef" in fields
+        }
         grid_jobs(sweep, SweepFolder(str(folder / "out")), scales, {}, 1)
 
     path.touch()

@@ -24,12 +24,25 @@ from vbon import cli
 FREE = (0, 4, 12, 28, 60)  # KiB
 REWARD = "--reward reward.py:score"
 SWEEP = {
-    "model": "ref", "reward": "reward.py:score", "pool": "pool", "heldout": "held", "out": "sweep", "n": [2],
-    "seeds": [0], "learning_rates": [0.001], "methods": {"vbon": {}},
+    "model": "ref",
+    "reward": "reward.py:score",
+    "pool": "pool",
+    "heldout": "held",
+    "out": "sweep",
+    "n": [2],
+    "seeds": [0],
+    "learning_rates": [0.001],
+    "methods": {"vbon": {}},
     "evaluate": {"samples_per_prompt": 4, "device": "cpu"},
-    "train": {"num_iterations": 1, "rollouts_per_iteration": 16, "samples_per_prompt": 4, "minibatch_size": 8,
-              "warm_start": "none", "device": "cpu"},
-}  # fmt: skip
+    "train": {
+        "num_iterations": 1,
+        "rollouts_per_iteration": 16,
+        "samples_per_prompt": 4,
+        "minibatch_size": 8,
+        "warm_start": "none",
+        "device": "cpu",
+    },
+}
 VERBS = {
     "collect": (f"{COLLECT} prompts.jsonl {REWARD} --out again", "again", FREE),
     "import": ("import rows.jsonl --out imported", "imported", FREE),
@@ -38,10 +51,11 @@ VERBS = {
     "report": ("report run eval --out page/report.html", "page", FREE[:2]),
     "generate": (
         "generate --model ref --prompts held.jsonl --max-new-tokens 3 --device cpu --out drawn/best.jsonl",
-        "drawn", FREE[:1],
+        "drawn",
+        FREE[:1],
     ),
     "sweep": ("sweep sweep.yaml", "sweep", (12,)),
-}  # fmt: skip
+}
 # Hold seconds, as a sweep's page does; a run's record says too that it was resumed.
 TIMED = ("metrics.jsonl", "timings.json", "speeds.json", "report.html", ".txt", "run.json")
 
@@ -90,10 +104,17 @@ def attempt(verb: str, line: str, out: str, kib: int, whole: dict[str, bytes]) -
     again, said_again = vbon(resumed) if status else (0, "")
     made = settled(Path(out), verb)
     return {
-        "verb": verb, "kib": kib, "status": status, "said": said.splitlines()[-1:], "traceback": "Traceback" in said,
-        "halves": halves, "changed": changed, "again": again, "said_again": said_again.splitlines()[-1:],
+        "verb": verb,
+        "kib": kib,
+        "status": status,
+        "said": said.splitlines()[-1:],
+        "traceback": "Traceback" in said,
+        "halves": halves,
+        "changed": changed,
+        "again": again,
+        "said_again": said_again.splitlines()[-1:],
         "differs": [name for name in {**whole, **made} if whole.get(name) != made.get(name)],
-    }  # fmt: skip
+    }
 
 
 def main(ingredients: Path, disk: Path) -> None:
@@ -104,8 +125,12 @@ def main(ingredients: Path, disk: Path) -> None:
     rows = [{"prompt": f"prompt {i}", "completion": "x" * 200, "reward": i} for i in range(500)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("sweep.yaml").write_text(yaml.safe_dump(SWEEP))
-    for line in (f"{COLLECT} prompts.jsonl {REWARD} --out pool", f"{COLLECT} held.jsonl {REWARD} --out held",
-                 f"{TRAIN} {REWARD}", EVALUATE):  # fmt: skip
+    for line in (
+        f"{COLLECT} prompts.jsonl {REWARD} --out pool",
+        f"{COLLECT} held.jsonl {REWARD} --out held",
+        f"{TRAIN} {REWARD}",
+        EVALUATE,
+    ):
         assert vbon(line)[0] == 0
     found = []
     for verb, (line, out, free) in VERBS.items():

@@ -28,9 +28,13 @@ def runs(folder: Path) -> Target:
     run = folders.write_run(folder / "run", iterations=2)
     record = run / "vbon/run.json"
     described = json.loads(record.read_text()) | {
-        "pool": "p", "ref_model": "m", "reward": "r", "train_prompt_ids": ["a", "b"], "allowed_mismatches": ["model"],
+        "pool": "p",
+        "ref_model": "m",
+        "reward": "r",
+        "train_prompt_ids": ["a", "b"],
+        "allowed_mismatches": ["model"],
         "fingerprint": Fingerprint("m", temperature=0.7, stop=(0,)).to_json(),
-    }  # fmt: skip
+    }
 
     def read(content: bytes, suffix: str) -> None:
         record.write_bytes(content)
@@ -140,10 +144,11 @@ def compared(folder: Path) -> Target:
         (made / "per_prompt.parquet").write_bytes(parquet(rows))
     good = {
         "sweep.json": json.dumps(_sweep_record(names)).encode(),
-        "timings.json": json.dumps({"seconds": {names[0]: {"total": 3.5, "nearly": None}},
-                                    "latency_seconds": {"policy": 0.1}}).encode(),
+        "timings.json": json.dumps(
+            {"seconds": {names[0]: {"total": 3.5, "nearly": None}}, "latency_seconds": {"policy": 0.1}}
+        ).encode(),
         values: (folder / values).read_bytes(),
-    }  # fmt: skip
+    }
     for name, content in good.items():
         (folder / name).write_bytes(content)
 
@@ -170,11 +175,21 @@ def _sweep_record(names: tuple[str, ...]) -> dict[str, Any]:
     }
     place = {"n": 8.0, "target": one["target"]["metrics"], "reference": one["reference"]["metrics"]}
     runs = [
-        {"name": name, "method": "vbon", "n": 8.0, "kl_coef": None, "seed": seed, "status": "done", "reason": None,
-         "metrics": one["policies"][names[0]]["metrics"], "warnings": [HTML], "cost_nearly": None,
-         "cost": {"rollouts": 64, "reward_calls": 64, "offline_steps": 0}}
+        {
+            "name": name,
+            "method": "vbon",
+            "n": 8.0,
+            "kl_coef": None,
+            "seed": seed,
+            "status": "done",
+            "reason": None,
+            "metrics": one["policies"][names[0]]["metrics"],
+            "warnings": [HTML],
+            "cost_nearly": None,
+            "cost": {"rollouts": 64, "reward_calls": 64, "offline_steps": 0},
+        }
         for seed, name in enumerate(names)
-    ]  # fmt: skip
+    ]
     failed = {
         "name": "dpo-n8-s0",
         "method": "dpo",
@@ -184,13 +199,22 @@ def _sweep_record(names: tuple[str, ...]) -> dict[str, Any]:
         "status": "failed",
         "reason": HTML,
     }
-    method = {"summary": "s", "family": "f", "kl_coef": None, "matched": False, "learning_rate": 1e-3,
-              "search": [{"learning_rate": 1e-3, "objective": None}]}  # fmt: skip
+    method = {
+        "summary": "s",
+        "family": "f",
+        "kl_coef": None,
+        "matched": False,
+        "learning_rate": 1e-3,
+        "search": [{"learning_rate": 1e-3, "objective": None}],
+    }
     return {
-        "format_version": 1, "settings": {"n": [8.0], "seeds": [0, 1]}, "methods": {"vbon": method, "dpo": method},
-        "pool": {"num_prompts": 2, "num_samples": 200, "rollouts": 400}, "runs": [*runs, failed],
+        "format_version": 1,
+        "settings": {"n": [8.0], "seeds": [0, 1]},
+        "methods": {"vbon": method, "dpo": method},
+        "pool": {"num_prompts": 2, "num_samples": 200, "rollouts": 400},
+        "runs": [*runs, failed],
         "grid": [place | shape | {"floor": one["floor"], "evaluation": names[0]}],
-    }  # fmt: skip
+    }
 
 
 def answers(folder: Path) -> Target:

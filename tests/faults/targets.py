@@ -8,11 +8,24 @@ import run_targets as of_runs
 from valid import Target
 
 MAKERS = (
-    of_pools.prompts, of_pools.imports, of_pools.manifests, of_pools.shards, of_configs.configs_of_verbs,
-    of_configs.sections, of_configs.sweeps, of_configs.declarations, of_configs.resumptions, of_runs.runs,
-    of_runs.evaluations, of_runs.samples, of_runs.compared, of_runs.diaries, of_runs.states, of_runs.tensors,
+    of_pools.prompts,
+    of_pools.imports,
+    of_pools.manifests,
+    of_pools.shards,
+    of_configs.configs_of_verbs,
+    of_configs.sections,
+    of_configs.sweeps,
+    of_configs.declarations,
+    of_configs.resumptions,
+    of_runs.runs,
+    of_runs.evaluations,
+    of_runs.samples,
+    of_runs.compared,
+    of_runs.diaries,
+    of_runs.states,
+    of_runs.tensors,
     of_runs.answers,
-)  # fmt: skip
+)
 
 
 def targets(folder: Path) -> list[Target]:

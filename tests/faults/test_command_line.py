@@ -88,7 +88,7 @@ CASES = {
     "import prompts.jsonl --out fresh": "prompts.jsonl:1: needs 'reward'",
     "import rows.jsonl --out pool": "pool: already there; choose another --out",
     "collect --config nul.yaml": "--out is 'a\\x00b', but must hold no NUL character",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +111,12 @@ def place(ingredients: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(content)
     (folder / "loop.jsonl").symlink_to("loop.jsonl")
     with contextlib.chdir(folder):
-        for line in (f"{COLLECT} prompts.jsonl {REWARD} --out pool", f"{COLLECT} held.jsonl {REWARD} --out held",
-                     f"{TRAIN} {REWARD}", f"{EVALUATE} --out measured"):  # fmt: skip
+        for line in (
+            f"{COLLECT} prompts.jsonl {REWARD} --out pool",
+            f"{COLLECT} held.jsonl {REWARD} --out held",
+            f"{TRAIN} {REWARD}",
+            f"{EVALUATE} --out measured",
+        ):
             assert cli.main(line.split()) == 0
     (folder / "halved").mkdir()
     (folder / "halved/evaluation.json").write_bytes((folder / "measured/evaluation.json").read_bytes()[:-9])

@@ -67,7 +67,9 @@ def test_an_input_is_a_function_of_seed_and_number(tmp_path):
     first, again = (fuzz.targets(tmp_path / name) for name in ("a", "b"))
     numbers = random.Random(0).sample(range(10_000), 200)
     # A run's own config names its folder, so that target is left out.
-    draws = [[fuzz.draw(n, 0, t)[1:] for n in numbers if fuzz.draw(n, 0, t)[0].name != "configs of runs"]
-             for t in (first, again)]  # fmt: skip
+    draws = [
+        [fuzz.draw(n, 0, t)[1:] for n in numbers if fuzz.draw(n, 0, t)[0].name != "configs of runs"]
+        for t in (first, again)
+    ]
     assert draws[0] == draws[1]
     assert fuzz.draw(1, 0, first)[3] != fuzz.draw(1, 5, first)[3]

@@ -10,9 +10,23 @@ import vbon
 
 MODULES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "jsonpickle"}
 CALLS = {
-    "eval", "exec", "compile", "__import__", "torch.load", "torch.save", "torch.jit.load", "np.load", "numpy.load",
-    "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "os.system", "os.popen", "pd.read_pickle",
-}  # fmt: skip
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "torch.load",
+    "torch.save",
+    "torch.jit.load",
+    "np.load",
+    "numpy.load",
+    "yaml.load",
+    "yaml.load_all",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "os.system",
+    "os.popen",
+    "pd.read_pickle",
+}
 
 
 def faults(source: str) -> Iterator[str]:
@@ -26,8 +40,13 @@ def faults(source: str) -> Iterator[str]:
                 yield f"{node.lineno}: {name}"
             for keyword in node.keywords:
                 value = ast.unparse(keyword.value)
-                if (keyword.arg, value) in {("shell", "True"), ("trust_remote_code", "True"), ("allow_pickle", "True"),
-                                            ("weights_only", "False"), ("use_safetensors", "False")}:  # fmt: skip
+                if (keyword.arg, value) in {
+                    ("shell", "True"),
+                    ("trust_remote_code", "True"),
+                    ("allow_pickle", "True"),
+                    ("weights_only", "False"),
+                    ("use_safetensors", "False"),
+                }:
                     yield f"{node.lineno}: {keyword.arg}={value}"
 
 
@@ -39,9 +58,16 @@ def test_the_package_executes_nothing_that_it_reads():
 
 @pytest.mark.parametrize(
     "line",
-    ["import pickle", "from dill import loads", "torch.load(f)", "yaml.load(f)", "eval(x)", "run(c, shell=True)",
-     "from_pretrained(n, trust_remote_code=True)"],
-)  # fmt: skip
+    [
+        "import pickle",
+        "from dill import loads",
+        "torch.load(f)",
+        "yaml.load(f)",
+        "eval(x)",
+        "run(c, shell=True)",
+        "from_pretrained(n, trust_remote_code=True)",
+    ],
+)
 def test_the_search_finds_each(line: str):
     assert len(list(faults(line))) == 1
 

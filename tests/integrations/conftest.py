@@ -92,14 +92,24 @@ def make_model(folder: Path) -> None:
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
+        tokenizer_object=words,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
         clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+    )
     torch.manual_seed(5)
     config = GPT2Config(
-        vocab_size=len(vocabulary), n_positions=16, n_embd=32, n_layer=2, n_head=4, eos_token_id=0, bos_token_id=0,
-        pad_token_id=vocabulary["<pad>"], tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=len(vocabulary),
+        n_positions=16,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        eos_token_id=0,
+        bos_token_id=0,
+        pad_token_id=vocabulary["<pad>"],
+        tie_word_embeddings=False,
+    )
     model = GPT2LMHeadModel(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -122,9 +132,13 @@ def draw_pool(lab: Lab, tmp_path: Path) -> Callable[..., ReferencePool]:
             fingerprint=Fingerprint(
                 temperature=1.0, max_new_tokens=NEW_TOKENS, reward=load_reward(lab.reward).fingerprint
             ),
-            created_by="test", num_prompts=len(made), prompts_sha256=hash_prompt_ids(made), num_samples=num_samples,
-            model=str(lab.model), reward=lab.reward,
-        )  # fmt: skip
+            created_by="test",
+            num_prompts=len(made),
+            prompts_sha256=hash_prompt_ids(made),
+            num_samples=num_samples,
+            model=str(lab.model),
+            reward=lab.reward,
+        )
         with PoolWriter.create(tmp_path / "pool", manifest) as writer:
             writer.write_shard(0, [samples_of(lab, prompt, num_samples, seed) for seed, prompt in enumerate(made)])
             writer.finish()

@@ -26,13 +26,61 @@ def story(folder: Path, prompts: list, reward: str) -> ReferencePool:
     (folder / "train.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in prompts))
     shared = ["--reward", reward, "--model", folder / "policy", "--device", "cpu"]
     for pool, seed in (("train", 1), ("heldout", 2)):
-        run("collect", *shared, "--prompts", folder / "train.jsonl", "--out", folder / pool, "--seed", seed,
-            "--num-samples", 16, "--temperature", TEMPERATURE, "--max-new-tokens", 8)  # fmt: skip
-    run("train", *shared, "--pool", folder / "train", "--out", folder / "run", "--n", 4, "--num-iterations", 2,
-        "--rollouts-per-iteration", 16, "--samples-per-prompt", 4, "--tracker", "none", "--warm-start", "offline",
-        "--offline-steps", 2, "--offline-batch-size", 16, "--validation-fraction", 0)  # fmt: skip
-    run("evaluate", folder / "run", "--pool", folder / "heldout", "--out", folder / "eval", "--device", "cpu",
-        "--samples-per-prompt", 4, "--no-throughput")  # fmt: skip
+        run(
+            "collect",
+            *shared,
+            "--prompts",
+            folder / "train.jsonl",
+            "--out",
+            folder / pool,
+            "--seed",
+            seed,
+            "--num-samples",
+            16,
+            "--temperature",
+            TEMPERATURE,
+            "--max-new-tokens",
+            8,
+        )
+    run(
+        "train",
+        *shared,
+        "--pool",
+        folder / "train",
+        "--out",
+        folder / "run",
+        "--n",
+        4,
+        "--num-iterations",
+        2,
+        "--rollouts-per-iteration",
+        16,
+        "--samples-per-prompt",
+        4,
+        "--tracker",
+        "none",
+        "--warm-start",
+        "offline",
+        "--offline-steps",
+        2,
+        "--offline-batch-size",
+        16,
+        "--validation-fraction",
+        0,
+    )
+    run(
+        "evaluate",
+        folder / "run",
+        "--pool",
+        folder / "heldout",
+        "--out",
+        folder / "eval",
+        "--device",
+        "cpu",
+        "--samples-per-prompt",
+        4,
+        "--no-throughput",
+    )
     return ReferencePool.open(folder / "train")
 
 

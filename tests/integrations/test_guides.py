@@ -20,12 +20,18 @@ RUN_HERE = sorted(
 SMALL = {
     "collect": {"--max-new-tokens": "6", "--device": "cpu"},
     "train": {
-        "--num-iterations": "2", "--rollouts-per-iteration": "8", "--samples-per-prompt": "4", "--minibatch-size": "8",
-        "--offline-steps": "2", "--validation-fraction": "0", "--device": "cpu", "--tracker": "none",
+        "--num-iterations": "2",
+        "--rollouts-per-iteration": "8",
+        "--samples-per-prompt": "4",
+        "--minibatch-size": "8",
+        "--offline-steps": "2",
+        "--validation-fraction": "0",
+        "--device": "cpu",
+        "--tracker": "none",
     },
     "evaluate": {"--samples-per-prompt": "2", "--no-throughput": None, "--device": "cpu"},
     "generate": {"--max-new-tokens": "6", "--device": "cpu"},
-}  # fmt: skip
+}
 FEWER = {"--num-samples": "16", "--max-new-tokens": "6"}  # in place of what is printed
 OTHER = """
 def score(prompts, completions):

@@ -10,13 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbon.errors import VbonError
-from vbon.integrations.lookup import (
-    Reference,
-    encode_reference,
-    load_sequence_reward,
-    read_reference,
-    sequence_rewards,
-)
+from vbon.integrations.lookup import Reference, encode_reference, load_sequence_reward, read_reference, sequence_rewards
 from vbon.pool import make_prompt
 from vbon.rewards import callable_reward
 

@@ -23,17 +23,25 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 N = 8
 KL_BAR = 0.1  # nats; it starts at 4.9, and 0.050 was measured. beta left at TRL's default of 0.05 ends at 0.50
 ONE_STEP = {
-    "report_to": [], "save_strategy": "no", "use_cpu": True, "bf16": False, "disable_tqdm": True, "logging_steps": 1
-}  # fmt: skip
+    "report_to": [],
+    "save_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "disable_tqdm": True,
+    "logging_steps": 1,
+}
 
 
 def train(lab, args, trainer_class, reward, rows: list[dict]):
     """A real trainer, trained: the reference is reloaded from the model's own directory."""
     tokenizer = AutoTokenizer.from_pretrained(lab.model)
     trainer = trainer_class(
-        model=str(lab.model), reward_funcs=reward, args=args, train_dataset=Dataset.from_list(rows),
+        model=str(lab.model),
+        reward_funcs=reward,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-    )  # fmt: skip
+    )
     trainer.train()
     return trainer
 
@@ -50,10 +58,17 @@ def test_rloo_reaches_best_of_n(lab, draw_pool: Callable[..., ReferencePool], tm
     """400 optimiser steps on 100 batches of 256 samples: KL(π_θ‖π_bon), over all 781 completions, ≤ 0.1 nats."""
     pool = draw_pool(5000)
     args = trl.RLOOConfig(
-        output_dir=str(tmp_path), per_device_train_batch_size=256, num_generations=256, num_iterations=4, max_steps=400,
-        learning_rate=2e-3, lr_scheduler_type="linear", seed=0, **ONE_STEP | {"logging_steps": 400},
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=256,
+        num_generations=256,
+        num_iterations=4,
+        max_steps=400,
+        learning_rate=2e-3,
+        lr_scheduler_type="linear",
+        seed=0,
+        **ONE_STEP | {"logging_steps": 400},
         **rloo_config_kwargs(N, pool.fingerprint),
-    )  # fmt: skip
+    )
     trainer = train(lab, args, trl.RLOOTrainer, VbonReward(lab.reward, N, pool), [{"prompt": "start"}])
     assert lab.kl_policy_bon(trainer.ref_model, N) > 4
     assert lab.kl_policy_bon(trainer.model, N) <= KL_BAR
@@ -75,9 +90,13 @@ def test_the_trainer_logs_the_rho_of_core(lab, draw_pool, tmp_path: Path, carrie
     row |= {"prompt_id": pool.prompts[0].prompt_id} if carried == "prompt_id" else {}
     row |= {"ref_rewards": pool.rewards.tolist()} if carried == "ref_rewards" else {}
     args = trl.RLOOConfig(
-        output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=8, max_steps=1, **ONE_STEP,
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=8,
+        num_generations=8,
+        max_steps=1,
+        **ONE_STEP,
         **rloo_config_kwargs(N, pool.fingerprint),
-    )  # fmt: skip
+    )
     trainer = train(lab, args, trl.RLOOTrainer, spy, [row])
     ((texts, values, ids),) = seen
     rewards = np.array([lab.rewards[lab.completions.index(text)] for text in texts])
@@ -105,9 +124,13 @@ def test_columns_of_the_dataset_reach_the_base_reward(tmp_path: Path):
         "def verify(completions, answer):\n    return [float(c == a) for c, a in zip(completions, answer)]\n"
     )
     values = VbonReward(f"{tmp_path}/verify.py:verify", 4)(
-        prompts=["1+1=", "2+2="], completions=["2", "5"], completion_ids=[[1], [2]], trainer_state=None,
-        answer=["2", "4"], ref_rewards=[[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]],
-    )  # fmt: skip
+        prompts=["1+1=", "2+2="],
+        completions=["2", "5"],
+        completion_ids=[[1], [2]],
+        trainer_state=None,
+        answer=["2", "4"],
+        ref_rewards=[[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]],
+    )
     # F_< = 2/4, F_≤ = 1 for the right one; 0 and 3/4 for the wrong one: W_4 = (b⁴ − a⁴)/(b − a)
     assert values == pytest.approx([np.log((1 - 0.5**4) / 0.5) / 3, np.log(0.75**3) / 3])
 

@@ -34,10 +34,12 @@ def test_dpo_is_the_loss_of_trls_trainer(lab, tmp_path, kl_coef):
     """TRL pads the pairs and takes log-probabilities by itself; ours are those of the enumerated completions."""
     policy, reference = moved(lab.model, seed=1), AutoModelForCausalLM.from_pretrained(lab.model)
     trainer = trl.DPOTrainer(
-        model=policy, ref_model=reference, processing_class=AutoTokenizer.from_pretrained(lab.model),
+        model=policy,
+        ref_model=reference,
+        processing_class=AutoTokenizer.from_pretrained(lab.model),
         args=trl.DPOConfig(output_dir=str(tmp_path), beta=kl_coef, report_to=[], use_cpu=True, bf16=False),
         train_dataset=Dataset.from_list([{"prompt": "start", "chosen": " a", "rejected": " b"}]),
-    )  # fmt: skip
+    )
     pairs = [{"prompt_ids": [START], "chosen_ids": lab.ids[a], "rejected_ids": lab.ids[b]} for a, b in PAIRS]
     theirs = trainer.compute_loss(policy, trainer.data_collator(pairs)).detach()
     log_ratio = torch.from_numpy(enumerate_logprobs(policy, lab.ids) - enumerate_logprobs(reference, lab.ids))

@@ -14,8 +14,10 @@ def brute_force_bon(probs, rewards):
     """Best of 2 by all ordered pairs, ties to either with probability ½."""
     best = np.zeros(len(probs))
     for i, j in itertools.product(range(len(probs)), repeat=2):
-        for index, share in ((i, (rewards[i] >= rewards[j]) - 0.5 * (rewards[i] == rewards[j])),
-                             (j, (rewards[j] >= rewards[i]) - 0.5 * (rewards[i] == rewards[j]))):  # fmt: skip
+        for index, share in (
+            (i, (rewards[i] >= rewards[j]) - 0.5 * (rewards[i] == rewards[j])),
+            (j, (rewards[j] >= rewards[i]) - 0.5 * (rewards[i] == rewards[j])),
+        ):
             best[index] += probs[i] * probs[j] * share
     return best
 
@@ -41,8 +43,10 @@ def test_best_of_two_by_enumeration(which, request):
 def test_best_of_n_measured_against_itself(level_truth, n):
     found = measure(level_truth.log_bon(n), level_truth, n)
     assert found["kl_policy_bon"] == pytest.approx(0, abs=1e-10)
-    by_levels = [kl_from_levels(level_masses(p, r)[0], n)
-                 for p, r in zip(level_truth.ref_probs, level_truth.rewards, strict=True)]  # fmt: skip
+    by_levels = [
+        kl_from_levels(level_masses(p, r)[0], n)
+        for p, r in zip(level_truth.ref_probs, level_truth.rewards, strict=True)
+    ]
     assert found["kl_policy_ref"] == pytest.approx(np.mean(by_levels), abs=1e-10)
 
 

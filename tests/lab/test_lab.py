@@ -45,8 +45,7 @@ def test_training_moves_towards_best_of_n(tmp_path, small):
 
 
 @pytest.mark.parametrize(
-    ("rewards", "expected"),
-    [([1.0] * 30, 10), ([0.0] * 30, None), ([0.0] * 10 + [1.0] * 20, 20), ([1.0] * 5, None)],
+    ("rewards", "expected"), [([1.0] * 30, 10), ([0.0] * 30, None), ([0.0] * 10 + [1.0] * 20, 20), ([1.0] * 5, None)]
 )
 def test_convergence_is_the_last_crossing(rewards, expected):
     assert converged_at(rewards, 0.95) == expected

@@ -115,9 +115,15 @@ def test_each_method_reaches_its_own_optimum(tmp_path_factory, truth, method):
         flags["kl_coef"] = kl_coef
     work = tmp_path_factory.getbasetemp() / "optima"  # the pool is shared
     job = Job(
-        world=SMALL, reward="continuous", n=n, seed=0, scale=Scale(num_iterations=40), work=str(work),
-        num_samples=4000, flags=flags,
-    )  # fmt: skip
+        world=SMALL,
+        reward="continuous",
+        n=n,
+        seed=0,
+        scale=Scale(num_iterations=40),
+        work=str(work),
+        num_samples=4000,
+        flags=flags,
+    )
     policy = run_log_probs(job)
     optimum = optima.own_optimum(method, truth, SMALL, n, kl_coef)
     assert kl(policy, optimum) < LEFT[method]

@@ -12,8 +12,15 @@ RUNS = [
 
 def test_a_row_has_the_medians_and_the_ends_of_the_distance():
     first, second = seeds.summary(RUNS, ("n", "way"))
-    assert first == {"n": 8, "way": "plain", "seeds": 3, "kl_policy_bon": 2.0, "reward": 5.0, "lowest": 1.0,
-                     "highest": 3.0}  # fmt: skip
+    assert first == {
+        "n": 8,
+        "way": "plain",
+        "seeds": 3,
+        "kl_policy_bon": 2.0,
+        "reward": 5.0,
+        "lowest": 1.0,
+        "highest": 3.0,
+    }
     assert second["n"] == 2 and second["seeds"] == 1 and second["lowest"] == second["highest"] == 0.5
 
 

@@ -16,15 +16,18 @@ from vbon.lab.maps import spread_of
 from vbon.lab.training import Job, Scale, collect_pool
 from vbon.pool.store import ReferencePool
 
-PRESET = Preset(ns=(4,), kl_rl_ns=(4,), n=4, num_samples=(10,), num_iterations=3, rollouts_per_iteration=32,
-                samples_per_prompt=400)  # fmt: skip
+PRESET = Preset(
+    ns=(4,), kl_rl_ns=(4,), n=4, num_samples=(10,), num_iterations=3, rollouts_per_iteration=32, samples_per_prompt=400
+)
 
 
 @pytest.fixture(scope="module")
 def pools(tmp_path_factory, small) -> tuple[Path, Path]:
     work = str(tmp_path_factory.mktemp("pools"))
-    jobs = [Job(world=small, reward="continuous", n=4, seed=seed, scale=Scale(), work=work, num_samples=500)
-            for seed in (0, 1)]  # fmt: skip
+    jobs = [
+        Job(world=small, reward="continuous", n=4, seed=seed, scale=Scale(), work=work, num_samples=500)
+        for seed in (0, 1)
+    ]
     train, heldout = (collect_pool(job) for job in jobs)
     return train, heldout
 
@@ -54,8 +57,9 @@ def test_what_is_sampled_agrees_with_the_sum_over_all_completions(done, pools, s
     jobs = jobs_of(PRESET, laws_of(ReferencePool.open(pools[0])), context)
     for (case, _), job in jobs.items():
         exact = measure(exact_log_probs(job.folder, small), truth, 4)
-        row = row_of(result, question=case.question, method=case.method, map=case.reward_map,
-                     num_samples=case.num_samples or 500)  # fmt: skip
+        row = row_of(
+            result, question=case.question, method=case.method, map=case.reward_map, num_samples=case.num_samples or 500
+        )
         assert row["reward"] == pytest.approx(exact["reward"], abs=0.15)
         assert row["kl_policy_ref"] == pytest.approx(exact["kl_policy_ref"], abs=0.05)
         assert row["kl_policy_bon"] == pytest.approx(exact["kl_policy_bon"], abs=0.08)
@@ -69,8 +73,11 @@ def test_a_map_that_keeps_the_order_leaves_vbon_the_same_bits_and_moves_kl_rl(do
         row = row_of(result, question="monotone", method=method, map=name)
         assert not row["same_weights"]
         jobs = {case: job for (case, _), job in jobs_of(PRESET, laws_of(ReferencePool.open(pools[0])), context).items()}
-        pair = [exact_log_probs(job.folder, small) for case, job in jobs.items() if case.question == "monotone"
-                and case.method == method and case.reward_map in ("identity", name)]  # fmt: skip
+        pair = [
+            exact_log_probs(job.folder, small)
+            for case, job in jobs.items()
+            if case.question == "monotone" and case.method == method and case.reward_map in ("identity", name)
+        ]
         assert row["moved"] == pytest.approx(kl(pair[1], pair[0]), abs=0.05)
 
 

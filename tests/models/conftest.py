@@ -9,19 +9,32 @@ from torch import Tensor, nn
 
 VOCAB = 13
 SIZES = {
-    "vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "max_position_embeddings": 64, "initializer_range": 0.5, "bos_token_id": None, "eos_token_id": 0,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.5,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+}
 GROUPED = SIZES | {"num_key_value_heads": 2}
 
 
 def _gpt2() -> nn.Module:
     return transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3,
-            bos_token_id=None, eos_token_id=0,
+            vocab_size=VOCAB,
+            n_embd=16,
+            n_layer=2,
+            n_head=4,
+            n_positions=64,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=0,
         )
-    )  # fmt: skip
+    )
 
 
 def _bloom() -> nn.Module:
@@ -39,10 +52,16 @@ def _openai_gpt() -> nn.Module:
 def _recurrent_gemma() -> nn.Module:
     return transformers.RecurrentGemmaForCausalLM(
         transformers.RecurrentGemmaConfig(
-            vocab_size=VOCAB, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=4,
-            lru_width=16, head_dim=4, attention_window_size=32,
+            vocab_size=VOCAB,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            lru_width=16,
+            head_dim=4,
+            attention_window_size=32,
         )
-    )  # fmt: skip
+    )
 
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {

@@ -52,9 +52,7 @@ def test_a_value_head_looks_at_what_the_output_head_sees(model):
     torch.manual_seed(5)
     head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1)
     uniforms = _uniforms(len(PROMPTS), 3, 6)
-    out = generate(
-        model, PROMPTS, uniforms, temperature=1.0, stop_token_ids=STOP, pad_token_id=9, value_head=head
-    )  # fmt: skip
+    out = generate(model, PROMPTS, uniforms, temperature=1.0, stop_token_ids=STOP, pad_token_id=9, value_head=head)
     for index, row in enumerate(out.rows()):
         prompt = PROMPTS[index // 3]
         with torch.no_grad():

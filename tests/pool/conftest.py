@@ -32,10 +32,16 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=16, n_layer=1, n_head=2,
-            bos_token_id=256, eos_token_id=256, initializer_range=0.5,
+            vocab_size=len(tokenizer),
+            n_positions=CONTEXT,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            bos_token_id=256,
+            eos_token_id=256,
+            initializer_range=0.5,
         )
-    )  # fmt: skip
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

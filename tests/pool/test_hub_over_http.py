@@ -18,10 +18,7 @@ pytest.importorskip("datasets", reason="datasets is not installed: pip install '
 
 COMMIT = "a" * 40
 MESSAGES = b'{"prompt": [{"role": "user", "content": "%s"}], "answer": %d}\n'
-FILES = {
-    "train.jsonl": MESSAGES % (b"one", 1) + MESSAGES % (b"two", 2),
-    "test.jsonl": MESSAGES % (b"three", 3),
-}
+FILES = {"train.jsonl": MESSAGES % (b"one", 1) + MESSAGES % (b"two", 2), "test.jsonl": MESSAGES % (b"three", 3)}
 READ = """
 import sys
 from vbon.errors import VbonError

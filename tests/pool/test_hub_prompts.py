@@ -29,10 +29,13 @@ def test_rows_become_prompts():
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(("spec", "column", "message"), [
-    ("data/set:nosuch", "prompt", "data/set:nosuch: neither a file nor a hub dataset that loads"),
-    ("data/set:train", "text", r"data/set:train:1: no column 'text' \(columns here: prompt, answer\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "column", "message"),
+    [
+        ("data/set:nosuch", "prompt", "data/set:nosuch: neither a file nor a hub dataset that loads"),
+        ("data/set:train", "text", r"data/set:train:1: no column 'text' \(columns here: prompt, answer\)"),
+    ],
+)
 def test_each_fault_is_one_line(spec: str, column: str, message: str):
     with pytest.raises(VbonError, match=message) as caught:
         read_prompts(spec, column=column)

@@ -121,8 +121,9 @@ def test_a_node_with_other_weights_makes_nothing(config, alone: Path, tmp_path: 
     made = ShardMaker(dataclasses.asdict(config), manifest_to_json(other), str(tmp_path), Attempts().begin)
     row = made({"index": 0, "part": pack(part(config, alone, 0))})
     assert row["content"] == b""
-    assert re.fullmatch(r"a worker on \S+: model is 'abc' where the pool was begun but '\w+' on this node; .*",
-                        row["mistake"])  # fmt: skip
+    assert re.fullmatch(
+        r"a worker on \S+: model is 'abc' where the pool was begun but '\w+' on this node; .*", row["mistake"]
+    )
 
 
 def test_a_shard_that_kills_every_worker_is_given_up(config, alone: Path, tmp_path: Path):
@@ -211,10 +212,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def command(config: CollectConfig) -> list[str]:
     flags = [
         word
-        for name in ("model", "reward", "prompts", "out", "num_samples", "max_new_tokens", "batch_size", "seed",
-                     "samples_per_shard", "device")
+        for name in (
+            "model",
+            "reward",
+            "prompts",
+            "out",
+            "num_samples",
+            "max_new_tokens",
+            "batch_size",
+            "seed",
+            "samples_per_shard",
+            "device",
+        )
         for word in (f"--{name.replace('_', '-')}", str(getattr(config, name)))
-    ]  # fmt: skip
+    ]
     return [sys.executable, "-m", "vbon", "collect", *flags, "--engine", "ray", "--num-workers", "2"]
 
 

@@ -123,9 +123,19 @@ def library_loss(minimal, policy, pool, batch):
         kl_coef=signal.kl_coef,
     )
     config = TrainConfig(
-        pool="-", model="-", reward="-", n=N, out="-", minibatch_size=len(index), num_epochs=1, kl_estimator="k1",
-        clip_range=0.2, advantage_clip=10.0, refresh_kl=True, whiten_advantages=False,
-    )  # fmt: skip
+        pool="-",
+        model="-",
+        reward="-",
+        n=N,
+        out="-",
+        minibatch_size=len(index),
+        num_epochs=1,
+        kl_estimator="k1",
+        clip_range=0.2,
+        advantage_clip=10.0,
+        refresh_kl=True,
+        whiten_advantages=False,
+    )
     settings = update_settings(config, temperature=1.0)
     (everything,) = minibatches(rollouts, make_baseline(rollouts, None, settings), settings, 0)
     return losses(policy, None, everything, settings, float(mask.sum(1).float().mean()))[0]

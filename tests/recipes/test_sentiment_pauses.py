@@ -31,8 +31,16 @@ def calling(main: Callable[[list[str]], int], folder: Path) -> Callable[..., tup
     """run(OUT, FLAGS…) → the recipe's exit status and what it said."""
 
     def run(out: str, *flags: str) -> tuple[int, str]:
-        named = ["--reviews", str(folder / "reviews.jsonl"), "--out", str(folder / out), "--preset",
-                 str(folder / "several.yaml"), "--seeds", "1"]  # fmt: skip
+        named = [
+            "--reviews",
+            str(folder / "reviews.jsonl"),
+            "--out",
+            str(folder / out),
+            "--preset",
+            str(folder / "several.yaml"),
+            "--seeds",
+            "1",
+        ]
         said = io.StringIO()
         with redirect_stderr(said), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a tiny classifier reads 24 tokens
@@ -67,10 +75,13 @@ def run(main, folder) -> Callable[..., tuple[int, str]]:
 def test_each_call_does_a_step_says_what_is_left_and_leaves_no_more_than_one_call(folder):
     said = [line for line in (folder / "parts.err").read_text().splitlines() if line.startswith("sentiment: paused: ")]
     stopped = [
-        "reference.unfinished: stopped after step 1 of 2", "classifier.unfinished: stopped after step 1 of 2",
-        "pool-train: stopped with 4 of 12 prompts stored", "n2-seed-1: stopped at iteration 0",
-        "n3-seed-1: stopped at iteration 1", "n2-evaluation not begun",
-    ]  # fmt: skip
+        "reference.unfinished: stopped after step 1 of 2",
+        "classifier.unfinished: stopped after step 1 of 2",
+        "pool-train: stopped with 4 of 12 prompts stored",
+        "n2-seed-1: stopped at iteration 0",
+        "n3-seed-1: stopped at iteration 1",
+        "n2-evaluation not begun",
+    ]
     for words in stopped:
         assert any(words in line for line in said), words
     assert said[-1].endswith("n3-evaluation not begun. Left: n3-evaluation, results; the same command goes on")
@@ -79,9 +90,15 @@ def test_each_call_does_a_step_says_what_is_left_and_leaves_no_more_than_one_cal
 
 @pytest.mark.parametrize(
     "name",
-    ["reference/model.safetensors", "reference/tokenizer.json", "classifier/model.safetensors", "prompts-train.jsonl",
-     "runs/n2-seed-1/model.safetensors", "runs/n3-seed-1/model.safetensors"],
-)  # fmt: skip
+    [
+        "reference/model.safetensors",
+        "reference/tokenizer.json",
+        "classifier/model.safetensors",
+        "prompts-train.jsonl",
+        "runs/n2-seed-1/model.safetensors",
+        "runs/n3-seed-1/model.safetensors",
+    ],
+)
 def test_many_calls_make_the_bytes_of_one(folder, name):
     assert (folder / "parts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
 

@@ -63,8 +63,16 @@ def folder(tmp_path_factory) -> Path:
 
 
 def arguments(folder: Path) -> list[str]:
-    return ["--data", str(folder / "papers"), "--out", str(folder / "out"), "--preset", str(folder / "tiny.yaml"),
-            "--seeds", "1"]  # fmt: skip
+    return [
+        "--data",
+        str(folder / "papers"),
+        "--out",
+        str(folder / "out"),
+        "--preset",
+        str(folder / "tiny.yaml"),
+        "--seeds",
+        "1",
+    ]
 
 
 @pytest.fixture(scope="module")

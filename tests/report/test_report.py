@@ -80,8 +80,10 @@ def test_without_the_extra_one_line_names_it(tmp_path):
     hide = "import sys; sys.modules['jinja2'] = None; from vbon.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", hide, "report", str(run), "--out", str(tmp_path / "r.html")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert re.search(r"vbon: error: .*jinja2.*pip install 'vbon\[report\]'", done.stderr)
     assert "Traceback" not in done.stderr

@@ -15,9 +15,16 @@ def estimate(value: float, reach: float = 0.0) -> Estimate:
 
 def evaluation(policy: dict[str, Estimate], reference: dict[str, Estimate] | None = None, **kwargs) -> Evaluation:
     return Evaluation(
-        "eval", "eval", 8.0, {"mine": policy}, reference or {},
-        {"win_rate": estimate(TARGET_WIN), "kl_policy_ref": estimate(TARGET_KL)}, FLOOR, {}, **kwargs,
-    )  # fmt: skip
+        "eval",
+        "eval",
+        8.0,
+        {"mine": policy},
+        reference or {},
+        {"win_rate": estimate(TARGET_WIN), "kl_policy_ref": estimate(TARGET_KL)},
+        FLOOR,
+        {},
+        **kwargs,
+    )
 
 
 def shortfalls(policy: dict[str, Estimate], **kwargs) -> str:

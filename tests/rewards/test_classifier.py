@@ -75,10 +75,18 @@ def randomise(model):
 def gpt2(pad_token_id, num_labels=2):
     return GPT2ForSequenceClassification(
         GPT2Config(
-            vocab_size=len(VOCABULARY), n_positions=MAX_POSITIONS, n_embd=32, n_layer=2, n_head=2,
-            pad_token_id=pad_token_id, eos_token_id=4, bos_token_id=4, num_labels=num_labels, resid_pdrop=0.5,
+            vocab_size=len(VOCABULARY),
+            n_positions=MAX_POSITIONS,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            pad_token_id=pad_token_id,
+            eos_token_id=4,
+            bos_token_id=4,
+            num_labels=num_labels,
+            resid_pdrop=0.5,
         )
-    )  # fmt: skip
+    )
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -209,10 +217,7 @@ def test_chat_prompts_use_the_reward_models_own_template(tmp_path):
         [{"role": "user", "content": "the movie"}],
         [{"role": "system", "content": "I"}, {"role": "user", "content": "it"}],
     ]
-    ids = [
-        ids_of("[CLS] the movie </s> [CLS] was good </s>"),
-        ids_of("[CLS] I </s> [CLS] it </s> [CLS] was bad </s>"),
-    ]
+    ids = [ids_of("[CLS] the movie </s> [CLS] was good </s>"), ids_of("[CLS] I </s> [CLS] it </s> [CLS] was bad </s>")]
     rewards = load_reward(f"{tmp_path}#POS")(chats, ["was good", "was bad"])
     np.testing.assert_allclose(rewards, [single_logit(model, row, 1) for row in ids], rtol=0, atol=BATCH_TOLERANCE)
 

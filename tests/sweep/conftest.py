@@ -29,11 +29,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
         collect(
             CollectConfig(
-                model=str(folder / "ref"), reward=f"{folder}/reward.py:score", device="cpu", seed=1, num_samples=64,
-                prompts=str(folder / f"{name}.jsonl"), out=str(folder / name), max_new_tokens=3,
+                model=str(folder / "ref"),
+                reward=f"{folder}/reward.py:score",
+                device="cpu",
+                seed=1,
+                num_samples=64,
+                prompts=str(folder / f"{name}.jsonl"),
+                out=str(folder / name),
+                max_new_tokens=3,
             ),
             progress=False,
-        )  # fmt: skip
+        )
     return folder
 
 
@@ -43,16 +49,30 @@ def settings_of(world: Path) -> Callable[..., dict[str, Any]]:
 
     def make(out: Path, **changes: Any) -> dict[str, Any]:
         return {
-            "model": f"{world}/ref", "reward": f"{world}/reward.py:score", "pool": f"{world}/pool",
-            "heldout": f"{world}/heldout", "out": str(out), "n": [2, 4], "seeds": [0, 1], "learning_rates": [0.001],
-            "offline_learning_rates": [0.001, 0.01], "methods": {"vbon": {}, "bonbon": {}},
+            "model": f"{world}/ref",
+            "reward": f"{world}/reward.py:score",
+            "pool": f"{world}/pool",
+            "heldout": f"{world}/heldout",
+            "out": str(out),
+            "n": [2, 4],
+            "seeds": [0, 1],
+            "learning_rates": [0.001],
+            "offline_learning_rates": [0.001, 0.01],
+            "methods": {"vbon": {}, "bonbon": {}},
             "train": {
-                "num_iterations": 3, "rollouts_per_iteration": 32, "samples_per_prompt": 4, "minibatch_size": 16,
-                "offline_steps": 6, "offline_batch_size": 16, "validation_every": 2, "validation_fraction": 0.25,
-                "checkpoint_every": 2, "device": "cpu",
+                "num_iterations": 3,
+                "rollouts_per_iteration": 32,
+                "samples_per_prompt": 4,
+                "minibatch_size": 16,
+                "offline_steps": 6,
+                "offline_batch_size": 16,
+                "validation_every": 2,
+                "validation_fraction": 0.25,
+                "checkpoint_every": 2,
+                "device": "cpu",
             },
             "evaluate": {"samples_per_prompt": 4, "device": "cpu", "judges": [f"{world}/reward.py:levels"]},
-        } | changes  # fmt: skip
+        } | changes
 
     return make
 
@@ -69,8 +89,11 @@ def finished(settings_of, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     done = subprocess.run(
         [*COMMAND, str(write_sweep(folder, settings_of(folder / "out")))],
-        capture_output=True, text=True, check=False, timeout=LIMIT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "8 of 8 runs done, 0 failed" in done.stdout
     return folder / "out"

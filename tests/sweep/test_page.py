@@ -27,9 +27,15 @@ def test_the_page_is_one_file_that_loads_nothing(outline):
 def test_the_page_has_every_figure_with_words_for_it(outline):
     labels = [svg["aria-label"] for svg in outline.of("svg")]
     for said in (
-        "Win rate against KL", "Reward against KL", "Points on the front of win rate", "Points on the front of reward",
-        "KL to best-of-N over N", "Judge ", "Speed: ", "Latency at batch 1",
-    ):  # fmt: skip
+        "Win rate against KL",
+        "Reward against KL",
+        "Points on the front of win rate",
+        "Points on the front of reward",
+        "KL to best-of-N over N",
+        "Judge ",
+        "Speed: ",
+        "Latency at batch 1",
+    ):
         assert any((label or "").startswith(said) for label in labels), said
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in outline.of("svg"))
 

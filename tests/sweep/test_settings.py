@@ -56,9 +56,13 @@ def test_jobs_are_all_methods_at_all_points_with_all_seeds_and_one_budget(sweep_
     assert len({job.name for job in jobs}) == len(jobs) == 5 * 2 * 2
     assert [job.seed for job in jobs] == [0] * 10 + [1] * 10  # a seed's whole comparison comes first
     assert {(job.method, job.n, job.train.kl_coef) for job in jobs if job.kl_coef} == {
-        ("kl-rl", 2, 0.7), ("kl-rl", 4, 0.3), ("quantile", 2, 0.4), ("quantile", 4, 0.2), ("dpo", 2, 0.5),
+        ("kl-rl", 2, 0.7),
+        ("kl-rl", 4, 0.3),
+        ("quantile", 2, 0.4),
+        ("quantile", 4, 0.2),
+        ("dpo", 2, 0.5),
         ("dpo", 4, 0.1),
-    }  # fmt: skip
+    }
     online = [job.train for job in jobs if job.train.algorithm != "offline"]
     assert {(c.num_iterations, c.rollouts_per_iteration, c.num_epochs, c.offline_steps) for c in online} == {
         (3, 32, 2, 6)
@@ -84,9 +88,12 @@ def test_the_search_tries_each_rate_once_at_one_point_and_evaluates_nothing(swee
     sweep = sweep_of(methods=METHODS, learning_rates=[0.1, 0.2, 0.3], search_n=2)
     found = search_jobs(sweep, SweepFolder(sweep.out), {"kl-rl": (1.0, 1.0), "quantile": (1.0, 1.0)}, 1)
     assert {method: sorted(by_rate) for method, by_rate in found.items()} == {
-        "vbon": [0.1, 0.2, 0.3], "kl-rl": [0.1, 0.2, 0.3], "quantile": [0.1, 0.2, 0.3], "bonbon": [0.001, 0.01],
+        "vbon": [0.1, 0.2, 0.3],
+        "kl-rl": [0.1, 0.2, 0.3],
+        "quantile": [0.1, 0.2, 0.3],
+        "bonbon": [0.001, 0.01],
         "dpo": [0.001, 0.01],
-    }  # fmt: skip
+    }
     jobs = [job for by_rate in found.values() for job in by_rate.values()]
     assert {(job.n, job.seed, job.evaluate) for job in jobs} == {(2, 0, None)}
 

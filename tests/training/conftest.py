@@ -146,9 +146,16 @@ def save_model(folder: Path, seed: int = 2) -> Path:
     """A tiny GPT-2 that never samples the prompt's words or <pad>, with its tokenizer."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=8, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=EOS, eos_token_id=EOS,
-        initializer_range=0.4, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=8,
+        n_positions=16,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+        initializer_range=0.4,
+        tie_word_embeddings=False,
+    )
     model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(1.0)
@@ -183,15 +190,23 @@ def write_pool(
     rewards = world.rewards(function)
     probs = np.exp(world.ref_logprobs / drawn_at)
     fingerprint = {
-        "temperature": 1.0, "max_new_tokens": STEPS, "stop": (EOS,), "model": load.model_fingerprint(world.model),
-        "tokenizer": load.tokenizer_fingerprint(load.load_tokenizer(world.model)), "chat_template": "none",
+        "temperature": 1.0,
+        "max_new_tokens": STEPS,
+        "stop": (EOS,),
+        "model": load.model_fingerprint(world.model),
+        "tokenizer": load.tokenizer_fingerprint(load.load_tokenizer(world.model)),
+        "chat_template": "none",
         "reward": load_reward(world.reward(function)).fingerprint,
-    }  # fmt: skip
+    }
     manifest = Manifest(
-        fingerprint=Fingerprint(**{**fingerprint, **declared}), created_by="test", num_prompts=len(prompts),
-        prompts_sha256=hash_prompt_ids(prompts), num_samples=num_samples, model=world.model,
+        fingerprint=Fingerprint(**{**fingerprint, **declared}),
+        created_by="test",
+        num_prompts=len(prompts),
+        prompts_sha256=hash_prompt_ids(prompts),
+        num_samples=num_samples,
+        model=world.model,
         reward=world.reward(function),
-    )  # fmt: skip
+    )
     random = np.random.default_rng(11)
     samples = []
     for index, prompt in enumerate(prompts):
@@ -224,12 +239,28 @@ def configure(world: World, pool: Path, tmp_path: Path) -> Callable[..., TrainCo
 
     def make(**changes) -> TrainConfig:
         values = {
-            "pool": str(pool), "model": world.model, "reward": world.reward(), "n": 4.0, "out": str(tmp_path / "run"),
-            "num_iterations": 4, "rollouts_per_iteration": 32, "samples_per_prompt": 4, "minibatch_size": 16,
-            "learning_rate": 1e-3, "offline_learning_rate": 1e-3, "warm_start": "none", "num_epochs": 2,
-             "validation_every": 2, "checkpoint_every": 2, "validation_fraction": 0.25,
-            "offline_steps": 4, "offline_batch_size": 16, "device": "cpu", "tracker": "none", "num_threads": 1,
-        }  # fmt: skip
+            "pool": str(pool),
+            "model": world.model,
+            "reward": world.reward(),
+            "n": 4.0,
+            "out": str(tmp_path / "run"),
+            "num_iterations": 4,
+            "rollouts_per_iteration": 32,
+            "samples_per_prompt": 4,
+            "minibatch_size": 16,
+            "learning_rate": 1e-3,
+            "offline_learning_rate": 1e-3,
+            "warm_start": "none",
+            "num_epochs": 2,
+            "validation_every": 2,
+            "checkpoint_every": 2,
+            "validation_fraction": 0.25,
+            "offline_steps": 4,
+            "offline_batch_size": 16,
+            "device": "cpu",
+            "tracker": "none",
+            "num_threads": 1,
+        }
         return TrainConfig(**{**values, **changes})
 
     return make

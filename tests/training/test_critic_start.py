@@ -39,8 +39,12 @@ def test_the_critic_learns_what_each_prefix_is_worth(task, configure):
             values = learner.critic(batch).numpy() / kl_coef_from_n(N)
         values = values - values[:, :1]
         expected = prefix_expectations(data, prompt)
-        pairs = {prefix: values[i, t] for i, c in enumerate(COMPLETIONS) for t in range(len(c))
-                 if (prefix := tuple(c[:t])) in expected}  # fmt: skip
+        pairs = {
+            prefix: values[i, t]
+            for i, c in enumerate(COMPLETIONS)
+            for t in range(len(c))
+            if (prefix := tuple(c[:t])) in expected
+        }
         learned, target = np.array([[v, np.log(max(expected[p], 0.05))] for p, v in pairs.items()]).T
         assert np.corrcoef(learned, target)[0, 1] > 0.9
         assert np.abs(learned - target).mean() < 0.3  # nats; the pool's own noise at 20 samples is about this

@@ -17,10 +17,20 @@ def to_best_of_8(world, configure, folder, function, **host) -> TrainConfig:
     """The run that BOUNDS are for, with a pool of its own."""
     pool = write_pool(world, folder / "pool", 4000, function)
     return configure(
-        pool=str(pool), reward=world.reward(function), n=N, **host, num_iterations=60, num_epochs=4,
-        rollouts_per_iteration=128, samples_per_prompt=8, minibatch_size=64, learning_rate=5e-3,
-        validation_fraction=0.0, validation_every=15, checkpoint_every=60,
-    )  # fmt: skip
+        pool=str(pool),
+        reward=world.reward(function),
+        n=N,
+        **host,
+        num_iterations=60,
+        num_epochs=4,
+        rollouts_per_iteration=128,
+        samples_per_prompt=8,
+        minibatch_size=64,
+        learning_rate=5e-3,
+        validation_fraction=0.0,
+        validation_every=15,
+        checkpoint_every=60,
+    )
 
 
 @pytest.mark.learning

@@ -29,10 +29,20 @@ def kl_of_perfect_training(world, pool: Path) -> float:
 def test_it_comes_nearer_to_best_of_n_than_any_training_on_the_pool_alone(world, configure, tmp_path):
     pool = write_pool(world, tmp_path / "pool", SAMPLES, "smooth")
     config = configure(
-        pool=str(pool), reward=world.reward("smooth"), n=N, num_iterations=60, num_epochs=4, learning_rate=5e-3,
-        rollouts_per_iteration=128, samples_per_prompt=16, minibatch_size=64, validation_fraction=0.0,
-        validation_every=60, checkpoint_every=60, refine_tail=True,
-    )  # fmt: skip
+        pool=str(pool),
+        reward=world.reward("smooth"),
+        n=N,
+        num_iterations=60,
+        num_epochs=4,
+        learning_rate=5e-3,
+        rollouts_per_iteration=128,
+        samples_per_prompt=16,
+        minibatch_size=64,
+        validation_fraction=0.0,
+        validation_every=60,
+        checkpoint_every=60,
+        refine_tail=True,
+    )
     alone = kl_of_perfect_training(world, pool)
     reached = world.kl_policy_bon(train(config)["out"], N, "smooth")
     # Measured with seeds 0 and 1: .050 and .065; without --refine-tail 1.47 and 1.42.

@@ -28,9 +28,18 @@ def policy(world: World):
 def rollouts(world: World, policy, task) -> Rollouts:
     index = torch.tensor([3, 0, 6])
     return roll_out(
-        policy, load.load_policy(world.model), [task.prompt_ids[i] for i in index], index,
-        seeds.uniforms((3, 16, STEPS), 1), task.sampling, task.score, vbon, N, None, keep_ref_log_softmax=True,
-    )  # fmt: skip
+        policy,
+        load.load_policy(world.model),
+        [task.prompt_ids[i] for i in index],
+        index,
+        seeds.uniforms((3, 16, STEPS), 1),
+        task.sampling,
+        task.score,
+        vbon,
+        N,
+        None,
+        keep_ref_log_softmax=True,
+    )
 
 
 def rows_of(rollouts: Rollouts) -> list[list[int]]:

@@ -27,9 +27,16 @@ def two_rounds(world, levels_pool, configure):
 
     def make(**changes):
         values = {
-            "pool": str(levels_pool), "reward": world.reward(REWARD), "n": 2.0, "rounds": 2, "algorithm": "offline",
-            "offline_steps": 40, "offline_batch_size": 400, "offline_learning_rate": 1e-2, "validation_fraction": 0.0,
-        }  # fmt: skip
+            "pool": str(levels_pool),
+            "reward": world.reward(REWARD),
+            "n": 2.0,
+            "rounds": 2,
+            "algorithm": "offline",
+            "offline_steps": 40,
+            "offline_batch_size": 400,
+            "offline_learning_rate": 1e-2,
+            "validation_fraction": 0.0,
+        }
         return configure(**{**values, **changes})
 
     return make

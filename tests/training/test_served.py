@@ -34,13 +34,26 @@ def served(world, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
     shared = {"model": world.model, "reward": world.reward(), "device": "cpu"}
     pool = CollectConfig(
-        prompts=str(world.folder / "prompts.jsonl"), out=str(folder / "pool"), num_samples=64,
-        temperature=TEMPERATURE, max_new_tokens=STEPS, **shared,
-    )  # fmt: skip
+        prompts=str(world.folder / "prompts.jsonl"),
+        out=str(folder / "pool"),
+        num_samples=64,
+        temperature=TEMPERATURE,
+        max_new_tokens=STEPS,
+        **shared,
+    )
     run = TrainConfig(
-        pool=str(collect(pool, progress=False)), n=4.0, out=str(folder / "run"), num_iterations=8, learning_rate=5e-3,
-        rollouts_per_iteration=64, warm_start="none", tracker="none", validation_fraction=0.0, num_threads=1, **shared,
-    )  # fmt: skip
+        pool=str(collect(pool, progress=False)),
+        n=4.0,
+        out=str(folder / "run"),
+        num_iterations=8,
+        learning_rate=5e-3,
+        rollouts_per_iteration=64,
+        warm_start="none",
+        tracker="none",
+        validation_fraction=0.0,
+        num_threads=1,
+        **shared,
+    )
     train(run)
     with stock_server.transformers_serve(folder / "run", folder) as url:
         yield Served(folder / "run", Path(world.model), url)

@@ -10,14 +10,7 @@ from vbon.models import load
 from vbon.pool import ReferencePool
 from vbon.rewards import load_reward
 from vbon.training.rollout import Sampling
-from vbon.training.task import (
-    check_rank_test,
-    make_task,
-    pool_rank_test,
-    prompt_slots,
-    sampling_of,
-    split_pool,
-)
+from vbon.training.task import check_rank_test, make_task, pool_rank_test, prompt_slots, sampling_of, split_pool
 
 
 @pytest.mark.parametrize("slots", [3, 8, 20])

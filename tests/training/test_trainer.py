@@ -90,8 +90,10 @@ def test_the_card_says_what_the_model_is_and_how_to_make_it_again(world, configu
     card = (Path(config.out) / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front == {
-        "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["vbon", "best-of-n", "rlhf"]
-    }  # fmt: skip
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["vbon", "best-of-n", "rlhf"],
+    }
     assert "# Best-of-2.5 in one sample" in card and "wins 0.714" in card
     low, value, high = (result[f"validation/kl_policy_bon{end}"] for end in ("_low", "", "_high"))
     assert low < value < high and f"| KL(π_θ‖π_bon), nats | {value:.3f} | {low:.3f} to {high:.3f} |" in card

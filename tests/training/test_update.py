@@ -56,9 +56,14 @@ def enumeration(world, policy, prompt: str = PROMPT) -> Minibatch:
         ref = plain_token_logprobs(reference, batch).float()
     nothing = dict.fromkeys(("values", "returns", "baseline"))
     return Minibatch(
-        sequences=batch, old_logprobs=old, ref_logprobs=ref, ref_log_softmax=log_softmax,
-        sequence_reward=log_w / (N - 1), kl_coef=1 / (N - 1), **nothing,
-    )  # fmt: skip
+        sequences=batch,
+        old_logprobs=old,
+        ref_logprobs=ref,
+        ref_log_softmax=log_softmax,
+        sequence_reward=log_w / (N - 1),
+        kl_coef=1 / (N - 1),
+        **nothing,
+    )
 
 
 def row_of(batch: Minibatch, row: int) -> Minibatch:
@@ -187,9 +192,17 @@ def test_whitening_changes_the_length_of_the_gradient_only(world, policy):
 def rollouts(world, policy, task):
     index = torch.tensor([3, 0, 3])  # prompt 3 twice: its samples are compared with each other
     return roll_out(
-        policy, load.load_policy(world.model), [task.prompt_ids[i] for i in index], index,
-        seeds.uniforms((3, 4, STEPS), 1), task.sampling, task.score, vbon, N, None,
-    )  # fmt: skip
+        policy,
+        load.load_policy(world.model),
+        [task.prompt_ids[i] for i in index],
+        index,
+        seeds.uniforms((3, 4, STEPS), 1),
+        task.sampling,
+        task.score,
+        vbon,
+        N,
+        None,
+    )
 
 
 def returns_of(rollouts) -> np.ndarray:
@@ -252,9 +265,18 @@ def test_the_values_kept_from_sampling_are_those_of_a_forward_pass(world, policy
     torch.nn.init.normal_(head.weight)
     index = torch.tensor([3, 0])
     rolled = roll_out(
-        policy, load.load_policy(world.model), [task.prompt_ids[i] for i in index], index,
-        seeds.uniforms((2, 4, STEPS), 1), task.sampling, task.score, vbon, N, None, value_head=head,
-    )  # fmt: skip
+        policy,
+        load.load_policy(world.model),
+        [task.prompt_ids[i] for i in index],
+        index,
+        seeds.uniforms((2, 4, STEPS), 1),
+        task.sampling,
+        task.score,
+        vbon,
+        N,
+        None,
+        value_head=head,
+    )
     critic = Critic(policy)
     critic.head.load_state_dict(head.state_dict())
     shared = make_baseline(rolled, head, settings_of(critic="shared"))
@@ -286,9 +308,17 @@ def test_minibatches_hold_every_row_once_an_epoch_in_a_keyed_order(rollouts):
 def test_policy_and_critic_step_one_after_the_other_by_both_gradients(rollouts, policy, monkeypatch):
     """Against the gradient of the sum of both losses; the critic looks when the policy's gradient is there."""
     config = TrainConfig(
-        pool="p", model="m", reward="r", n=N, out="o", algorithm="ppo", num_epochs=1, learning_rate=0.0,
-        minibatch_size=len(rollouts.prompt_index), max_grad_norm=1e9,
-    )  # fmt: skip
+        pool="p",
+        model="m",
+        reward="r",
+        n=N,
+        out="o",
+        algorithm="ppo",
+        num_epochs=1,
+        learning_rate=0.0,
+        minibatch_size=len(rollouts.prompt_index),
+        max_grad_norm=1e9,
+    )
     learner = make_learner(policy, config, Accelerator(cpu=True))
     torch.nn.init.normal_(learner.critic.head.weight)
     settings = update_settings(config, 1.0)

@@ -27,9 +27,17 @@ def policy(world):
 def test_metrics_are_means_of_sums_over_real_tokens(world, policy, task):
     index = torch.tensor([3, 0, 6])
     rollouts = roll_out(
-        policy, load.load_policy(world.model), [task.prompt_ids[i] for i in index], index,
-        seeds.uniforms((3, 16, 3), 1), task.sampling, task.score, vbon, N, None,
-    )  # fmt: skip
+        policy,
+        load.load_policy(world.model),
+        [task.prompt_ids[i] for i in index],
+        index,
+        seeds.uniforms((3, 16, 3), 1),
+        task.sampling,
+        task.score,
+        vbon,
+        N,
+        None,
+    )
     pools = np.split(task.pool.rewards, task.pool.offsets[1:-1])
     objective, log_ratio, wins, surprise, lengths = [], [], [], [], []
     for row, prompt in enumerate(rollouts.prompt_index.tolist()):
@@ -44,10 +52,15 @@ def test_metrics_are_means_of_sums_over_real_tokens(world, policy, task):
         lengths.append(count)
     metrics = rollout_metrics(rollouts, N)
     expected = {
-        "reward": rollouts.rewards.mean(), "objective": np.mean(objective), "kl_policy_ref": np.mean(log_ratio),
-        "kl_policy_bon": -(N - 1) * np.mean(objective), "win_rate": np.mean(wins), "entropy": np.mean(surprise),
-        "completion_length": np.mean(lengths), "objective_se": np.std(objective) / np.sqrt(48),
-    }  # fmt: skip
+        "reward": rollouts.rewards.mean(),
+        "objective": np.mean(objective),
+        "kl_policy_ref": np.mean(log_ratio),
+        "kl_policy_bon": -(N - 1) * np.mean(objective),
+        "win_rate": np.mean(wins),
+        "entropy": np.mean(surprise),
+        "completion_length": np.mean(lengths),
+        "objective_se": np.std(objective) / np.sqrt(48),
+    }
     for key, value in expected.items():
         assert metrics[key] == pytest.approx(value, rel=1e-9, abs=1e-12), key
     # rows of two processes count as rows of one

@@ -76,9 +76,7 @@ def killed_twice_ends_like_undisturbed(
     configure, way: Way, num_iterations: int, after_rows: tuple[int, int], folder: Path
 ) -> None:
     """torchrun: first one process is killed, which takes the other down, then all at once; bit for bit."""
-    settings = {
-        "algorithm": "ppo", "num_iterations": num_iterations, "checkpoint_every": 4, "validation_every": 8,
-    }  # fmt: skip
+    settings = {"algorithm": "ppo", "num_iterations": num_iterations, "checkpoint_every": 4, "validation_every": 8}
     whole, killed = configure(out=str(folder / "whole"), **settings), configure(out=str(folder / "k"), **settings)
     train(whole, *way, folder)
     for flags, count, everyone in (((), after_rows[0], False), (("--resume",), after_rows[1], True)):

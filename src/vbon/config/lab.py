@@ -7,9 +7,18 @@ from vbon.config import checks
 from vbon.errors import VbonError
 
 Experiment = Literal[
-    "backward-kl", "monotone", "bound", "samples", "ties", "n-beta", "weak-reference", "beyond-m", "methods", "pool",
+    "backward-kl",
+    "monotone",
+    "bound",
+    "samples",
+    "ties",
+    "n-beta",
+    "weak-reference",
+    "beyond-m",
+    "methods",
+    "pool",
     "text",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 MethodName = Literal[
-    "vbon", "vbon-bound", "kl-rl", "quantile", "bon-sft", "bon-sft-all", "dpo", "bonbon", "bond", "regression",
-    "listwise", "grpo", "best-of-n",
-]  # fmt: skip
+    "vbon",
+    "vbon-bound",
+    "kl-rl",
+    "quantile",
+    "bon-sft",
+    "bon-sft-all",
+    "dpo",
+    "bonbon",
+    "bond",
+    "regression",
+    "listwise",
+    "grpo",
+    "best-of-n",
+]
 Family = Literal["vbon", "kl-rl", "quantile", "bon-sft", "dpo", "bonbon", "bond", "offline-vbon", "grpo", "best-of-n"]
 Knob = Literal["n", "kl_coef"]
 Optimum = Literal["best-of-n", "near best-of-n", "kl-rl-tilt", "quantile-tilt", "none"]
@@ -48,8 +59,12 @@ class Method:
 
 
 def _online(objective: str) -> dict[str, tuple[str, ...]]:
-    return {"objective": (objective,), "algorithm": ONLINE, "offline_loss": WARM_START_LOSSES,
-            "kl_estimator": FULL_OR_K1}  # fmt: skip
+    return {
+        "objective": (objective,),
+        "algorithm": ONLINE,
+        "offline_loss": WARM_START_LOSSES,
+        "kl_estimator": FULL_OR_K1,
+    }
 
 
 def _offline(loss: str) -> dict[str, tuple[str, ...]]:
@@ -58,60 +73,106 @@ def _offline(loss: str) -> dict[str, tuple[str, ...]]:
 
 METHODS: dict[MethodName, Method] = {
     "vbon": Method(
-        summary="maximise −KL(π_θ‖π_bon), exactly", family="vbon", knob="n", optimum="best-of-n",
+        summary="maximise −KL(π_θ‖π_bon), exactly",
+        family="vbon",
+        knob="n",
+        optimum="best-of-n",
         choices=_online("vbon"),
     ),
     "vbon-bound": Method(
-        summary="the paper's (N−1)·log F in its place", family="vbon", knob="n", optimum="near best-of-n",
+        summary="the paper's (N−1)·log F in its place",
+        family="vbon",
+        knob="n",
+        optimum="near best-of-n",
         choices=_online("vbon-bound"),
     ),
     "kl-rl": Method(
-        summary="the reward itself under a KL penalty (RLHF)", family="kl-rl", knob="kl_coef", optimum="kl-rl-tilt",
+        summary="the reward itself under a KL penalty (RLHF)",
+        family="kl-rl",
+        knob="kl_coef",
+        optimum="kl-rl-tilt",
         choices=_online("reward"),
     ),
     "quantile": Method(
-        summary="the rank of the reward under a KL penalty", family="quantile", knob="kl_coef",
-        optimum="quantile-tilt", choices=_online("quantile"),
+        summary="the rank of the reward under a KL penalty",
+        family="quantile",
+        knob="kl_coef",
+        optimum="quantile-tilt",
+        choices=_online("quantile"),
     ),
     "bon-sft-all": Method(
-        summary="cross-entropy on best-of-N, every pool sample by its weight", family="bon-sft", knob="n",
-        optimum="best-of-n", choices=_offline("weighted-sft"),
+        summary="cross-entropy on best-of-N, every pool sample by its weight",
+        family="bon-sft",
+        knob="n",
+        optimum="best-of-n",
+        choices=_offline("weighted-sft"),
     ),
     "bon-sft": Method(
-        summary="cross-entropy on the best of each N pool samples", family="bon-sft", knob="n", optimum="best-of-n",
-        choices=_offline("sft"), whole_n=True,
+        summary="cross-entropy on the best of each N pool samples",
+        family="bon-sft",
+        knob="n",
+        optimum="best-of-n",
+        choices=_offline("sft"),
+        whole_n=True,
     ),
     "regression": Method(
-        summary="offline vBoN: log π_θ/π_ref regressed on log W", family="offline-vbon", knob="n",
-        optimum="best-of-n", choices=_offline("regression"),
+        summary="offline vBoN: log π_θ/π_ref regressed on log W",
+        family="offline-vbon",
+        knob="n",
+        optimum="best-of-n",
+        choices=_offline("regression"),
     ),
     "listwise": Method(
-        summary="offline vBoN: softmax of log π_θ/π_ref against W", family="offline-vbon", knob="n",
-        optimum="best-of-n", choices=_offline("listwise"),
+        summary="offline vBoN: softmax of log π_θ/π_ref against W",
+        family="offline-vbon",
+        knob="n",
+        optimum="best-of-n",
+        choices=_offline("listwise"),
     ),
     "dpo": Method(
-        summary="the best of N pool samples preferred to the worst", family="dpo", knob="kl_coef", optimum="none",
-        choices=_offline("dpo"), whole_n=True,
+        summary="the best of N pool samples preferred to the worst",
+        family="dpo",
+        knob="kl_coef",
+        optimum="none",
+        choices=_offline("dpo"),
+        whole_n=True,
     ),
     "bonbon": Method(
-        summary="cross-entropy on the best of N, and a margin over the worst", family="bonbon", knob="n",
-        optimum="near best-of-n", choices=_offline("bonbon"), whole_n=True,
+        summary="cross-entropy on the best of N, and a margin over the worst",
+        family="bonbon",
+        knob="n",
+        optimum="near best-of-n",
+        choices=_offline("bonbon"),
+        whole_n=True,
     ),
     "bond": Method(
-        summary="half KL(π_bon‖π_θ) on pool samples, half the bound of KL(π_θ‖π_bon)", family="bond", knob="n",
-        optimum="near best-of-n", choices=_online("bond"),
+        summary="half KL(π_bon‖π_θ) on pool samples, half the bound of KL(π_θ‖π_bon)",
+        family="bond",
+        knob="n",
+        optimum="near best-of-n",
+        choices=_online("bond"),
     ),
     "grpo": Method(
-        summary="vbon with the KL in the loss: an approximate host", family="grpo", knob="n",
+        summary="vbon with the KL in the loss: an approximate host",
+        family="grpo",
+        knob="n",
         optimum="near best-of-n",
-        choices={"objective": ("vbon",), "algorithm": ("grpo",), "offline_loss": WARM_START_LOSSES,
-                 "kl_estimator": ("k3", "full")},
+        choices={
+            "objective": ("vbon",),
+            "algorithm": ("grpo",),
+            "offline_loss": WARM_START_LOSSES,
+            "kl_estimator": ("k3", "full"),
+        },
     ),
     "best-of-n": Method(
-        summary="N samples at inference, nothing trained", family="best-of-n", knob="n", optimum="best-of-n",
-        choices={}, trained=False,
+        summary="N samples at inference, nothing trained",
+        family="best-of-n",
+        knob="n",
+        optimum="best-of-n",
+        choices={},
+        trained=False,
     ),
-}  # fmt: skip
+}
 
 
 def method_of(given: Mapping[str, str]) -> MethodName | None:

@@ -69,11 +69,35 @@ class Sweep:
 
 
 # What the sweep itself decides for each run.
-_DECIDED = ("pool", "model", "reward", "n", "out", "seed", "resume", "num_threads", "method", "objective", "algorithm",
-            "kl_coef", "prompts", "offline_loss")  # fmt: skip
+_DECIDED = (
+    "pool",
+    "model",
+    "reward",
+    "n",
+    "out",
+    "seed",
+    "resume",
+    "num_threads",
+    "method",
+    "objective",
+    "algorithm",
+    "kl_coef",
+    "prompts",
+    "offline_loss",
+)
 # What makes budgets equal: methods share these.
-_BUDGET = ("num_iterations", "rollouts_per_iteration", "samples_per_prompt", "num_epochs", "minibatch_size",
-           "offline_steps", "offline_batch_size", "validation_fraction", "validation_every", "max_seconds")  # fmt: skip
+_BUDGET = (
+    "num_iterations",
+    "rollouts_per_iteration",
+    "samples_per_prompt",
+    "num_epochs",
+    "minibatch_size",
+    "offline_steps",
+    "offline_batch_size",
+    "validation_fraction",
+    "validation_every",
+    "max_seconds",
+)
 _EVALUATE_DECIDED = ("runs", "pool", "out", "n", "model", "reward", "throughput", "num_threads")
 _SECTIONS = ("methods", "train", "train_offline", "evaluate")
 
@@ -154,5 +178,7 @@ def _check(sweep: Sweep, path: str) -> None:
         raise VbonError(f"{path}: search_n is {sweep.search_n:g}, but must be one of n")
     for name, fields in sweep.methods.items():
         if "kl_coef" in fields and len(fields["kl_coef"]) != len(sweep.n):
-            raise VbonError(f"{path}: methods: {name}: kl_coef has {len(fields['kl_coef'])} values, n has "
-                            f"{len(sweep.n)}: every method has as many grid points")  # fmt: skip
+            raise VbonError(
+                f"{path}: methods: {name}: kl_coef has {len(fields['kl_coef'])} values, n has "
+                f"{len(sweep.n)}: every method has as many grid points"
+            )

@@ -174,12 +174,36 @@ class TrainConfig:
         _check_rollouts(self)
 
 
-_POSITIVE = ("temperature", "learning_rate", "critic_learning_rate", "offline_learning_rate", "max_grad_norm",
-             "clip_range", "value_clip_range", "advantage_clip", "lora_alpha", "reward_timeout",
-             "max_seconds")  # fmt: skip
-_COUNTS = ("rounds", "num_iterations", "rollouts_per_iteration", "samples_per_prompt", "num_epochs", "minibatch_size",
-           "offline_steps", "offline_batch_size", "validation_every", "checkpoint_every", "keep_checkpoints",
-           "max_new_tokens", "reward_batch_size", "num_threads", "critic_layers")  # fmt: skip
+_POSITIVE = (
+    "temperature",
+    "learning_rate",
+    "critic_learning_rate",
+    "offline_learning_rate",
+    "max_grad_norm",
+    "clip_range",
+    "value_clip_range",
+    "advantage_clip",
+    "lora_alpha",
+    "reward_timeout",
+    "max_seconds",
+)
+_COUNTS = (
+    "rounds",
+    "num_iterations",
+    "rollouts_per_iteration",
+    "samples_per_prompt",
+    "num_epochs",
+    "minibatch_size",
+    "offline_steps",
+    "offline_batch_size",
+    "validation_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_new_tokens",
+    "reward_batch_size",
+    "num_threads",
+    "critic_layers",
+)
 
 
 def _check_ranges(config: TrainConfig) -> None:

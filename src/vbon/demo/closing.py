@@ -55,8 +55,13 @@ def closing_table(result: dict[str, Any]) -> Table:
     for key, label in (
         rows | {key: f"judge: {key.removeprefix(JUDGE).removeprefix('builtin:')}" for key in judges}
     ).items():
-        table.add_row(label, _value(result["reference"][key]), _value(result["policy"][key]),
-                      f"{result['target'][key]:.3f}", _bar(result, key))  # fmt: skip
+        table.add_row(
+            label,
+            _value(result["reference"][key]),
+            _value(result["policy"][key]),
+            f"{result['target'][key]:.3f}",
+            _bar(result, key),
+        )
     floor = f"{result['floor']:.3f} (floor)"
     key = "kl_policy_bon"
     table.add_row("KL(π_θ‖π_bon)", _value(result["reference"][key]), _value(result["policy"][key]), floor, "")

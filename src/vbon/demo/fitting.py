@@ -150,8 +150,9 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.G
     if found is None:
         return 0
     progress = checkpoint.load(found, {"model": model}, optimizer)
-    states = {name: torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8) for name, text in
-              progress["random"].items()}  # fmt: skip
+    states = {
+        name: torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8) for name, text in progress["random"].items()
+    }
     random.set_state(states["batches"])
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.device(place.device).type == "cuda":

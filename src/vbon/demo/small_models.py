@@ -159,10 +159,20 @@ def gpt2_config(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, **extra
     """GPT-2 of the preset's sizes; its tanh-GELU as one kernel."""
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     return GPT2Config(
-        vocab_size=len(tokenizer), n_positions=config.window, n_embd=config.width, n_layer=config.layers,
-        n_head=config.heads, activation_function="gelu_pytorch_tanh", bos_token_id=end, eos_token_id=end,
-        pad_token_id=pad, resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout, **extra,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        n_positions=config.window,
+        n_embd=config.width,
+        n_layer=config.layers,
+        n_head=config.heads,
+        activation_function="gelu_pytorch_tanh",
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=pad,
+        resid_pdrop=config.dropout,
+        embd_pdrop=config.dropout,
+        attn_pdrop=config.dropout,
+        **extra,
+    )
 
 
 def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def _stages(folder: Path, seed: int, scale: Scale) -> list[tuple[str, Callable[[
         (f"train towards best-of-{N}", exists(f"{RUN}/vbon/run.json"), lambda: _train(folder, seed, scale)),
         ("evaluate on held-out prompts", exists("evaluation/evaluation.json"), lambda: _evaluate(folder, seed, scale)),
         ("report", never, lambda: _report(folder)),
-    ]  # fmt: skip
+    ]
 
 
 def _open_folder(config: DemoConfig, scale: Scale) -> Path:
@@ -126,8 +126,9 @@ def _train_reference(folder: Path, seed: int, scale: Scale) -> None:
     from vbon.demo.small_models import ModelConfig, train_reference
 
     # 0.39 million parameters: enough for the grammar, small enough for two cores.
-    config = ModelConfig(vocabulary=512, width=96, layers=3, window=40, batch_size=48, steps=scale.reference_steps,
-                         learning_rate=3e-3)  # fmt: skip
+    config = ModelConfig(
+        vocabulary=512, width=96, layers=3, window=40, batch_size=48, steps=scale.reference_steps, learning_rate=3e-3
+    )
     _report_figures(train_reference(*_reviews(folder, neutral=True), config, folder / "reference", seed=seed))
 
 

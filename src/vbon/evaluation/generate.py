@@ -47,11 +47,7 @@ def generate_rows(config: GenerateConfig) -> Iterator[Row]:
 
 
 def _rows(
-    config: GenerateConfig,
-    sampler: Sampler,
-    reward: Reward | None,
-    prompts: list[Prompt],
-    prompt_ids: list[list[int]],
+    config: GenerateConfig, sampler: Sampler, reward: Reward | None, prompts: list[Prompt], prompt_ids: list[list[int]]
 ) -> Iterator[Row]:
     with progress_bar() as bar:
         task = bar.add_task("prompts", total=len(prompts))

@@ -89,11 +89,7 @@ def reference_table(evaluation: "Evaluation") -> pa.Table:
     """The reference's reward CDF of each prompt: rewards of its pool at 0, 1 … 100 %, each one that was drawn."""
     setting = evaluation.setting
     rows = [
-        {
-            "prompt_id": prompt.prompt_id,
-            "prompt": _text(prompt),
-            "reward_quantiles": reward_quantiles(rewards),
-        }
+        {"prompt_id": prompt.prompt_id, "prompt": _text(prompt), "reward_quantiles": reward_quantiles(rewards)}
         for prompt, rewards in zip(setting.pool.prompts, setting.per_prompt(setting.pool.rewards), strict=True)
     ]
     return pa.Table.from_pylist(rows, _REFERENCE_SCHEMA)

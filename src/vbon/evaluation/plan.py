@@ -125,12 +125,7 @@ def _check_judges(judges: Sequence[Reward]) -> None:
 
 
 def _check_fingerprints(
-    config: EvaluateConfig,
-    runs: Sequence[Run],
-    pool: ReferencePool,
-    ref_model: str,
-    sampler: Sampler,
-    reward: Reward,
+    config: EvaluateConfig, runs: Sequence[Run], pool: ReferencePool, ref_model: str, sampler: Sampler, reward: Reward
 ) -> list[str]:
     """The reference now, and what each run was trained with, must be what made the held-out pool.
 

@@ -27,10 +27,7 @@ def setting_warnings(setting: Setting, rank_test: stats.RankTest) -> list[str]:
             f"fresh samples of the reference do not rank like the pool's (p = {rank_test.p_value:.1e}): another model, "
             "temperature, length, stop rule, template or reward made it",
         ),
-        (
-            not setting.pool.has_completion_ids,
-            "the pool has no token ids, so KL(π_bon‖π_θ) is not measured",
-        ),
+        (not setting.pool.has_completion_ids, "the pool has no token ids, so KL(π_bon‖π_θ) is not measured"),
     ]
     return [line for holds, line in lines if holds]
 

@@ -49,8 +49,14 @@ def integrate_command(config: IntegrateConfig) -> dict[str, Any]:
     _write(out, files)
     command = _COMMANDS[config.host].format(out=out)
     Console(stderr=True).print(f"wrote {out}; read {out}/README.md, then run: {command}", markup=False, soft_wrap=True)
-    return {"out": str(out), "host": config.host, "files": sorted(files), "n": config.n,
-            "kl_coef": kl_coef_from_n(config.n), "command": command}  # fmt: skip
+    return {
+        "out": str(out),
+        "host": config.host,
+        "files": sorted(files),
+        "n": config.n,
+        "kl_coef": kl_coef_from_n(config.n),
+        "command": command,
+    }
 
 
 def _handover(config: IntegrateConfig) -> Handover:

@@ -106,10 +106,7 @@ class SequenceReward:
 
 
 def load_sequence_reward(
-    reward: str | Reward,
-    n: float,
-    pool: str | ReferencePool | None = None,
-    **options: Any,
+    reward: str | Reward, n: float, pool: str | ReferencePool | None = None, **options: Any
 ) -> SequenceReward:
     """A SequenceReward from specifications; `options` go to `load_reward` (device, batch_size, timeout, …)."""
     _check_n(n)

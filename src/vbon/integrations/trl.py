@@ -44,12 +44,7 @@ class VbonReward:
         self.sequence_reward: SequenceReward = load_sequence_reward(reward, n, pool, **options)
 
     def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        log_metric: LogMetric | None = None,
-        **columns: Any,
+        self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: LogMetric | None = None, **columns: Any
     ) -> list[float]:
         """ρ of each completion. TRL's calling convention: aligned lists by keyword, messages where it is a chat."""
         rows = {name: values for name, values in columns.items() if name not in HOST_ARGUMENTS}

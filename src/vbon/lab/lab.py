@@ -14,8 +14,18 @@ from vbon.errors import VbonError
 from vbon.lab import figures, record, seeds
 
 TRAINED_TITLE = "trained: medians over seeds, the lowest and highest distance beside (exact; nats)"
-TRAINED_COLUMNS = ("seeds", "moved", "kl_policy_bon", "lowest", "highest", "kl_policy_ref", "reward", "reward_mean",
-                   "win_rate", "entropy")  # fmt: skip
+TRAINED_COLUMNS = (
+    "seeds",
+    "moved",
+    "kl_policy_bon",
+    "lowest",
+    "highest",
+    "kl_policy_ref",
+    "reward",
+    "reward_mean",
+    "win_rate",
+    "entropy",
+)
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,14 @@ def setting_of(job: TextJob) -> Setting:
     """Where the policies are measured: by the reward as it is, not as it was mapped for training."""
     base = ReferencePool.open(job.heldout).manifest
     config = EvaluateConfig(
-        runs=(named(base.model, job.heldout, "model"),), pool=job.heldout, out="", n=job.n,
-        samples_per_prompt=job.samples_per_prompt, device="cpu", seed=job.seed,
-    )  # fmt: skip
+        runs=(named(base.model, job.heldout, "model"),),
+        pool=job.heldout,
+        out="",
+        n=job.n,
+        samples_per_prompt=job.samples_per_prompt,
+        device="cpu",
+        seed=job.seed,
+    )
     return make_plan(config).setting
 
 
@@ -139,9 +144,17 @@ def train(job: TextJob) -> None:
     reward, pool = mapped_reward(source, job.reward_map), ReferencePool.open(derive_pool(job))
     model = named(source.manifest.model, job.pool, "model")
     config = TrainConfig(
-        pool=str(pool.path), model=model, reward=reward.base.name, n=job.n, out=str(job.folder), seed=job.seed,
-        tracker="none", device="cpu", checkpoint_every=10**6, **dict(job.flags),
-    )  # fmt: skip
+        pool=str(pool.path),
+        model=model,
+        reward=reward.base.name,
+        n=job.n,
+        out=str(job.folder),
+        seed=job.seed,
+        tracker="none",
+        device="cpu",
+        checkpoint_every=10**6,
+        **dict(job.flags),
+    )
     ref_policy = load.load_policy(model, dtype="float32", device=torch.device("cpu"))
     VBoNTrainer(copy.deepcopy(ref_policy), ref_policy, reward, pool, config).train()
     shutil.rmtree(job.folder / "vbon" / "checkpoints", ignore_errors=True)
@@ -168,9 +181,13 @@ def derive_pool(job: TextJob) -> Path:
     pool = ReferencePool.open(job.pool)
     reward = mapped_reward(pool, job.reward_map)
     made = dataclasses.replace(
-        pool.manifest, shards=(), complete=False, plan=None, num_samples=job.num_samples or pool.manifest.num_samples,
+        pool.manifest,
+        shards=(),
+        complete=False,
+        plan=None,
+        num_samples=job.num_samples or pool.manifest.num_samples,
         fingerprint=dataclasses.replace(pool.fingerprint, reward=reward.fingerprint),
-    )  # fmt: skip
+    )
     write_whole(out, made, _cut(pool, job.num_samples, reward))
     return out
 
@@ -182,5 +199,11 @@ def _cut(pool: ReferencePool, num_samples: int | None, reward: MappedReward) -> 
         if num_samples is not None and end - start < num_samples:
             raise VbonError(f"{pool.path}: has {end - start} samples of prompt {prompt.prompt_id}, of {num_samples}")
         rows = slice(start, end if num_samples is None else start + num_samples)
-        yield PromptSamples(prompt, pool.completions[rows], pool.completion_ids[rows], rewards[rows],
-                            [None] * (rows.stop - start), pool.finished[rows])  # fmt: skip
+        yield PromptSamples(
+            prompt,
+            pool.completions[rows],
+            pool.completion_ids[rows],
+            rewards[rows],
+            [None] * (rows.stop - start),
+            pool.finished[rows],
+        )

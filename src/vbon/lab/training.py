@@ -99,10 +99,16 @@ def collect_pool(job: Job) -> Path:
     model_folder = world_folder(job)
     out = job.folder / f"pool-{job.reward}-{job.num_samples}-{job.seed}"
     config = CollectConfig(
-        model=str(model_folder / "model"), reward=REWARDS + job.reward, prompts=str(model_folder / "prompts.jsonl"),
-        out=str(out), num_samples=job.num_samples, max_new_tokens=job.world.max_new_tokens,
-        batch_size=2048, reward_batch_size=8192, seed=job.seed,
-    )  # fmt: skip
+        model=str(model_folder / "model"),
+        reward=REWARDS + job.reward,
+        prompts=str(model_folder / "prompts.jsonl"),
+        out=str(out),
+        num_samples=job.num_samples,
+        max_new_tokens=job.world.max_new_tokens,
+        batch_size=2048,
+        reward_batch_size=8192,
+        seed=job.seed,
+    )
     return collect(config, progress=False)
 
 
@@ -114,11 +120,20 @@ def world_folder(job: Job) -> Path:
 def train_config(job: Job, pool: Path) -> TrainConfig:
     """What is trained: RLOO after a warm start from the pool, unless the job's flags say otherwise."""
     settings: dict[str, Any] = {
-        "pool": str(pool), "model": str(world_folder(job) / "model"), "reward": REWARDS + job.reward, "n": job.n,
-        "out": str(run_folder(job)), "seed": job.seed, "warm_start": "offline", "offline_learning_rate": 0.128 / 32,
-        "tracker": "none", "device": "cpu", "reward_batch_size": 8192, "checkpoint_every": 10**6,
+        "pool": str(pool),
+        "model": str(world_folder(job) / "model"),
+        "reward": REWARDS + job.reward,
+        "n": job.n,
+        "out": str(run_folder(job)),
+        "seed": job.seed,
+        "warm_start": "offline",
+        "offline_learning_rate": 0.128 / 32,
+        "tracker": "none",
+        "device": "cpu",
+        "reward_batch_size": 8192,
+        "checkpoint_every": 10**6,
         **job.scale.__dict__,
-    }  # fmt: skip
+    }
     flags = dict(job.flags or {})
     if flags.get("algorithm") == "offline" or flags.get("objective") in ("reward", "quantile"):
         settings["warm_start"] = "none"

@@ -121,7 +121,13 @@ def tokenizer(world: World) -> PreTrainedTokenizerFast:
 
 def _config(world: World) -> GPT2Config:
     return GPT2Config(
-        vocab_size=len(world.vocabulary), n_positions=world.max_new_tokens + 3, n_embd=world.hidden_size,
-        n_layer=world.num_layers, n_head=4, bos_token_id=EOS, eos_token_id=EOS, pad_token_id=world.pad,
+        vocab_size=len(world.vocabulary),
+        n_positions=world.max_new_tokens + 3,
+        n_embd=world.hidden_size,
+        n_layer=world.num_layers,
+        n_head=4,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+        pad_token_id=world.pad,
         tie_word_embeddings=False,
-    )  # fmt: skip
+    )

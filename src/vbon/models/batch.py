@@ -44,9 +44,11 @@ class Sequences(NamedTuple):
         start = prompt_mask.shape[1] - int(prompt_mask.sum(1).max())
         stop = int(completion_mask.sum(1).max())
         return Sequences(
-            self.prompt_ids[rows][:, start:], prompt_mask[:, start:],
-            self.completion_ids[rows][:, :stop], completion_mask[:, :stop],
-        )  # fmt: skip
+            self.prompt_ids[rows][:, start:],
+            prompt_mask[:, start:],
+            self.completion_ids[rows][:, :stop],
+            completion_mask[:, :stop],
+        )
 
     def lengths(self) -> Tensor:
         """Real tokens of each row, int64 (B,)."""

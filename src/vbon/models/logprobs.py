@@ -54,9 +54,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-        logprobs = [
-            log_softmax(part, temperature).gather(-1, of[:, None])[:, 0] for part, of in _parts(logits, ids)
-        ]  # fmt: skip
+        logprobs = [log_softmax(part, temperature).gather(-1, of[:, None])[:, 0] for part, of in _parts(logits, ids)]
         result = torch.cat(logprobs)
         ctx.save_for_backward(logits, ids, result)
         ctx.temperature = temperature

@@ -128,12 +128,7 @@ def _dataset(config: CollectConfig, manifest: Manifest, rows: list[Row]) -> Any:
     count = partial(_ask, ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote())
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         ShardMaker,
-        fn_constructor_args=[
-            dataclasses.asdict(config),
-            manifest_to_json(manifest),
-            os.getcwd(),
-            count,
-        ],
+        fn_constructor_args=[dataclasses.asdict(config), manifest_to_json(manifest), os.getcwd(), count],
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
         **need,
     )

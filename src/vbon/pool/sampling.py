@@ -68,11 +68,7 @@ def encode_prompts(sampler: Sampler, prompts: Sequence[Prompt], source: str) -> 
 
 
 def encode_within(
-    tokenizer: PreTrainedTokenizerBase,
-    context: int | None,
-    max_new_tokens: int,
-    prompts: Sequence[Prompt],
-    source: str,
+    tokenizer: PreTrainedTokenizerBase, context: int | None, max_new_tokens: int, prompts: Sequence[Prompt], source: str
 ) -> list[list[int]]:
     """`encode_prompts` for a model of which only tokenizer and context are known."""
     encoded = [_encode_one(tokenizer, prompt, f"{source}:{prompt.row}") for prompt in prompts]

@@ -186,19 +186,33 @@ def _reward_cdf(axes: Axes, panel: Panel, n: float) -> None:
     axes.step(panel.rewards, share**n, where="post", color=TARGET, linestyle="--", label=f"F^{n:g}, best-of-{n:g}")
     for mark in panel.marks:
         axes.plot(
-            mark.x, mark.y, MARKERS[mark.series % len(MARKERS)], color=colour_of(mark.series), markersize=5.5,
-            label=shortened(mark.name), zorder=4,
-        )  # fmt: skip
+            mark.x,
+            mark.y,
+            MARKERS[mark.series % len(MARKERS)],
+            color=colour_of(mark.series),
+            markersize=5.5,
+            label=shortened(mark.name),
+            zorder=4,
+        )
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlabel("reward")
 
 
 def _error_bars(axes: Axes, point: Point) -> None:
     axes.errorbar(
-        point.x.value, point.y.value, xerr=reach(point.x), yerr=reach(point.y),
-        color=colour_of(point.series), marker=MARKERS[point.series % len(MARKERS)], linestyle="none",
-        markersize=6.5, capsize=2.5, linewidth=1.3, label=shortened(point.name), zorder=4,
-    )  # fmt: skip
+        point.x.value,
+        point.y.value,
+        xerr=reach(point.x),
+        yerr=reach(point.y),
+        color=colour_of(point.series),
+        marker=MARKERS[point.series % len(MARKERS)],
+        linestyle="none",
+        markersize=6.5,
+        capsize=2.5,
+        linewidth=1.3,
+        label=shortened(point.name),
+        zorder=4,
+    )
 
 
 def colour_of(series: int) -> str:
@@ -217,12 +231,7 @@ def shortened(name: str, limit: int = 28) -> str:
 
 
 def as_svg(
-    key: str,
-    draw: Callable[[Any], None],
-    *,
-    alt: str,
-    size: tuple[float, float],
-    shape: tuple[int, int] = (1, 1),
+    key: str, draw: Callable[[Any], None], *, alt: str, size: tuple[float, float], shape: tuple[int, int] = (1, 1)
 ) -> str:
     with rc_context({**_STYLE, "svg.hashsalt": key}):
         figure = Figure(figsize=size, layout="constrained")

@@ -54,9 +54,13 @@ def _win_rate_plot(evaluation: Evaluation, key: str) -> Drawing | None:
     most = max(point.x.high for point in points)
     curve = figures.best_of_n_curve(1.08 * max(most, _target_kl(evaluation), 0.1))
     svg = figures.against_kl(
-        key, points, y_label="win rate against the reference", alt=_alt("Win rate", points, evaluation, "win_rate"),
-        curve=curve, targets=_targets(evaluation, "win_rate"),
-    )  # fmt: skip
+        key,
+        points,
+        y_label="win rate against the reference",
+        alt=_alt("Win rate", points, evaluation, "win_rate"),
+        curve=curve,
+        targets=_targets(evaluation, "win_rate"),
+    )
     caption = (
         "Dashed: best-of-n for every n, (log n − (n−1)/n, n/(n+1)), where rewards do not tie. A policy below the curve "
         "pays more KL than best-of-n does for the same win rate. Bars: 95 % intervals over prompts."

@@ -29,11 +29,7 @@ def report_command(config: ReportConfig) -> dict[str, Any]:
         raise VbonError(f"--out {out}: its folder cannot be made ({error.strerror}); name another file") from None
     replace_file(out, html.encode())
     print(f"report: {out}")
-    return {
-        "out": str(out),
-        "bytes": len(html.encode()),
-        **read,
-    }
+    return {"out": str(out), "bytes": len(html.encode()), **read}
 
 
 def _check_out(out: Path) -> None:

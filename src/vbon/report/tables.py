@@ -69,7 +69,7 @@ def policy_table(evaluation: Evaluation) -> Table:
             Row(header, kind, _cells(metrics, columns), index if kind == "policy" else None)
             for index, (header, kind, metrics) in enumerate(rows)
         ],
-    )  # fmt: skip
+    )
 
 
 def differences_table(evaluation: Evaluation) -> Table | None:

@@ -69,9 +69,10 @@ def _figures(metrics: Metrics, evaluation: Evaluation, best: str) -> Iterator[st
         )
     if "kl_policy_bon" in metrics:
         yield f"Its distance to {best} itself, KL(π_θ‖π_bon), is {estimate_text(metrics['kl_policy_bon'])} nats" + (
-            "." if evaluation.kl_policy_bon_floor is None
+            "."
+            if evaluation.kl_policy_bon_floor is None
             else f"; a perfect match would read {evaluation.kl_policy_bon_floor:.2f}."
-        )  # fmt: skip
+        )
 
 
 def _shortfalls(name: str, evaluation: Evaluation, best: str) -> Iterator[str]:

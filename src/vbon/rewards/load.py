@@ -16,12 +16,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(#.+)?")
 
 
 def load_reward(
-    spec: str,
-    *,
-    device: str = "cpu",
-    batch_size: int = 64,
-    timeout: float = 60.0,
-    trust_remote_code: bool = False,
+    spec: str, *, device: str = "cpu", batch_size: int = 64, timeout: float = 60.0, trust_remote_code: bool = False
 ) -> Reward:
     """The reward that `spec` names.
 

@@ -71,34 +71,61 @@ def learns_offline(method: MethodName) -> bool:
 
 
 def _job(
-    sweep: Sweep, folder: SweepFolder, method: MethodName, place: int, seed: int, scales: Scales, rate: float | None,
+    sweep: Sweep,
+    folder: SweepFolder,
+    method: MethodName,
+    place: int,
+    seed: int,
+    scales: Scales,
+    rate: float | None,
     num_threads: int,
-) -> Job:  # fmt: skip
+) -> Job:
     n = sweep.n[place]
     name = f"{method}-n{n:g}-s{seed}"
     kl_coef = scales[method][place] if method in scales else None
     train = _train_config(sweep, folder, name, method, n, kl_coef, seed, rate, num_threads)
     evaluate = EvaluateConfig(
-        runs=(train.out,), pool=sweep.heldout, out=str(folder.evaluation(name)), n=n, model=sweep.model,
-        reward=sweep.reward, throughput=False, num_threads=num_threads, **sweep.evaluate,
-    )  # fmt: skip
+        runs=(train.out,),
+        pool=sweep.heldout,
+        out=str(folder.evaluation(name)),
+        n=n,
+        model=sweep.model,
+        reward=sweep.reward,
+        throughput=False,
+        num_threads=num_threads,
+        **sweep.evaluate,
+    )
     evaluate.validate()
     return Job(name, method, n, kl_coef, seed, train, evaluate, str(folder.log(name)))
 
 
 def _train_config(
-    sweep: Sweep, folder: SweepFolder, name: str, method: MethodName, n: float, kl_coef: float | None, seed: int,
-    rate: float | None, num_threads: int,
-) -> TrainConfig:  # fmt: skip
+    sweep: Sweep,
+    folder: SweepFolder,
+    name: str,
+    method: MethodName,
+    n: float,
+    kl_coef: float | None,
+    seed: int,
+    rate: float | None,
+    num_threads: int,
+) -> TrainConfig:
     offline = learns_offline(method)
     shared = {key: value for key, value in sweep.train.items() if not (offline and key == "warm_start")}
     own = {key: value for key, value in sweep.methods[method].items() if key != "kl_coef"}
     searched: dict[str, Any] = {} if rate is None else {OFFLINE_RATE if offline else ONLINE_RATE: rate}
     config = TrainConfig(
         **{"tracker": "none", **shared, **(sweep.train_offline if offline else {}), **own, **searched},
-        method=method, pool=sweep.pool, model=sweep.model, reward=sweep.reward, n=n, kl_coef=kl_coef, seed=seed,
-        out=str(folder.run(name)), num_threads=num_threads,
-    )  # fmt: skip
+        method=method,
+        pool=sweep.pool,
+        model=sweep.model,
+        reward=sweep.reward,
+        n=n,
+        kl_coef=kl_coef,
+        seed=seed,
+        out=str(folder.run(name)),
+        num_threads=num_threads,
+    )
     try:
         config.validate()
     except VbonError as error:

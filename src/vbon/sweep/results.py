@@ -21,9 +21,14 @@ _SHARED = ("num_prompts", "num_samples", "samples_per_prompt", "judges", "rank_t
 
 
 def write_results(
-    sweep: Sweep, folder: SweepFolder, jobs: Sequence[Job], search: Search, scales: Scales,
-    pool: ReferencePool, speeds: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+    sweep: Sweep,
+    folder: SweepFolder,
+    jobs: Sequence[Job],
+    search: Search,
+    scales: Scales,
+    pool: ReferencePool,
+    speeds: Mapping[str, Any],
+) -> dict[str, Any]:
     """Gather the runs, write the files, return what sweep.json holds."""
     gains = GainScales(pool)
     done = [job for job in jobs if is_done(job)]
@@ -77,9 +82,14 @@ def _run(
     job: Job, folder: SweepFolder, evaluation: Mapping[str, Any] | None, costs: tuple[Cost, Cost | None] | None
 ) -> dict[str, Any]:
     row = {
-        "name": job.name, "method": job.method, "n": job.n, "kl_coef": job.kl_coef, "seed": job.seed,
-        "status": "failed" if evaluation is None else "done", "reason": folder.reason(job.name),
-    }  # fmt: skip
+        "name": job.name,
+        "method": job.method,
+        "n": job.n,
+        "kl_coef": job.kl_coef,
+        "seed": job.seed,
+        "status": "failed" if evaluation is None else "done",
+        "reason": folder.reason(job.name),
+    }
     if evaluation is None or costs is None:
         return row
     whole, nearly = costs

@@ -44,10 +44,13 @@ def _rows(record: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> Itera
             if runs:
                 beta = runs[0]["kl_coef"]
                 yield [
-                    method, f"{place['n']:g}", "" if beta is None else f"{beta:g}", str(len(runs)),
+                    method,
+                    f"{place['n']:g}",
+                    "" if beta is None else f"{beta:g}",
+                    str(len(runs)),
                     *(_over_seeds([run["metrics"][key]["value"] for run in runs]) for key in _COLUMNS),
                     _range([run["cost"]["rollouts"] for run in runs]),
-                ]  # fmt: skip
+                ]
 
 
 def _over_seeds(values: Sequence[float]) -> str:

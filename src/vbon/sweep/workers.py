@@ -66,9 +66,15 @@ class _Board:
     def __init__(self, console: Console, title: str, total: int, done: int):
         self._console, self._failed = console, 0
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[state]}"), console=console,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+        )
         self._task = self._bar.add_task(title, total=total, completed=done, state="")
         if done:
             console.print(f"{title}: {done} of {total} done before", highlight=False)

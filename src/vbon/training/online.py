@@ -89,11 +89,7 @@ def run_iteration(
 
 
 def update(
-    learner: Learner,
-    rollouts: Rollouts,
-    settings: UpdateSettings,
-    *key: int,
-    pool_loss: PoolLoss | None = None,
+    learner: Learner, rollouts: Rollouts, settings: UpdateSettings, *key: int, pool_loss: PoolLoss | None = None
 ) -> list[dict[str, torch.Tensor]]:
     """Clipped steps over minibatches of the rollouts, in an order that is a function of the key; what each logs."""
     baseline = make_baseline(rollouts, learner.critic, settings)
@@ -119,11 +115,19 @@ def sample_rollouts(
     shape = (slots, config.samples_per_prompt, task.sampling.max_new_tokens)
     uniforms = seeds.uniforms(shape, config.seed, seeds.ROLLOUT, iteration)[mine]
     return roll_out(
-        learner.module("policy"), ref_policy, [task.prompt_ids[i] for i in index], index, uniforms,
-        task.sampling, task.score, OBJECTIVES[config.objective], config.n, config.kl_coef,
+        learner.module("policy"),
+        ref_policy,
+        [task.prompt_ids[i] for i in index],
+        index,
+        uniforms,
+        task.sampling,
+        task.score,
+        OBJECTIVES[config.objective],
+        config.n,
+        config.kl_coef,
         keep_ref_log_softmax=config.kl_estimator == "full",
         value_head=learner.module("critic") if config.critic == "shared" else None,
-    )  # fmt: skip
+    )
 
 
 def update_settings(config: TrainConfig, temperature: float, num_processes: int = 1) -> UpdateSettings:
@@ -156,11 +160,7 @@ def check_first_ratio(gap: float) -> None:
 
 
 def _step(
-    learner: Learner,
-    batch: Minibatch,
-    settings: UpdateSettings,
-    tokens_per_row: float,
-    forward: torch.Tensor | None,
+    learner: Learner, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float, forward: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
     loss, value_loss, diagnostics = losses(learner.policy, learner.critic, batch, settings, tokens_per_row)
     diagnostics["policy_loss"] = loss.detach()

@@ -80,11 +80,18 @@ def roll_out(
     """
     num_samples = uniforms.shape[1]
     completions = generate(
-        policy, prompt_ids, uniforms, temperature=sampling.temperature,
-        stop_token_ids=sampling.stop_token_ids, pad_token_id=sampling.pad_token_id, value_head=value_head,
-    )  # fmt: skip
-    ids, mask = (t.to(completions.ids.device).repeat_interleave(num_samples, 0)
-                 for t in pad_left(prompt_ids, sampling.pad_token_id))  # fmt: skip
+        policy,
+        prompt_ids,
+        uniforms,
+        temperature=sampling.temperature,
+        stop_token_ids=sampling.stop_token_ids,
+        pad_token_id=sampling.pad_token_id,
+        value_head=value_head,
+    )
+    ids, mask = (
+        t.to(completions.ids.device).repeat_interleave(num_samples, 0)
+        for t in pad_left(prompt_ids, sampling.pad_token_id)
+    )
     steps = int(completions.mask.sum(1).max())
     sequences = Sequences(ids, mask, completions.ids[:, :steps], completions.mask[:, :steps])
     index = prompt_index.repeat_interleave(num_samples)

@@ -77,8 +77,12 @@ def pool_folder(out: str, number: int) -> Path:
 def _round_config(config: TrainConfig, number: int) -> TrainConfig:
     out = round_folder(config.out, number)
     first = {"model": config.model, "pool": config.pool, "prompts": config.prompts}
-    later = {"model": str(round_folder(config.out, number - 1)), "pool": str(pool_folder(config.out, number)),
-             "prompts": None, "allow_mismatch": ()}  # fmt: skip
+    later = {
+        "model": str(round_folder(config.out, number - 1)),
+        "pool": str(pool_folder(config.out, number)),
+        "prompts": None,
+        "allow_mismatch": (),
+    }
     started = (out / "vbon" / "config.yaml").is_file()
     return replace(config, rounds=1, out=str(out), resume=started, **(first if number == 1 else later))
 
@@ -96,14 +100,24 @@ def _collect(config: TrainConfig, pool: ReferencePool, number: int) -> None:
     rows = [canonical_json({**prompt.columns, "prompt": prompt.prompt}) for prompt in pool.prompts]
     prompts = out.with_name(f"{number}-prompts.jsonl")
     replace_file(prompts, "".join(row + "\n" for row in rows).encode())
-    collect(CollectConfig(
-        model=str(model), reward=config.reward, prompts=str(prompts), out=str(out),
-        num_samples=int(pool.num_samples.min()), temperature=sampling.temperature,
-        max_new_tokens=sampling.max_new_tokens, stop_token_ids=tuple(sampling.eos_token_id),
-        seed=config.seed + SEED_STRIDE * (number - 1), device=config.device, dtype=config.dtype,
-        reward_batch_size=config.reward_batch_size, reward_timeout=config.reward_timeout,
-        trust_remote_code=config.trust_remote_code,
-    ))  # fmt: skip
+    collect(
+        CollectConfig(
+            model=str(model),
+            reward=config.reward,
+            prompts=str(prompts),
+            out=str(out),
+            num_samples=int(pool.num_samples.min()),
+            temperature=sampling.temperature,
+            max_new_tokens=sampling.max_new_tokens,
+            stop_token_ids=tuple(sampling.eos_token_id),
+            seed=config.seed + SEED_STRIDE * (number - 1),
+            device=config.device,
+            dtype=config.dtype,
+            reward_batch_size=config.reward_batch_size,
+            reward_timeout=config.reward_timeout,
+            trust_remote_code=config.trust_remote_code,
+        )
+    )
 
 
 def _finish(folder: RunFolder, config: TrainConfig, results: list[dict[str, Any]]) -> None:
@@ -114,11 +128,15 @@ def _finish(folder: RunFolder, config: TrainConfig, results: list[dict[str, Any]
         if file.is_file() and file.name != "README.md":
             shutil.copyfile(file, folder.path / file.name)
     kept = ("pool", "pool_fingerprint", "fingerprint", "allowed_mismatches", "ref_model", "reward", "train_prompt_ids")
-    record = made | {key: first[key] for key in kept} | {
-        "n": config.n**config.rounds,
-        "config": json.loads(json.dumps(config.__dict__)) | {"reward": first["reward"]},
-        "rounds": results,
-    }  # fmt: skip
+    record = (
+        made
+        | {key: first[key] for key in kept}
+        | {
+            "n": config.n**config.rounds,
+            "config": json.loads(json.dumps(config.__dict__)) | {"reward": first["reward"]},
+            "rounds": results,
+        }
+    )
     folder.write_card(_card(config, record))
     replace_file(folder.description, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 

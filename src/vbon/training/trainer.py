@@ -243,9 +243,14 @@ class VBoNTrainer:
         """Validation metrics, the main process's everywhere: all must decide alike."""
         config, policy = self.config, self._learner.module("policy")
         measured = validate(
-            policy, self.ref_policy, self.validation, OBJECTIVES[config.objective], config.n, config.kl_coef,
+            policy,
+            self.ref_policy,
+            self.validation,
+            OBJECTIVES[config.objective],
+            config.n,
+            config.kl_coef,
             config.seed,
-        )  # fmt: skip
+        )
         if config.algorithm == "offline" or config.objective == "bond":
             measured |= own_objective(measured, policy, self._pool_data(self.validation), config)
         if not abs(measured["objective"]) < float("inf"):

@@ -35,10 +35,17 @@ def validate(
     index = prompts_measured(len(task), seed)
     per_prompt = max(4, MIN_COMPLETIONS // len(index))
     rollouts = roll_out(
-        policy, ref_policy, [task.prompt_ids[i] for i in index], index,
+        policy,
+        ref_policy,
+        [task.prompt_ids[i] for i in index],
+        index,
         seeds.uniforms((len(index), per_prompt, task.sampling.max_new_tokens), seed, seeds.VALIDATION, 1),
-        task.sampling, task.score, objective, n, kl_coef,
-    )  # fmt: skip
+        task.sampling,
+        task.score,
+        objective,
+        n,
+        kl_coef,
+    )
     return rollout_metrics(rollouts, n) | _intervals(completion_measures(rollouts, n), per_prompt, seed)
 
 

@@ -53,13 +53,17 @@ PRESETS = {
 
 
 def run(preset: Preset, context: Context) -> dict[str, Any]:
-    jobs = [_job(n, method, seed, preset, context) for method in preset.methods for n in preset.ns
-            for seed in context.seeds]  # fmt: skip
+    jobs = [
+        _job(n, method, seed, preset, context) for method in preset.methods for n in preset.ns for seed in context.seeds
+    ]
     measured = run_all(run_job, [job for _, job in jobs], context.num_workers)
-    runs = [{"n": job.n, "method": method, "seed": job.seed, **row}
-            for (method, job), row in zip(jobs, measured, strict=True)]  # fmt: skip
-    optimum = [{"n": n, "method": OPTIMUM, "seed": 0, **optimum_of(World(), n, preset.optimum_steps)}
-               for n in preset.ns]  # fmt: skip
+    runs = [
+        {"n": job.n, "method": method, "seed": job.seed, **row}
+        for (method, job), row in zip(jobs, measured, strict=True)
+    ]
+    optimum = [
+        {"n": n, "method": OPTIMUM, "seed": 0, **optimum_of(World(), n, preset.optimum_steps)} for n in preset.ns
+    ]
     return {"rows": summary(optimum + runs), "runs": runs, "optimum": optimum}
 
 
@@ -78,8 +82,17 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         chosen = [row for row in runs if (row["n"], row["method"]) == (n, method)]
         kls = [row["kl_policy_bon"] for row in chosen]
         medians = {key: float(np.median([row[key] for row in chosen])) for key in chosen[0] if key not in _NAMES}
-        rows.append({"n": n, "method": method, "seeds": len(chosen), **medians, "lowest": min(kls),
-                     "highest": max(kls), "above_optimum": float(np.median(kls)) - floor[n]})  # fmt: skip
+        rows.append(
+            {
+                "n": n,
+                "method": method,
+                "seeds": len(chosen),
+                **medians,
+                "lowest": min(kls),
+                "highest": max(kls),
+                "above_optimum": float(np.median(kls)) - floor[n],
+            }
+        )
     return rows
 
 
@@ -90,8 +103,9 @@ def _job(n: int, method: str, seed: int, preset: Preset, context: Context) -> tu
     world, flags = World(), dict(METHODS[method])
     if method in ("reward", "quantile"):
         flags["kl_coef"] = matched_kl_coef(world, method, n)
-    return method, Job(world=world, reward="continuous", n=n, seed=seed, scale=preset.scale, work=str(context.work),
-                       flags=flags)  # fmt: skip
+    return method, Job(
+        world=world, reward="continuous", n=n, seed=seed, scale=preset.scale, work=str(context.work), flags=flags
+    )
 
 
 def matched_kl_coef(world: World, objective: str, n: float) -> float:

@@ -29,8 +29,10 @@ TRAINED_BY = ("num_samples", "n", "way")
 
 
 TRAINED: tuple[tuple[str, int, dict[str, Any]], ...] = (
-    ("plain", 1, {}), ("refined", 1, {"refine_tail": True}), ("2 rounds", 2, {"rounds": 2}),
-)  # fmt: skip
+    ("plain", 1, {}),
+    ("refined", 1, {"refine_tail": True}),
+    ("2 rounds", 2, {"rounds": 2}),
+)
 """Ways to train, how many rounds each has, and its flags."""
 
 
@@ -47,20 +49,23 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset(num_samples=(32,), ns=(8, 32, 128), pools=20, trained=((64, 64),), scale=Scale(num_iterations=60),
-                    seeds=(0,)),
+    "quick": Preset(
+        num_samples=(32,), ns=(8, 32, 128), pools=20, trained=((64, 64),), scale=Scale(num_iterations=60), seeds=(0,)
+    ),
     "medium": Preset(pools=20, scale=Scale()),
     "full": Preset(),
     "untrained": Preset(trained=()),
-}  # fmt: skip
+}
 
 
 def run(preset: Preset, context: Context) -> dict[str, Any]:
     truth, rows = truth_of(World()), []
     for num_samples in preset.num_samples:
         for n in preset.ns:
-            rows += [{"num_samples": num_samples, "n": n, **row}
-                     for row in simulate(truth, num_samples, n, preset, context.seeds[0])]  # fmt: skip
+            rows += [
+                {"num_samples": num_samples, "n": n, **row}
+                for row in simulate(truth, num_samples, n, preset, context.seeds[0])
+            ]
     return {"rows": rows, "trained": run_trained(preset, context)}
 
 
@@ -134,13 +139,30 @@ def _bon_of(probs: Float, truth: Truth, num_samples: int, n: float, rng: np.rand
 def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
     """Each way through the library: collect and train; for rounds collect again from the trained policy."""
     truth = truth_of(World())
-    cases = [(way, Job(world=World(), reward="continuous", n=n ** (1 / rounds), seed=seed, scale=preset.scale,
-                       work=str(context.work), num_samples=num_samples, flags=flags), n)
-             for num_samples, n in preset.trained for way, rounds, flags in TRAINED
-             for seed in context.seeds]  # fmt: skip
+    cases = [
+        (
+            way,
+            Job(
+                world=World(),
+                reward="continuous",
+                n=n ** (1 / rounds),
+                seed=seed,
+                scale=preset.scale,
+                work=str(context.work),
+                num_samples=num_samples,
+                flags=flags,
+            ),
+            n,
+        )
+        for num_samples, n in preset.trained
+        for way, rounds, flags in TRAINED
+        for seed in context.seeds
+    ]
     policies = run_all(run_log_probs, [job for _, job, _ in cases], context.num_workers)
-    return [{"num_samples": job.num_samples, "n": n, "way": way, "seed": job.seed, **measure(policy, truth, n)}
-            for (way, job, n), policy in zip(cases, policies, strict=True)]  # fmt: skip
+    return [
+        {"num_samples": job.num_samples, "n": n, "way": way, "seed": job.seed, **measure(policy, truth, n)}
+        for (way, job, n), policy in zip(cases, policies, strict=True)
+    ]
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:

@@ -70,11 +70,7 @@ def forms(truth: Truth, n: float) -> dict[str, Float]:
     lower, upper = truth.cdf
     beta = kl_coef_from_n(n)
     with np.errstate(divide="ignore"):
-        signals = {
-            "upper": np.log(upper),
-            "mid": np.log((lower + upper) / 2),
-            "one-sided": np.log(lower),
-        }
+        signals = {"upper": np.log(upper), "mid": np.log((lower + upper) / 2), "one-sided": np.log(lower)}
     return {name: tilted(truth, signal, beta) for name, signal in signals.items()}
 
 

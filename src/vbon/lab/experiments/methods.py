@@ -50,8 +50,11 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
     """Without a scale nothing is trained."""
     cases = [
         (world, n, method, seed)
-        for world in preset.worlds for n in preset.ns for method in preset.methods for seed in context.seeds
-    ]  # fmt: skip
+        for world in preset.worlds
+        for n in preset.ns
+        for method in preset.methods
+        for seed in context.seeds
+    ]
     if preset.scale is None:
         return {"rows": [optimum_row(*case) for case in cases]}
     jobs = [_job(*case, preset.scale, context) for case in cases]
@@ -72,11 +75,14 @@ def optimum_row(world: str, n: int, method: MethodName, seed: int) -> dict[str, 
     lower, upper = truth.cdf
     optimum = own_optimum(method, truth, world_of(world), n, kl_coef_of(method, truth, n))
     return {
-        "world": world, "n": n, "method": method, "seed": seed,
+        "world": world,
+        "n": n,
+        "method": method,
+        "seed": seed,
         "kl_optimum_bon": kl(optimum, truth.log_bon(n)),
         "kl_optimum_ref": kl(optimum, truth.ref_logprobs),
         "win_rate": expectation(np.exp(optimum), (lower + upper) / 2),
-    }  # fmt: skip
+    }
 
 
 def world_of(name: str) -> World:
@@ -95,8 +101,9 @@ def _job(world: str, n: int, method: MethodName, seed: int, scale: Scale, contex
     flags: dict[str, Any] = {"method": method, "warm_start": "none"}
     if METHODS[method].knob == "kl_coef":
         flags["kl_coef"] = kl_coef_of(method, truth_of(world_of(world)), n)
-    return Job(world=world_of(world), reward="continuous", n=n, seed=seed, scale=scale, work=str(context.work),
-               flags=flags)  # fmt: skip
+    return Job(
+        world=world_of(world), reward="continuous", n=n, seed=seed, scale=scale, work=str(context.work), flags=flags
+    )
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:

@@ -20,8 +20,17 @@ from vbon.lab.training import Job, Scale, run_all, run_log_probs, truth_of
 from vbon.lab.world import World
 
 TITLE = "monotone: what a map of the reward changes, exact (nats; rewards are the unmapped ones)"
-COLUMNS = ("map", "n", "levels", "bon_moved", "kl_rl_moved", "reward_bon", "reward_kl_rl", "reward_one_sided",
-           "one_sided_from_bon")  # fmt: skip
+COLUMNS = (
+    "map",
+    "n",
+    "levels",
+    "bon_moved",
+    "kl_rl_moved",
+    "reward_bon",
+    "reward_kl_rl",
+    "reward_one_sided",
+    "one_sided_from_bon",
+)
 TRAINED_BY = ("trained_on", "map")
 KEPT = ("affine", "exponential", "cubic", "stretched_tail")
 BROKEN = ("log_saturated", "tanh_saturated", "outliers")
@@ -40,13 +49,15 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(
-        ns=(2, 8, 32), trained_maps=("affine", "exponential", "tanh_saturated"), scale=Scale(num_iterations=60),
+        ns=(2, 8, 32),
+        trained_maps=("affine", "exponential", "tanh_saturated"),
+        scale=Scale(num_iterations=60),
         seeds=(0,),
     ),
     "medium": Preset(scale=Scale(num_iterations=100), seeds=(0,)),
     "full": Preset(),
     "untrained": Preset(trained_maps=()),
-}  # fmt: skip
+}
 
 
 def run(preset: Preset, context: Context) -> dict[str, Any]:
@@ -85,11 +96,16 @@ def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
             policies = dict(zip(names, run_all(run_log_probs, jobs, context.num_workers), strict=True))
             plain = policies["continuous"]
             rows += [
-                {"map": name, "trained_on": objective, "seed": seed,
-                 "largest_change": float(np.abs(policy - plain).max()), "moved": kl(policy, plain),
-                 **measure(policy, base, preset.trained_n)}
+                {
+                    "map": name,
+                    "trained_on": objective,
+                    "seed": seed,
+                    "largest_change": float(np.abs(policy - plain).max()),
+                    "moved": kl(policy, plain),
+                    **measure(policy, base, preset.trained_n),
+                }
                 for name, policy in policies.items()
-            ]  # fmt: skip
+            ]
     return rows
 
 
@@ -98,27 +114,42 @@ def _job(name: str, objective: str, seed: int, preset: Preset, context: Context)
     if objective == "reward":
         plain, mapped = enumerated_law(truth_of(World())), enumerated_law(truth_of(World(), name))
         flags["kl_coef"] = float(f"{laws.kl_matched(plain, preset.trained_n) / plain.std() * mapped.std():.6g}")
-    return Job(world=World(), reward=name, n=preset.trained_n, seed=seed, scale=preset.scale, work=str(context.work),
-               num_samples=preset.num_samples, flags=flags)  # fmt: skip
+    return Job(
+        world=World(),
+        reward=name,
+        n=preset.trained_n,
+        seed=seed,
+        scale=preset.scale,
+        work=str(context.work),
+        num_samples=preset.num_samples,
+        flags=flags,
+    )
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:
     rows = result["rows"]
     return [
         Panel("how far the target moves", "N", "nats", [_line(rows, m, "kl_rl_moved", f"KL-RL, {m}") for m in KEPT]),
-        Panel("true reward of the target", "N", "mean unmapped reward",
-              [_line(rows, m, "reward_bon", f"best-of-N, {m}") for m in BROKEN]
-              + [_line(rows, m, "reward_kl_rl", f"KL-RL, {m}", "--") for m in BROKEN], y_log=False),
+        Panel(
+            "true reward of the target",
+            "N",
+            "mean unmapped reward",
+            [_line(rows, m, "reward_bon", f"best-of-N, {m}") for m in BROKEN]
+            + [_line(rows, m, "reward_kl_rl", f"KL-RL, {m}", "--") for m in BROKEN],
+            y_log=False,
+        ),
         *([_trained_panel(result["trained"])] if result["trained"] else []),
-    ]  # fmt: skip
+    ]
 
 
 def _trained_panel(trained: list[dict[str, Any]]) -> Panel:
     """KL to the policy of the unmapped reward; 0 where a map changes nothing. The maps are numbered in order."""
     names = [name for name in dict.fromkeys(run["map"] for run in trained) if name != "continuous"]
     numbered = [{**run, "number": names.index(run["map"]) + 1} for run in trained if run["map"] in names]
-    lines = [seeds.line([run for run in numbered if run["trained_on"] == objective], "number", "moved", objective)
-             for objective in dict.fromkeys(run["trained_on"] for run in numbered)]  # fmt: skip
+    lines = [
+        seeds.line([run for run in numbered if run["trained_on"] == objective], "number", "moved", objective)
+        for objective in dict.fromkeys(run["trained_on"] for run in numbered)
+    ]
     label = ", ".join(f"{number} {name.split('_')[0]}" for number, name in enumerate(names, 1))
     return Panel("trained: moved by the map, nats", label, "KL to the policy without a map", lines, False, False)
 

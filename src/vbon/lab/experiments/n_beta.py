@@ -18,8 +18,18 @@ from vbon.lab.training import truth_of
 from vbon.lab.world import World
 
 TITLE = "n-beta: the β of KL-RL that matches best-of-N (β/σ; σ the reward's standard deviation under π_ref)"
-COLUMNS = ("law", "n", "beta_kl", "beta_reward", "kl_bon_ref", "reward_gain", "reward_gain_bon", "win_rate",
-           "win_rate_bon", "kl_rl_bon")  # fmt: skip
+COLUMNS = (
+    "law",
+    "n",
+    "beta_kl",
+    "beta_reward",
+    "kl_bon_ref",
+    "reward_gain",
+    "reward_gain_bon",
+    "win_rate",
+    "win_rate_bon",
+    "kl_rl_bon",
+)
 CONTINUOUS = {
     "normal": laws.normal_quantile,
     "uniform": laws.uniform_quantile,
@@ -99,9 +109,13 @@ def panels(result: dict[str, Any]) -> list[Panel]:
     return [
         Panel("β of equal KL", "N", "β/σ", [_line(rows, name, "beta_kl") for name in names]),
         Panel("β of equal reward", "N", "β/σ", [_line(rows, name, "beta_reward") for name in names]),
-        Panel("KL-RL against best-of-N at equal KL", "N", "KL(KL-RL‖π_bon), nats",
-              [_line(rows, name, "kl_rl_bon") for name in names if name not in ("lab binary", "log-rank")]),
-    ]  # fmt: skip
+        Panel(
+            "KL-RL against best-of-N at equal KL",
+            "N",
+            "KL(KL-RL‖π_bon), nats",
+            [_line(rows, name, "kl_rl_bon") for name in names if name not in ("lab binary", "log-rank")],
+        ),
+    ]
 
 
 def _line(rows: list[dict[str, Any]], name: str, key: str) -> Line:

@@ -21,8 +21,19 @@ from vbon.lab.pools import ESTIMATORS, draw_counts
 from vbon.pool.store import ReferencePool
 
 TITLE = "pool: best-of-N and its rivals on the prompts of a pool (nats; means over prompts)"
-COLUMNS = ("pool", "n", "kl_bon_ref", "win_rate_bon", "win_rate_kl_rl", "kl_rl_bon", "kl_one_sided_bon", "kl_upper_bon",
-           "kl_rl_moved_by_exp", "bon_moved_by_tanh", "one_sided_moved_by_tanh")  # fmt: skip
+COLUMNS = (
+    "pool",
+    "n",
+    "kl_bon_ref",
+    "win_rate_bon",
+    "win_rate_kl_rl",
+    "kl_rl_bon",
+    "kl_one_sided_bon",
+    "kl_upper_bon",
+    "kl_rl_moved_by_exp",
+    "bon_moved_by_tanh",
+    "one_sided_moved_by_tanh",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +54,13 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
     cases = [(number, laws, n) for number, laws in enumerate(every, 1) for n in preset.ns]
     return {
         "rows": [{"pool": number, "n": n, **compare(laws, n)} for number, laws, n in cases],
-        "samples": [{"pool": number, "n": n, **row} for number, laws, n in cases
-                    for row in sub_pools(laws, n, preset.num_samples, rng)],
+        "samples": [
+            {"pool": number, "n": n, **row}
+            for number, laws, n in cases
+            for row in sub_pools(laws, n, preset.num_samples, rng)
+        ],
         "pools": [{"prompts": len(pool), "samples": int(pool.num_samples.min())} for pool in found],
-    }  # fmt: skip
+    }
 
 
 def laws_of(pool: ReferencePool) -> list[Law]:
@@ -97,8 +111,15 @@ def sub_pools(laws: Sequence[Law], n: float, sizes: Sequence[int], rng: np.rando
                 for law, one in zip(laws, counts, strict=True)
             ]
             mean = stats.mean(found)
-            rows.append({"num_samples": size, "estimator": name, "kl": mean.value, "interval": [mean.low, mean.high],
-                         "kl_rule": pool_size.kl_from_pool(size, n)})  # fmt: skip
+            rows.append(
+                {
+                    "num_samples": size,
+                    "estimator": name,
+                    "kl": mean.value,
+                    "interval": [mean.low, mean.high],
+                    "kl_rule": pool_size.kl_from_pool(size, n),
+                }
+            )
     return rows
 
 
@@ -133,8 +154,12 @@ def _kl(log_p: Float, log_q: Float) -> float:
 
 def panels(result: dict[str, Any]) -> list[Panel]:
     first = [row for row in result["rows"] if row["pool"] == 1]
-    names = {"kl_rl_bon": "KL-RL at equal KL", "kl_one_sided_bon": "one-sided count", "kl_upper_bon": "F_≤ form",
-             "kl_rl_moved_by_exp": "KL-RL moved by exp"}  # fmt: skip
+    names = {
+        "kl_rl_bon": "KL-RL at equal KL",
+        "kl_one_sided_bon": "one-sided count",
+        "kl_upper_bon": "F_≤ form",
+        "kl_rl_moved_by_exp": "KL-RL moved by exp",
+    }
     distances = [_line(first, key, label) for key, label in names.items()]
     largest = max(row["n"] for row in first if row["n"] <= 8)
     rows = [row for row in result["samples"] if (row["pool"], row["n"]) == (1, largest)]
@@ -142,10 +167,14 @@ def panels(result: dict[str, Any]) -> list[Panel]:
     rule = {row["num_samples"]: row["kl_rule"] for row in rows}
     return [
         Panel("what differs from best-of-N", "N", "KL(·‖π_bon), nats", distances),
-        Panel(f"a pool of M, N = {largest}", "M", "KL(π̂_bon‖π_bon), nats",
-              [*estimators, Line("N(N−1)/(2M(2N−1))", list(rule), list(rule.values()), style="--")]),
+        Panel(
+            f"a pool of M, N = {largest}",
+            "M",
+            "KL(π̂_bon‖π_bon), nats",
+            [*estimators, Line("N(N−1)/(2M(2N−1))", list(rule), list(rule.values()), style="--")],
+        ),
         Panel("the map N ↔ β", "N", "β/σ", [_beta_line(result["rows"], 1 + i) for i in range(len(result["pools"]))]),
-    ]  # fmt: skip
+    ]
 
 
 def _beta_line(rows: list[dict[str, Any]], pool: int) -> Line:

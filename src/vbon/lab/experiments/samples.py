@@ -43,16 +43,26 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(
-        ns=(2, 8, 32), num_samples=(4, 32, 250, 2000), pools=20, ks_pools=100, trained_n=(8,),
-        trained_num_samples=(32, 250), scale=Scale(num_iterations=100), seeds=(0,),
+        ns=(2, 8, 32),
+        num_samples=(4, 32, 250, 2000),
+        pools=20,
+        ks_pools=100,
+        trained_n=(8,),
+        trained_num_samples=(32, 250),
+        scale=Scale(num_iterations=100),
+        seeds=(0,),
     ),
     "medium": Preset(
-        ns=(8, 32), num_samples=(16, 64, 250, 1000, 4000), pools=20, ks_pools=100, scale=Scale(num_iterations=100),
+        ns=(8, 32),
+        num_samples=(16, 64, 250, 1000, 4000),
+        pools=20,
+        ks_pools=100,
+        scale=Scale(num_iterations=100),
         seeds=(0, 1, 2),
     ),
     "full": Preset(),
     "untrained": Preset(pools=40, trained_n=()),
-}  # fmt: skip
+}
 
 
 def run_estimators(preset: Preset, seed: int) -> list[dict[str, Any]]:
@@ -66,8 +76,16 @@ def run_estimators(preset: Preset, seed: int) -> list[dict[str, Any]]:
             for n in (n for n in preset.ns if num_samples <= 1000 * n):
                 for estimator, estimate in ESTIMATORS.items():
                     errors = [_errors(truth, estimate(counts, n), n) for counts in pools]
-                    rows.append({"world": name, "n": n, "num_samples": num_samples, "estimator": estimator,
-                                 **_summary(errors), "kl_rule": pool_size.kl_from_pool(num_samples, n)})  # fmt: skip
+                    rows.append(
+                        {
+                            "world": name,
+                            "n": n,
+                            "num_samples": num_samples,
+                            "estimator": estimator,
+                            **_summary(errors),
+                            "kl_rule": pool_size.kl_from_pool(num_samples, n),
+                        }
+                    )
     return rows
 
 
@@ -105,10 +123,19 @@ def run_ks(preset: Preset, seed: int) -> list[dict[str, Any]]:
 def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
     """Train on pools of M; exact results, and the cost of the pool in samples for each prompt."""
     jobs = [
-        Job(world=World(), reward="continuous", n=n, seed=seed, scale=preset.scale, work=str(context.work),
-            num_samples=m)
-        for n in preset.trained_n for m in preset.trained_num_samples for seed in context.seeds
-    ]  # fmt: skip
+        Job(
+            world=World(),
+            reward="continuous",
+            n=n,
+            seed=seed,
+            scale=preset.scale,
+            work=str(context.work),
+            num_samples=m,
+        )
+        for n in preset.trained_n
+        for m in preset.trained_num_samples
+        for seed in context.seeds
+    ]
     measured = run_all(run_job, jobs, context.num_workers)
     return [
         {"n": job.n, "num_samples": job.num_samples, "seed": job.seed, **row}

@@ -25,8 +25,23 @@ from vbon.lab.training import in_processes
 from vbon.pool.store import ReferencePool
 
 TITLE = "text: policies trained on a pool, measured on held-out prompts (nats; means over prompts)"
-COLUMNS = ("question", "method", "n", "num_samples", "map", "seed", "reward", "reward_bon", "win_rate", "win_rate_bon",
-           "kl_policy_ref", "kl_bon_ref", "kl_policy_bon", "moved", "same_weights")  # fmt: skip
+COLUMNS = (
+    "question",
+    "method",
+    "n",
+    "num_samples",
+    "map",
+    "seed",
+    "reward",
+    "reward_bon",
+    "win_rate",
+    "win_rate_bon",
+    "kl_policy_ref",
+    "kl_bon_ref",
+    "kl_policy_bon",
+    "moved",
+    "same_weights",
+)
 METHODS: dict[str, dict[str, Any]] = {
     "vbon": {},
     "one-sided": {"objective": "vbon-bound"},
@@ -80,11 +95,13 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
     targets = {n: text_runs.target(job) for n, job in {job.n: job for job in different}.items()}
     every = int(pools[0].num_samples.min())
     return {
-        "rows": [{**_describe(case, job, every), **_beside(targets[job.n]), **measured[job], **_moved(case, job, jobs)}
-                 for (case, _), job in jobs.items()],
+        "rows": [
+            {**_describe(case, job, every), **_beside(targets[job.n]), **measured[job], **_moved(case, job, jobs)}
+            for (case, _), job in jobs.items()
+        ],
         "targets": [{"n": n, **measures} for n, measures in sorted(targets.items())],
         "pools": [{"prompts": len(pool), "samples": int(pool.num_samples.min())} for pool in pools],
-    }  # fmt: skip
+    }
 
 
 def cases_of(preset: Preset) -> list[Case]:
@@ -109,18 +126,25 @@ def jobs_of(preset: Preset, laws: Sequence[Law], context: Context) -> dict[tuple
 def _job(case: Case, laws: Sequence[Law], preset: Preset, context: Context) -> TextJob:
     """With the first seed."""
     flags = METHODS[case.method] | {
-        "num_iterations": preset.num_iterations, "rollouts_per_iteration": preset.rollouts_per_iteration,
+        "num_iterations": preset.num_iterations,
+        "rollouts_per_iteration": preset.rollouts_per_iteration,
         "warm_start": "offline",
-    }  # fmt: skip
+    }
     if case.method == "KL-RL":
         spread = spread_of(law.rewards for law in laws)
         flags["kl_coef"] = float(f"{kl_matched([mapped(law, case.reward_map, spread) for law in laws], case.n):.4g}")
     pool, heldout = map(str, context.pools)
     return TextJob(
-        pool=pool, heldout=heldout, n=case.n, seed=context.seeds[0], work=str(context.work),
-        num_samples=case.num_samples, samples_per_prompt=preset.samples_per_prompt, reward_map=case.reward_map,
+        pool=pool,
+        heldout=heldout,
+        n=case.n,
+        seed=context.seeds[0],
+        work=str(context.work),
+        num_samples=case.num_samples,
+        samples_per_prompt=preset.samples_per_prompt,
+        reward_map=case.reward_map,
         flags=tuple(sorted(flags.items())),
-    )  # fmt: skip
+    )
 
 
 def _describe(case: Case, job: TextJob, every: int) -> dict[str, Any]:
@@ -155,15 +179,36 @@ def panels(result: dict[str, Any]) -> list[Panel]:
     sizes = [row for row in rows if row["question"] == "samples"]
     rule = [(m, pool_size.kl_from_pool(m, sizes[0]["n"])) for m in sorted({row["num_samples"] for row in sizes})]
     return [
-        Panel("distance to best-of-N", "N", "KL(π_θ‖π_bon), nats",
-              [_line(rows, "backward-kl", "n", "kl_policy_bon", "vbon"),
-               _line(rows, "n-beta", "n", "kl_policy_bon", "KL-RL, β matched"), floor]),
-        Panel("win rate", "N", "win rate", [_line(rows, "backward-kl", "n", "win_rate", "vbon"),
-              _line(rows, "n-beta", "n", "win_rate", "KL-RL, β matched")], y_log=False),
-        Panel(f"trained on M of {every} samples, N = {sizes[0]['n']}", "M", "KL(π_θ‖π_bon), nats",
-              [_line(rows, "samples", "num_samples", "kl_policy_bon", "vbon"),
-               Line("N(N−1)/(2M(2N−1))", [m for m, _ in rule], [value for _, value in rule], style="--")]),
-    ]  # fmt: skip
+        Panel(
+            "distance to best-of-N",
+            "N",
+            "KL(π_θ‖π_bon), nats",
+            [
+                _line(rows, "backward-kl", "n", "kl_policy_bon", "vbon"),
+                _line(rows, "n-beta", "n", "kl_policy_bon", "KL-RL, β matched"),
+                floor,
+            ],
+        ),
+        Panel(
+            "win rate",
+            "N",
+            "win rate",
+            [
+                _line(rows, "backward-kl", "n", "win_rate", "vbon"),
+                _line(rows, "n-beta", "n", "win_rate", "KL-RL, β matched"),
+            ],
+            y_log=False,
+        ),
+        Panel(
+            f"trained on M of {every} samples, N = {sizes[0]['n']}",
+            "M",
+            "KL(π_θ‖π_bon), nats",
+            [
+                _line(rows, "samples", "num_samples", "kl_policy_bon", "vbon"),
+                Line("N(N−1)/(2M(2N−1))", [m for m, _ in rule], [value for _, value in rule], style="--"),
+            ],
+        ),
+    ]
 
 
 def _line(rows: list[dict[str, Any]], question: str, x: str, y: str, label: str) -> Line:

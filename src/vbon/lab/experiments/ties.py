@@ -21,11 +21,7 @@ from vbon.lab.world import World
 TITLE = "ties: exact best-of-N under each treatment of ties (nats)"
 COLUMNS = ("reward", "n", "rule", "mass_lost", "kl_rule_bon", "kl_rule_ref", "reward_mean", "win_rate")
 TRAINED_BY = ("reward", "n", "rule")
-RULES = {
-    "random": {"tie_rule": "random"},
-    "order": {"tie_rule": "order"},
-    "one-sided": {"objective": "vbon-bound"},
-}
+RULES = {"random": {"tie_rule": "random"}, "order": {"tie_rule": "order"}, "one-sided": {"objective": "vbon-bound"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +45,12 @@ PRESETS = {
 
 def run(preset: Preset, context: Context) -> dict[str, Any]:
     truths = {reward: truth_of(World(), reward) for reward in preset.rewards}
-    rows = [{"reward": reward, "n": n, **row} for reward, truth in truths.items() for n in preset.ns
-            for row in compare(truth, n)]  # fmt: skip
+    rows = [
+        {"reward": reward, "n": n, **row}
+        for reward, truth in truths.items()
+        for n in preset.ns
+        for row in compare(truth, n)
+    ]
     verifier = [verify(truths["binary"], n) for n in preset.ns] if "binary" in truths else []
     return {"rows": rows, "verifier": verifier, "trained": run_trained(preset, context)}
 
@@ -110,18 +110,35 @@ def verify(truth: Truth, n: int) -> dict[str, float]:
 def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
     """vbon with either tie rule and the one-sided estimator, all judged by best-of-N with ties broken at random."""
     jobs = [
-        Job(world=World(), reward=reward, judged_by=reward, n=n, seed=seed, scale=preset.scale, work=str(context.work),
-            num_samples=preset.num_samples, flags=flags)
-        for reward in preset.trained_rewards for n in preset.trained_n for flags in RULES.values()
+        Job(
+            world=World(),
+            reward=reward,
+            judged_by=reward,
+            n=n,
+            seed=seed,
+            scale=preset.scale,
+            work=str(context.work),
+            num_samples=preset.num_samples,
+            flags=flags,
+        )
+        for reward in preset.trained_rewards
+        for n in preset.trained_n
+        for flags in RULES.values()
         for seed in context.seeds
-    ]  # fmt: skip
+    ]
     names = {str(flags): rule for rule, flags in RULES.items()}
     measured = run_all(run_job, jobs, context.num_workers)
     return [
-        {"n": job.n, "rule": names[str(job.flags)], "seed": job.seed, **row, "reward_mean": row["reward"],
-         "reward": job.reward}
+        {
+            "n": job.n,
+            "rule": names[str(job.flags)],
+            "seed": job.seed,
+            **row,
+            "reward_mean": row["reward"],
+            "reward": job.reward,
+        }
         for job, row in zip(jobs, measured, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:

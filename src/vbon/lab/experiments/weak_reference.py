@@ -21,8 +21,19 @@ from vbon.lab.training import Job, Scale, run_all, run_with_curve, truth_of
 from vbon.lab.world import World
 
 TITLE = "weak-reference: quality and convergence as the reference gets worse (exact; nats)"
-COLUMNS = ("weakness", "n", "method", "seed", "top_percent", "reward_ref", "reward", "reward_bon", "share_of_gain",
-           "kl_policy_bon", "converged_at")  # fmt: skip
+COLUMNS = (
+    "weakness",
+    "n",
+    "method",
+    "seed",
+    "top_percent",
+    "reward_ref",
+    "reward",
+    "reward_bon",
+    "share_of_gain",
+    "kl_policy_bon",
+    "converged_at",
+)
 METHODS: dict[str, dict[str, Any]] = {
     "vbon": {},
     "reward": {"objective": "reward"},
@@ -53,8 +64,11 @@ PRESETS = {
 def run(preset: Preset, context: Context) -> dict[str, Any]:
     cases = [
         (weakness, n, method, seed)
-        for weakness in preset.weakness for n in preset.ns for method in preset.methods for seed in context.seeds
-    ]  # fmt: skip
+        for weakness in preset.weakness
+        for n in preset.ns
+        for method in preset.methods
+        for seed in context.seeds
+    ]
     jobs = [_job(*case, preset, context) for case in cases]
     done = run_all(run_with_curve, jobs, context.num_workers)
     trained = [_row(*case, *pair) for case, pair in zip(cases, done, strict=True)]
@@ -89,8 +103,16 @@ def _job(weakness: float, n: int, method: str, seed: int, preset: Preset, contex
     world, flags = World(good_letter_logit=-weakness), dict(METHODS[method])
     if method == "reward":
         flags["kl_coef"] = matched_kl_coef(world, "reward", n)
-    return Job(world=world, reward="continuous", n=n, seed=seed, scale=preset.scale, work=str(context.work),
-               num_samples=preset.num_samples, flags=flags)  # fmt: skip
+    return Job(
+        world=world,
+        reward="continuous",
+        n=n,
+        seed=seed,
+        scale=preset.scale,
+        work=str(context.work),
+        num_samples=preset.num_samples,
+        flags=flags,
+    )
 
 
 def _row(
@@ -129,13 +151,25 @@ def converged_at(rewards: list[float], level: float) -> int | None:
 def panels(result: dict[str, Any]) -> list[Panel]:
     rows = result["rows"]
     return [
-        Panel("share of best-of-N's gain in reward", "logit taken from good letters", "share",
-              _lines(rows, "share_of_gain"), x_log=False, y_log=False),
-        Panel("mean reward", "logit taken from good letters", "reward", _lines(rows, "reward"), x_log=False,
-              y_log=False),
-        Panel("distance to best-of-N", "logit taken from good letters", "KL(π_θ‖π_bon), nats",
-              _lines(rows, "kl_policy_bon"), x_log=False),
-    ]  # fmt: skip
+        Panel(
+            "share of best-of-N's gain in reward",
+            "logit taken from good letters",
+            "share",
+            _lines(rows, "share_of_gain"),
+            x_log=False,
+            y_log=False,
+        ),
+        Panel(
+            "mean reward", "logit taken from good letters", "reward", _lines(rows, "reward"), x_log=False, y_log=False
+        ),
+        Panel(
+            "distance to best-of-N",
+            "logit taken from good letters",
+            "KL(π_θ‖π_bon), nats",
+            _lines(rows, "kl_policy_bon"),
+            x_log=False,
+        ),
+    ]
 
 
 def _lines(rows: list[dict[str, Any]], key: str) -> list[Line]:

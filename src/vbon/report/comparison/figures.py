@@ -38,9 +38,14 @@ class Guide(NamedTuple):
 
 
 def plane(
-    key: str, lines: Sequence[Line], guides: Sequence[Guide], *, y_label: str, alt: str,
+    key: str,
+    lines: Sequence[Line],
+    guides: Sequence[Guide],
+    *,
+    y_label: str,
+    alt: str,
     x_label: str = "KL(π_θ‖π_ref), nats a completion",
-) -> str:  # fmt: skip
+) -> str:
     """Every method's grid points joined by a line; seeds small, intervals of the means as bars."""
 
     def draw(axes: Axes) -> None:
@@ -120,18 +125,34 @@ def _line(axes: Axes, line: Line) -> None:
     xs, ys = [one.value for one in line.x], [one.value for one in line.y]
     bars = [np.hstack([reach(one) for one in side]) for side in (line.x, line.y)]
     axes.errorbar(
-        xs, ys, xerr=bars[0], yerr=bars[1], color=colour, marker=marker, markersize=5.5, capsize=1.5, linewidth=1.1,
-        elinewidth=0.8, label=shortened(line.name), zorder=4,
-    )  # fmt: skip
+        xs,
+        ys,
+        xerr=bars[0],
+        yerr=bars[1],
+        color=colour,
+        marker=marker,
+        markersize=5.5,
+        capsize=1.5,
+        linewidth=1.1,
+        elinewidth=0.8,
+        label=shortened(line.name),
+        zorder=4,
+    )
 
 
 def _guide(axes: Axes, guide: Guide) -> None:
     colour = TARGET if guide.is_target else MUTED
     style = "none" if guide.marker else guide.style
     axes.plot(
-        guide.x, guide.y, linestyle=style, marker=guide.marker or None, markersize=11, color=colour, label=guide.name,
+        guide.x,
+        guide.y,
+        linestyle=style,
+        marker=guide.marker or None,
+        markersize=11,
+        color=colour,
+        label=guide.name,
         zorder=2,
-    )  # fmt: skip
+    )
 
 
 def _plain_numbers(axes: Axes) -> None:

@@ -28,32 +28,36 @@ def render(comparison: Comparison) -> str:
         "judges": plots.judge_plots(comparison),
         "speeds": plots.speed_plots(comparison),
     }
-    return environment().get_template("comparison.html.j2").render(
-        style=Markup(style),
-        script=Markup(script),
-        script_hash=script_hash(script),
-        version=vbon.__version__,
-        name=comparison.name,
-        first=first,
-        sentences=sentences(comparison, matched, shares),
-        methods=[_method(method) for method in comparison.methods],
-        shape=comparison.shape,
-        pool=comparison.pool,
-        ns=[n_text(place.n) for place in comparison.places],
-        num_runs=comparison.num_runs,
-        failed=comparison.failed,
-        results=tables.results_table(comparison),
-        matched=[
-            (label, tables.matched_table(comparison, matched[metric], digits, factor))
-            for metric, (label, digits, factor) in METRICS.items()
-            if matched[metric]
-        ],
-        costs=tables.cost_table(statistics.costs(comparison)),
-        search=tables.search_table(comparison),
-        settings=tables.settings_rows(comparison.settings),
-        cards=samples.cards(comparison),
-        drawings={key: [as_context(one) for one in rows] for key, rows in drawings.items()},
-    )  # fmt: skip
+    return (
+        environment()
+        .get_template("comparison.html.j2")
+        .render(
+            style=Markup(style),
+            script=Markup(script),
+            script_hash=script_hash(script),
+            version=vbon.__version__,
+            name=comparison.name,
+            first=first,
+            sentences=sentences(comparison, matched, shares),
+            methods=[_method(method) for method in comparison.methods],
+            shape=comparison.shape,
+            pool=comparison.pool,
+            ns=[n_text(place.n) for place in comparison.places],
+            num_runs=comparison.num_runs,
+            failed=comparison.failed,
+            results=tables.results_table(comparison),
+            matched=[
+                (label, tables.matched_table(comparison, matched[metric], digits, factor))
+                for metric, (label, digits, factor) in METRICS.items()
+                if matched[metric]
+            ],
+            costs=tables.cost_table(statistics.costs(comparison)),
+            search=tables.search_table(comparison),
+            settings=tables.settings_rows(comparison.settings),
+            cards=samples.cards(comparison),
+            drawings={key: [as_context(one) for one in rows] for key, rows in drawings.items()},
+        )
+    )
 
 
 def _method(method: Method) -> dict[str, Any]:

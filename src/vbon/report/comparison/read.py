@@ -141,21 +141,34 @@ def _evaluation(path: Path, name: str) -> Path:
 
 def _place(row: Mapping[str, Any]) -> Place:
     return Place(
-        float(row["n"]), _estimates(row["target"]), _estimates(row["reference"]),
-        float(row["floor"]["kl_policy_bon"]), str(row["evaluation"]),
-    )  # fmt: skip
+        float(row["n"]),
+        _estimates(row["target"]),
+        _estimates(row["reference"]),
+        float(row["floor"]["kl_policy_bon"]),
+        str(row["evaluation"]),
+    )
 
 
 def _method(
-    name: str, series: int, row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], ns: Sequence[float],
+    name: str,
+    series: int,
+    row: Mapping[str, Any],
+    runs: Sequence[Mapping[str, Any]],
+    ns: Sequence[float],
     per_prompt: Mapping[str, Mapping[str, Float]],
-) -> Method:  # fmt: skip
+) -> Method:
     by_place = {(ns.index(run["n"]), run["seed"]): run for run in runs}
     return Method(
-        name, series, str(row["family"]), str(row["summary"]), row["kl_coef"] or [None] * len(ns), row["learning_rate"],
-        [(one["learning_rate"], one["objective"]) for one in row["search"]], by_place,
+        name,
+        series,
+        str(row["family"]),
+        str(row["summary"]),
+        row["kl_coef"] or [None] * len(ns),
+        row["learning_rate"],
+        [(one["learning_rate"], one["objective"]) for one in row["search"]],
+        by_place,
         {key: per_prompt[run["name"]] for key, run in by_place.items()},
-    )  # fmt: skip
+    )
 
 
 def _per_prompt(folder: Path, policy: str) -> dict[str, Float]:

@@ -177,14 +177,17 @@ def _cost(method: Method, place: int, comparison: Comparison) -> CostRow:
     seconds = [comparison.seconds.get(run["name"], {}) for run in runs]
     nearly = [one["nearly"] for one in seconds if one.get("nearly") is not None]
     return CostRow(
-        method, comparison.places[place].n,
+        method,
+        comparison.places[place].n,
         _median([run["cost"]["rollouts"] for run in runs]) or 0.0,
         _median([run["cost"]["offline_steps"] for run in runs]) or 0.0,
         _median([one["total"] for one in seconds if "total" in one]),
-        len(near), len(runs),
-        _median([one["rollouts"] for one in there]), _median([one["offline_steps"] for one in there]),
+        len(near),
+        len(runs),
+        _median([one["rollouts"] for one in there]),
+        _median([one["offline_steps"] for one in there]),
         _median(nearly) if there else None,
-    )  # fmt: skip
+    )
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -59,10 +59,17 @@ def matched_table(comparison: Comparison, found: Sequence[Matched], digits: int,
         if KL in place.target
     ]
     rows = [
-        Row(f"− {one.rival.name}", "policy", [_difference(value, [seed[i] for seed in one.per_seed], digits, factor)
-            for i, value in enumerate(one.at_best_of_n)], one.rival.series)
+        Row(
+            f"− {one.rival.name}",
+            "policy",
+            [
+                _difference(value, [seed[i] for seed in one.per_seed], digits, factor)
+                for i, value in enumerate(one.at_best_of_n)
+            ],
+            one.rival.series,
+        )
         for one in found
-    ]  # fmt: skip
+    ]
     return Table(columns, rows)
 
 
@@ -91,15 +98,20 @@ def cost_table(rows: Sequence[CostRow]) -> Table:
 
 def _cost_row(row: CostRow) -> Row:
     return Row(
-        row.method.name, "policy",
+        row.method.name,
+        "policy",
         [
-            Cell(n_text(row.n)), Cell(number(row.rollouts, 0)), Cell(number(row.offline_steps, 0)),
-            Cell(number(row.seconds, 1)), Cell(f"{row.reached} of {row.seeds}"),
-            Cell(number(row.nearly_rollouts, 0)), Cell(number(row.nearly_offline_steps, 0)),
+            Cell(n_text(row.n)),
+            Cell(number(row.rollouts, 0)),
+            Cell(number(row.offline_steps, 0)),
+            Cell(number(row.seconds, 1)),
+            Cell(f"{row.reached} of {row.seeds}"),
+            Cell(number(row.nearly_rollouts, 0)),
+            Cell(number(row.nearly_offline_steps, 0)),
             Cell(number(row.nearly_seconds, 1)),
         ],
         row.method.series,
-    )  # fmt: skip
+    )
 
 
 def search_table(comparison: Comparison) -> Table | None:
@@ -110,8 +122,11 @@ def search_table(comparison: Comparison) -> Table | None:
             chosen = "chosen" if rate == method.learning_rate else ""
             cells = [Cell(f"{rate:g}"), Cell(number(objective, 4)), Cell(chosen)]
             rows.append(Row(method.name, "policy", cells, method.series))
-    columns = [("learning rate", "Tried at one grid point"), ("objective", "The method's own, on validation prompts"),
-               ("", "")]  # fmt: skip
+    columns = [
+        ("learning rate", "Tried at one grid point"),
+        ("objective", "The method's own, on validation prompts"),
+        ("", ""),
+    ]
     return Table(columns, rows) if rows else None
 
 

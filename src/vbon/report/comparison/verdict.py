@@ -53,10 +53,11 @@ def _ahead(first: str, metric: str, rows: Sequence[Matched]) -> Iterator[str]:
     """Rivals it is ahead of, or behind, beyond the interval: at some KL of best-of-N, and nowhere the other way."""
     for word, sign in (("ahead of", 1), ("behind", -1)):
         names = [
-            one.rival.name for one in rows
+            one.rival.name
+            for one in rows
             if any(_beyond(value.low, value.high, sign) for value in one.at_best_of_n)
             and not any(_beyond(value.low, value.high, -sign) for value in one.at_best_of_n)
-        ]  # fmt: skip
+        ]
         if names:
             yield f"At equal KL {first} is {word} {', '.join(names)} in {NAMES[metric]}, by more than chance explains."
 
