@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from vbon.demo import fitting, small_models
-from vbon.demo.small_models import ModelConfig, Review, Windows
+from vbon.recipes import fit, small_models
+from vbon.recipes.small_models import ModelConfig, Review, Windows
 
 TINY = ModelConfig(vocabulary=300, width=16, layers=1, heads=2, window=12, batch_size=16, steps=2)
 REVIEWS = [Review("This kettle is very dull.", 0), Review("A charming tent, a splendid lid and a warm screen.", 1)]
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path)
 
 
 def test_learning_rate_rises_then_falls_to_a_twentieth():
-    factors = [fitting.learning_rate_factor(step, 400) for step in range(401)]
-    assert factors[0] == pytest.approx(1 / fitting.WARMUP_STEPS)
-    assert max(factors) == pytest.approx(factors[fitting.WARMUP_STEPS - 1])
+    factors = [fit.learning_rate_factor(step, 400) for step in range(401)]
+    assert factors[0] == pytest.approx(1 / fit.WARMUP_STEPS)
+    assert max(factors) == pytest.approx(factors[fit.WARMUP_STEPS - 1])
     assert factors[-1] == pytest.approx(0.05)

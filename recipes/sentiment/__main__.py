@@ -18,8 +18,8 @@ import torch
 from preset import Preset, load_preset
 from recipe import PREPARED, STAGES, Recipe
 
-from vbon.demo.staged import Budget, exit_status, first_until
 from vbon.models.load import resolve_device
+from vbon.recipes.stages import Budget, exit_status, first_until
 
 DEFAULT = "small"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
-from vbon.demo.fitting import Precision
-from vbon.demo.small_models import ModelConfig
-from vbon.demo.staged import read_preset
+from vbon.recipes.fit import Precision
+from vbon.recipes.small_models import ModelConfig
+from vbon.recipes.stages import read_preset
 
 HERE = Path(__file__).parent
 # What the stages fill in themselves: the files and models that they hand to each other.

@@ -12,13 +12,13 @@ from preset import Preset
 from reviews import Split, cut_prompts, read_split, split_prompts, write_prompts
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig, save_yaml
-from vbon.demo.fitting import Workplace, unfinished
-from vbon.demo.small_models import LABELS, ModelConfig, train_classifier, train_reference
-from vbon.demo.staged import Budget, Records, as_values
 from vbon.errors import Paused
 from vbon.evaluation.evaluate import evaluate_command
 from vbon.models.load import load_tokenizer
 from vbon.pool.collect import collect
+from vbon.recipes.fit import FitOptions, checkpoint_folder
+from vbon.recipes.small_models import LABELS, ModelConfig, train_classifier, train_reference
+from vbon.recipes.stages import Budget, Records, as_values
 from vbon.training.train import train
 
 STAGES = ("reference", "classifier", "prompts", "collect", "train", "evaluate", "results")
@@ -187,14 +187,14 @@ class Recipe:
         settings |= {} if precision == "float32" else {"precision": precision}
 
         def work() -> dict[str, Any]:
-            with unfinished(self.out / f"{name}.unfinished", settings) as folder:
-                place = Workplace(
+            with checkpoint_folder(self.out / f"{name}.unfinished", settings) as folder:
+                options = FitOptions(
                     device=self.device or "cpu",
                     precision=precision,
-                    unfinished=folder,
+                    checkpoints=folder,
                     asks_to_pause=self.budget.is_spent,
                 )
-                return make(self.split.train, self.split.held_out, config, self.out / name, place=place)
+                return make(self.split.train, self.split.held_out, config, self.out / name, options=options)
 
         self._once(name, settings, work, self.out / name)
 

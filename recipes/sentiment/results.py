@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from preset import HERE, Preset
 
 import vbon
-from vbon.demo.staged import as_values, commit_of
+from vbon.commit import commit_of
 from vbon.pool.files import replace_file
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
+from vbon.recipes.stages import as_values
 
 METRICS = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon", "reward_gain_share")
 GAIN_WANTED, GAIN_LOW_WANTED, KL_WANTED = 0.90, 0.80, 1.25
@@ -58,7 +59,7 @@ def circumstances(preset: Preset, stages: Mapping[str, dict[str, Any]], device: 
     return {
         "command": f"python recipes/sentiment run --preset {preset.name} --reviews FILE --out OUT",
         "vbon": vbon.__version__,
-        "commit": commit_of(HERE),
+        "commit": commit_of(HERE) or "unknown",
         "hardware": _hardware(device),
         "preset": {
             name: as_values(getattr(preset, name))

@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from vbon.demo.small_models import Review
 from vbon.errors import VbonError
 from vbon.pool.records import read_records
+from vbon.recipes.small_models import Review
 
 _BREAK = re.compile(r"(\s*<br\s*/?>\s*)+")
 _SPACES = re.compile(r"\s+")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
-from vbon.demo.staged import read_preset
+from vbon.recipes.stages import read_preset
 
 HERE = Path(__file__).parent
 # What the stages fill in themselves: the files and models that they hand to each other, and the temperature.

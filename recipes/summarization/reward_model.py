@@ -16,8 +16,8 @@ from small_model import trl_settings
 from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from trl import RewardConfig, RewardTrainer
 
-from vbon.demo.small_models import save
 from vbon.pool import ReferencePool
+from vbon.recipes.small_models import save
 from vbon.rewards import load_reward
 
 HELD_OUT = 0.1  # of the papers, to measure agreement on

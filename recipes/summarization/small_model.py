@@ -12,9 +12,9 @@ from preset import ModelConfig
 from transformers import GPT2LMHeadModel
 from trl import SFTConfig, SFTTrainer
 
-from vbon.demo import small_models
-from vbon.demo.fitting import Course
-from vbon.demo.small_models import gpt2_config, save, train_tokenizer
+from vbon.recipes import small_models
+from vbon.recipes.fit import Schedule
+from vbon.recipes.small_models import gpt2_config, save, train_tokenizer
 
 
 def train_reference(papers: Sequence[Paper], config: ModelConfig, out: Path) -> None:
@@ -29,15 +29,15 @@ def train_reference(papers: Sequence[Paper], config: ModelConfig, out: Path) -> 
     save(model.cpu(), tokenizer, out)
 
 
-def trl_settings(course: Course, out: Path) -> dict[str, Any]:
-    """What TRL's trainers are told alike: the course, a half cosine after a warm-up; nothing kept, nothing reported."""
+def trl_settings(schedule: Schedule, out: Path) -> dict[str, Any]:
+    """Settings that TRL's trainers share: the schedule, a half cosine after a warm-up, no checkpoints, no reports."""
     return {
         "output_dir": str(out.with_name(out.name + ".partial") / "trainer"),
-        "max_steps": course.steps,
-        "per_device_train_batch_size": course.batch_size,
-        "learning_rate": course.learning_rate,
+        "max_steps": schedule.steps,
+        "per_device_train_batch_size": schedule.batch_size,
+        "learning_rate": schedule.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": min(50, course.steps // 4),
+        "warmup_steps": min(50, schedule.steps // 4),
         "save_strategy": "no",
         "report_to": "none",
         "seed": 0,

@@ -8,7 +8,7 @@ from homework import CorpusConfig
 from reference import ModelConfig
 
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
-from vbon.demo.staged import read_preset
+from vbon.recipes.stages import read_preset
 
 HERE = Path(__file__).parent
 # What the stages fill in themselves: the files and models that they hand to each other, and what a method changes.

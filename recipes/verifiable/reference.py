@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from vbon.demo import small_models
-from vbon.demo.small_models import END, IGNORED, PAD, end_padded, fit, gpt2_config, save
+from vbon.recipes import small_models
+from vbon.recipes.small_models import END, IGNORED, PAD, end_padded, fit, gpt2_config, save
 
 CHARACTERS = "0123456789+="
 

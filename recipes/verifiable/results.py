@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from preset import HERE, Preset
 
 import vbon
+from vbon.commit import commit_of
 from vbon.core import stats
-from vbon.demo.staged import as_values, commit_of
 from vbon.pool.files import replace_file
 from vbon.pool.prompts import read_prompts
+from vbon.recipes.stages import as_values
 
 Float = NDArray[np.float64]
 SHARE_WANTED = 0.95
@@ -37,7 +38,7 @@ def write(
     content = {
         "command": f"python recipes/verifiable/run.py --preset {preset.name} --out OUT",
         "vbon": vbon.__version__,
-        "commit": commit_of(HERE),
+        "commit": commit_of(HERE) or "unknown",
         "hardware": f"{torch.get_num_threads()} threads",
         "seconds": seconds,
         "preset": {

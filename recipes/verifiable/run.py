@@ -22,9 +22,9 @@ from reference import train_reference
 from vbon.cli import main as vbon
 from vbon.core.best_of_n import kl_from_levels
 from vbon.core.kl_rl import kl_coef_for_samples
-from vbon.demo.staged import Records, as_values, exit_status, first_until
 from vbon.errors import VbonError
 from vbon.pool.store import ReferencePool
+from vbon.recipes.stages import Records, as_values, exit_status, first_until
 
 STAGES = ("reference", "problems", "collect", "inspect", "train", "evaluate", "report", "results")
 SPLITS = ("train", "test")

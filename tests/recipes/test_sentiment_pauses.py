@@ -12,7 +12,7 @@ import torch
 from tests.recipes.test_sentiment import PRESET, generated_reviews, main
 from transformers import GPT2LMHeadModel
 
-from vbon.demo.small_models import ModelConfig, gpt2_config, train_tokenizer
+from vbon.recipes.small_models import ModelConfig, gpt2_config, train_tokenizer
 
 __all__ = ["main"]  # a fixture
 pytestmark = pytest.mark.recipes

@@ -18,7 +18,7 @@ from vbon.errors import VbonError
 from vbon.pool.files import replace_file
 
 if TYPE_CHECKING:
-    from vbon.demo.small_models import Review
+    from vbon.recipes.small_models import Review
 
 N = 8
 JUDGE = "builtin:lexicon"
@@ -123,7 +123,7 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _train_reference(folder: Path, seed: int, scale: Scale) -> None:
-    from vbon.demo.small_models import ModelConfig, train_reference
+    from vbon.recipes.small_models import ModelConfig, train_reference
 
     # 0.39 million parameters: enough for the grammar, small enough for two cores.
     config = ModelConfig(
@@ -133,8 +133,8 @@ def _train_reference(folder: Path, seed: int, scale: Scale) -> None:
 
 
 def _train_classifier(folder: Path, seed: int, scale: Scale) -> None:
-    from vbon.demo.small_models import ModelConfig, train_classifier
     from vbon.models.load import load_tokenizer
+    from vbon.recipes.small_models import ModelConfig, train_classifier
 
     config = ModelConfig(width=48, layers=2, window=40, batch_size=64, steps=scale.classifier_steps)
     tokenizer = load_tokenizer(str(folder / "reference"))
@@ -144,7 +144,7 @@ def _train_classifier(folder: Path, seed: int, scale: Scale) -> None:
 
 def _reviews(folder: Path, *, neutral: bool) -> tuple[list["Review"], list["Review"]]:
     """The corpus to train on and the rest of it, labelled by stars; with or without those between."""
-    from vbon.demo.small_models import Review
+    from vbon.recipes.small_models import Review
 
     rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
     kept = [Review(row["text"], int(row["stars"] > NEUTRAL)) for row in rows if neutral or row["stars"] != NEUTRAL]

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import vbon
+from vbon.commit import commit_of
 from vbon.errors import VbonError
 
 Row = dict[str, Any]
@@ -23,7 +23,7 @@ def provenance() -> dict[str, Any]:
     """What made a result: versions, commit (with + where the sources differ from it), machine."""
     return {
         "vbon": vbon.__version__,
-        "commit": _commit(Path(__file__).parents[1]),
+        "commit": commit_of(Path(__file__).parents[1]),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -56,16 +56,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
-
-
-def _commit(folder: Path) -> str | None:
-    try:
-        head = _git(folder, "rev-parse", "--short=12", "HEAD")
-        return head + ("+" if _git(folder, "status", "--porcelain", "--", str(folder)) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None  # installed, not checked out
-
-
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout.strip()

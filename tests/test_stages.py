@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from vbon.demo.staged import Budget, Records, exit_status
 from vbon.errors import Paused, VbonError
+from vbon.recipes.stages import Budget, Records, exit_status
 
 
 def test_work_is_done_once_and_its_record_is_kept(tmp_path):

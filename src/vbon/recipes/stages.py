@@ -4,7 +4,6 @@ A recipe is stopped and given again; what is done with the same settings is not 
 """
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -125,15 +124,6 @@ class Budget:
     def is_spent(self) -> bool:
         """What work that can pause asks between two steps."""
         return self.share_left == 0
-
-
-def commit_of(folder: Path) -> str:
-    """The commit that a folder is checked out at, for the record; `unknown` where git does not tell."""
-    command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def first_until(stages: Sequence[str], last: str) -> Sequence[str]:

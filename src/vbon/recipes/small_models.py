@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vbon.demo.fitting import HERE, Loss, Workplace, autocast, fit
+from vbon.recipes.fit import DEFAULT, FitOptions, Loss, autocast, fit
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 LABELS = {0: "NEGATIVE", 1: "POSITIVE"}
@@ -86,18 +86,18 @@ def train_reference(
     out: Path,
     *,
     seed: int = 0,
-    place: Workplace = HERE,
+    options: FitOptions = DEFAULT,
 ) -> dict[str, float]:
     """Tokenizer and language model at `out`, whole or not at all. Returns held-out cross-entropy, nats a token.
 
     Raises:
         Paused: as `fit` does.
     """
-    tokenizer = kept_tokenizer(train, config, place)
+    tokenizer = kept_tokenizer(train, config, options)
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(gpt2_config(tokenizer, config))
-    fit(model, Windows(tokenizer, train, config.window), config, next_token_loss, seed, place)
-    nats = measure(model, Windows(tokenizer, held_out, config.window), next_token_loss, place)
+    fit(model, Windows(tokenizer, train, config.window), config, next_token_loss, seed, options)
+    nats = measure(model, Windows(tokenizer, held_out, config.window), next_token_loss, options)
     save(model, tokenizer, out)
     return {"parameters": model.num_parameters(), "held_out_nats_per_token": nats}
 
@@ -110,7 +110,7 @@ def train_classifier(
     out: Path,
     *,
     seed: int = 0,
-    place: Workplace = HERE,
+    options: FitOptions = DEFAULT,
 ) -> dict[str, float]:
     """A classifier of short spans at `out`, whole or not at all. Returns its held-out accuracy on whole windows.
 
@@ -120,15 +120,15 @@ def train_classifier(
     torch.manual_seed(seed)
     labels = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
     model = GPT2ForSequenceClassification(gpt2_config(tokenizer, config, **labels))
-    fit(model, Windows(tokenizer, train, config.window), config, prefix_label_loss, seed, place)
-    accuracy = measure(model, Windows(tokenizer, held_out, config.window), last_token_accuracy, place)
+    fit(model, Windows(tokenizer, train, config.window), config, prefix_label_loss, seed, options)
+    accuracy = measure(model, Windows(tokenizer, held_out, config.window), last_token_accuracy, options)
     save(model, tokenizer, out)
     return {"parameters": model.num_parameters(), "held_out_accuracy": accuracy, "tokens": config.window}
 
 
-def kept_tokenizer(train: Sequence[Review], config: ModelConfig, place: Workplace) -> PreTrainedTokenizerFast:
+def kept_tokenizer(train: Sequence[Review], config: ModelConfig, options: FitOptions) -> PreTrainedTokenizerFast:
     """`train_tokenizer` of the reviews, or what an unfinished training keeps of it."""
-    kept = None if place.unfinished is None else place.unfinished / "tokenizer"
+    kept = None if options.checkpoints is None else options.checkpoints / "tokenizer"
     if kept is None or not kept.is_dir():
         tokenizer = train_tokenizer((review.text for review in train), config)
         if kept is None:
@@ -201,12 +201,12 @@ def last_token_accuracy(model: GPT2ForSequenceClassification, ids: Tensor, real:
 
 
 @torch.no_grad()
-def measure(model: PreTrainedModel, windows: Windows, value_of: Loss, place: Workplace = HERE) -> float:
+def measure(model: PreTrainedModel, windows: Windows, value_of: Loss, options: FitOptions = DEFAULT) -> float:
     """The mean of a loss or an accuracy over MEASURED_ROWS windows; so many at a time that their logits fit."""
-    batch = [tensor.to(place.device) for tensor in windows.draw(MEASURED_ROWS, torch.Generator().manual_seed(1))]
+    batch = [tensor.to(options.device) for tensor in windows.draw(MEASURED_ROWS, torch.Generator().manual_seed(1))]
     rows = max(1, LOGITS_AT_A_TIME // (windows.window * model.config.vocab_size))
     total = 0.0
-    with autocast(place):
+    with autocast(options):
         for part in zip(*(tensor.split(rows) for tensor in batch), strict=True):
             total += float(value_of(model, *part)) * (len(part[0]) / MEASURED_ROWS)
     return total
