@@ -125,3 +125,23 @@ def test_the_fitted_exponent_is_that_of_a_power_law(monkeypatch):
     from benchmarks.measure import exponent
 
     assert exponent([1, 3, 10], [0.2 * size**1.7 for size in (1, 3, 10)]) == pytest.approx(1.7)
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"iteration": 1, "reward": 2.0, "seconds_rollout": 9.0, "added": 1}, "same       run/metrics.jsonl"),
+        ({"iteration": 1, "reward": 2.5}, "different  run/metrics.jsonl: 1, the first /0/reward: 2.0 is now 2.5"),
+        ({"iteration": 1}, "different  run/metrics.jsonl: 1, the first /0/reward: 2.0 is now None"),
+    ],
+)
+def test_two_commits_are_the_same_but_for_clocks_and_additions(tmp_path, monkeypatch, capsys, row, line):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.same_bytes import compare
+
+    rows = {"base": {"iteration": 1, "reward": 2.0, "seconds_rollout": 1.0}, "present": row}
+    for side, content in rows.items():
+        (tmp_path / side / "run").mkdir(parents=True)
+        (tmp_path / side / "run/metrics.jsonl").write_text(json.dumps(content) + "\n")
+    assert compare(tmp_path / "base", tmp_path / "present") == line.startswith("different")
+    assert capsys.readouterr().out.strip() == line
