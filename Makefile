@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## the whole story offline, at most 5 minutes on two cores; ends with a table and runs/demo/report.html
+demo: $(STAMP)  ## all stages with small models, at most 5 minutes on two cores; ends with a table and runs/demo/report.html
 	$(BIN)/vbon demo
 
 test: $(STAMP)  ## unit, learning and recipe tests

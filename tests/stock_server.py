@@ -19,7 +19,7 @@ from transformers.utils.import_utils import is_serve_available
 def transformers_serve(model: Path, folder: Path) -> Iterator[str]:
     """The base URL of a server of `model`; its log goes to `folder`. Skips where the extra `serve` is missing."""
     if not is_serve_available():
-        pytest.skip("transformers serve is not installed: pip install 'vbon[serve]'")
+        pytest.skip("transformers serve is not installed: pip install -e '.[serve]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

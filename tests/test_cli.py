@@ -191,7 +191,7 @@ def test_only_the_main_process_prints_and_writes(probe, tmp_path):
     [
         ("refused", "first line second line"),
         ("forbidden", "No such file or directory: missing pool"),
-        ("needs_jinja2", "this needs jinja2, which is not installed; run: pip install 'vbon[report]'"),
+        ("needs_jinja2", "this needs jinja2, which is not installed; in vbon's clone run: pip install -e '.[report]'"),
         pytest.param(
             "full",
             "no space left on the disk; free some and run the same command again to resume",

@@ -25,7 +25,7 @@ class Verb:
 
 VERBS = {
     "demo": Verb(
-        "The whole story offline, on two cores: a table and a report.",
+        "All stages with small models, on two cores: a table and a report.",
         "vbon demo --out runs/demo",
         "DemoConfig",
         "vbon.demo:demo",
@@ -211,7 +211,7 @@ def _explained_missing_module(error: ModuleNotFoundError) -> str | None:
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         return None
-    return f"this needs {package}, which is not installed; run: pip install 'vbon[{EXTRAS[package]}]'"
+    return f"this needs {package}, which is not installed; in vbon's clone run: pip install -e '.[{EXTRAS[package]}]'"
 
 
 def _explained_memory_error(error: Exception) -> str | None:

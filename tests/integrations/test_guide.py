@@ -29,7 +29,7 @@ def test_commands_of_the_guide_are_valid(command: str):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_the_script_of_the_guide_trains(lab, draw_pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As printed, but for the model, the reward and two steps on the CPU."""
-    trl = pytest.importorskip("trl", reason="TRL is not installed: pip install 'vbon[trl]'")
+    trl = pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
     monkeypatch.chdir(tmp_path)
     pool = draw_pool(20)
     (tmp_path / "pools").mkdir()

@@ -40,7 +40,7 @@ def written(draw_pool, tmp_path: Path):
 
 
 def test_the_trl_directory_trains_as_written(written, lab):
-    pytest.importorskip("trl", reason="TRL is not installed: pip install 'vbon[trl]'")
+    pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
     folder = written("trl")
     settings = yaml.safe_load((folder / "rloo.yaml").read_text())
     assert settings["beta"] == pytest.approx(1 / 7) and settings["max_completion_length"] == 4

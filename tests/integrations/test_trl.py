@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-trl = pytest.importorskip("trl", reason="TRL is not installed: pip install 'vbon[trl]'")
+trl = pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
 
 from datasets import Dataset  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402

@@ -2,7 +2,7 @@
 
 import pytest
 
-trl = pytest.importorskip("trl", reason="TRL is not installed: pip install 'vbon[trl]'")
+trl = pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
 
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402

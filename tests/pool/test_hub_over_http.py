@@ -14,7 +14,7 @@ from tests.loopback import serve_on_loopback
 
 from vbon.pool import read_prompts
 
-pytest.importorskip("datasets", reason="datasets is not installed: pip install 'vbon[datasets]'")
+pytest.importorskip("datasets", reason="datasets is not installed: pip install -e '.[datasets]'")
 
 COMMIT = "a" * 40
 MESSAGES = b'{"prompt": [{"role": "user", "content": "%s"}], "answer": %d}\n'

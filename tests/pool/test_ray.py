@@ -163,7 +163,7 @@ def test_without_ray_the_extra_is_named(config, tmp_path: Path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     assert cli.main(command(config)[3:]) == 2
     assert capfd.readouterr().err.splitlines()[-1] == (
-        "vbon: error: this needs ray, which is not installed; run: pip install 'vbon[ray]'"
+        "vbon: error: this needs ray, which is not installed; in vbon's clone run: pip install -e '.[ray]'"
     )
 
 

@@ -28,7 +28,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_written(con
     config = configure(tracker=tracker)
     assert cli.main(arguments_of(config, tmp_path)) == 2
     assert capfd.readouterr().err.splitlines()[-1] == (
-        f"vbon: error: this needs {tracker}, which is not installed; run: pip install 'vbon[{tracker}]'"
+        f"vbon: error: this needs {tracker}, which is not installed; in vbon's clone run: pip install -e '.[{tracker}]'"
     )
     assert not Path(config.out).exists()
 

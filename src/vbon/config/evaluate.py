@@ -38,13 +38,13 @@ class EvaluateConfig:
     reward_batch_size: int = 64
     """Completions scored at a time."""
     reward_timeout: float = 60.0
-    """Seconds to wait for the reward of one batch."""
+    """Seconds to wait for one batch of a Python function or one HTTP request; a classifier has no limit."""
     throughput: bool = True
     """Also time the policies against best-of-N on this machine."""
     allow_mismatch: tuple[str, ...] = field(default=(), metadata={"repeat": True})
     """Evaluate although this field of the pool's fingerprint differs (repeatable)."""
     device: str = "auto"
-    """auto, cpu, mps, cuda or cuda:NUMBER."""
+    """auto, cpu, mps, cuda or cuda:NUMBER. auto is cuda where there is a CUDA device, otherwise cpu (never mps)."""
     dtype: Dtype = "float32"
     """Floating-point type of the weights."""
     num_threads: int | None = None
@@ -88,7 +88,7 @@ class GenerateConfig:
     max_new_tokens: int | None = None
     """Longest completion, in tokens; default: the model's generation_config.json."""
     stop_token_ids: tuple[int, ...] = ()
-    """Token ids that end a completion; default: the model's end-of-sequence id."""
+    """Token ids that end a completion, in addition to the end-of-sequence ids of the model and of its tokenizer."""
     prompt_column: str = "prompt"
     """Column that holds the prompt: a string or a list of chat messages."""
     limit: int | None = None
@@ -98,9 +98,9 @@ class GenerateConfig:
     reward_batch_size: int = 64
     """Completions scored at a time."""
     reward_timeout: float = 60.0
-    """Seconds to wait for the reward of one batch."""
+    """Seconds to wait for one batch of a Python function or one HTTP request; a classifier has no limit."""
     device: str = "auto"
-    """auto, cpu, mps, cuda or cuda:NUMBER."""
+    """auto, cpu, mps, cuda or cuda:NUMBER. auto is cuda where there is a CUDA device, otherwise cpu (never mps)."""
     dtype: Dtype = "float32"
     """Floating-point type of the weights."""
     seed: int = 0
@@ -140,7 +140,7 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """`vbon demo`: the whole story offline on a review corpus of its own."""
+    """`vbon demo`: every stage with small models on a review corpus of its own; it downloads nothing."""
 
     out: str = "runs/demo"
     """Directory for everything that the demo makes."""

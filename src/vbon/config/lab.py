@@ -29,7 +29,8 @@ class LabConfig:
     """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference, beyond-m, methods;
     of text: pool, and text, which trains."""
     preset: str = "quick"
-    """quick: minutes on two cores. full: what docs/experiments.md reports. Some have more, such as untrained."""
+    """quick: minutes on two cores. full: the largest. Others, where an experiment has them: untrained, medium, wide,
+    vbon. docs/experiments.md names the preset of each result."""
     seeds: tuple[int, ...] = ()
     """Training and sampling seeds; default: the preset's."""
     out: str = "lab"

@@ -29,7 +29,7 @@ class CollectConfig:
     max_new_tokens: int = 64
     """Longest completion, in tokens."""
     stop_token_ids: tuple[int, ...] = ()
-    """Token ids that end a completion; default: the model's end-of-sequence id."""
+    """Token ids that end a completion, in addition to the end-of-sequence ids of the model and of its tokenizer."""
     batch_size: int | None = None
     """Completions sampled at a time; default: what memory holds, at most 256 on a CPU. A resumed pool keeps its own."""
     samples_per_shard: int = 4096
@@ -41,13 +41,13 @@ class CollectConfig:
     seed: int = 0
     """Seed of the samples."""
     device: str = "auto"
-    """auto, cpu, mps, cuda or cuda:NUMBER."""
+    """auto, cpu, mps, cuda or cuda:NUMBER. auto is cuda where there is a CUDA device, otherwise cpu (never mps)."""
     dtype: Dtype = "float32"
     """Floating-point type of the model's weights."""
     reward_batch_size: int = 64
     """Completions scored at a time."""
     reward_timeout: float = 60.0
-    """Seconds to wait for the reward of one batch."""
+    """Seconds to wait for one batch of a Python function or one HTTP request; a classifier has no limit."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
     engine: EngineName = "transformers"
@@ -82,11 +82,13 @@ class ImportConfig:
     """`vbon import`: turn samples that were scored elsewhere into a pool."""
 
     file: str = field(metadata={"positional": "FILE"})
-    """JSONL rows of (prompt, text, reward), of {prompt, responses, rewards}, or with a column ref_rewards."""
+    """A JSONL, JSON or Parquet file with rows of (prompt, text, reward), rows of (prompt, responses, rewards),
+    or a column ref_rewards."""
     out: str
     """Directory of the pool."""
     declare: tuple[str, ...] = ()
-    """KEY=VALUE: how the samples were made (temperature, max_new_tokens, model, reward, stop); else unknown."""
+    """KEY=VALUE: how the samples were made (temperature, max_new_tokens, stop, model, tokenizer, reward)
+    or how to read the file (columns, text). What is not declared stays unknown."""
     seed: int = 0
     """Recorded with the pool."""
 

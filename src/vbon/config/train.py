@@ -29,7 +29,8 @@ class TrainConfig:
     out: str
     """Directory of the run: a plain model directory, with logs and checkpoints under vbon/."""
     method: MethodName | None = None
-    """The method by name, which chooses objective, algorithm and offline loss; default: vbon."""
+    """The method by name, which chooses objective, algorithm and offline loss; default: vbon.
+    best-of-n trains nothing and is an error here."""
     objective: Objective = "auto"
     """vbon: −KL(π_θ‖π_bon). vbon-bound: the paper's (N−1)·log F. reward: the reward itself. quantile: its rank."""
     algorithm: Algorithm = "auto"
@@ -37,7 +38,7 @@ class TrainConfig:
     warm_start: Literal["auto", "none", "offline", "critic"] = "auto"
     """On the pool's samples, first. offline: the policy, by the objective's own weights. critic: ppo's critic alone,
     for long and varied completions (with a gae-lambda of 0.5). auto: offline for the objectives that lead to
-    best-of-N, where the pool has enough samples."""
+    best-of-N, where the pool has enough samples and their token ids; otherwise none."""
     tie_rule: Literal["random", "order"] = "random"
     """How equal rewards are ranked: broken at random, or by a fixed order of the completions."""
     refine_tail: bool = False
@@ -93,7 +94,8 @@ class TrainConfig:
     offline_loss: OfflineLoss = "auto"
     """Loss on the pool's samples, for `algorithm offline` and `warm-start offline`."""
     offline_steps: int | None = None
-    """Optimiser steps on the pool's samples; default: 200, or 8 passes over the samples that weigh where fewer."""
+    """Optimiser steps on the pool's samples; default: 200, but at most 8 passes over the samples that weigh
+    (with --warm-start critic: at most 2 passes over all samples)."""
     offline_learning_rate: float | None = None
     """Learning rate of these steps; default: 0.128 / hidden size."""
     offline_batch_size: int = 256
@@ -115,11 +117,11 @@ class TrainConfig:
     max_new_tokens: int | None = None
     """Longest completion, in tokens; default: the pool's."""
     stop_token_ids: tuple[int, ...] = ()
-    """Token ids that end a completion; default: the pool's."""
+    """Token ids that end a completion, in place of the pool's; default: the pool's, otherwise the model's."""
     reward_batch_size: int = 64
     """Completions scored at a time."""
     reward_timeout: float = 60.0
-    """Seconds to wait for the reward of one batch."""
+    """Seconds to wait for one batch of a Python function or one HTTP request; a classifier has no limit."""
     allow_mismatch: tuple[str, ...] = field(default=(), metadata={"repeat": True})
     """Train although this field of the pool's fingerprint differs (repeatable)."""
 
@@ -131,7 +133,7 @@ class TrainConfig:
     """Modules that get adapters; default: peft's choice for the architecture."""
 
     device: str = "auto"
-    """auto, cpu, mps, cuda or cuda:NUMBER."""
+    """auto, cpu, mps, cuda or cuda:NUMBER. auto is cuda where there is a CUDA device, otherwise cpu (never mps)."""
     dtype: Dtype = "float32"
     """Floating-point type of the weights."""
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"

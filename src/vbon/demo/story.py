@@ -1,4 +1,7 @@
-"""`vbon demo`: the whole story offline. A stage is the function that its verb calls; one that is done is skipped."""
+"""`vbon demo`: all stages with small models, without downloads.
+
+Each stage calls the function of its verb; a stage that is done is skipped.
+"""
 
 import json
 import time

@@ -114,7 +114,8 @@ def _quoted(line: str) -> str:
 
 
 _RUN = {
-    "trl": """Run `python train.py` (several processes: `accelerate launch train.py`); `pip install 'vbon[trl]'` first.
+    "trl": """Run `python train.py` (several processes: `accelerate launch train.py`); it needs TRL,
+which `pip install -e '.[trl]'` in vbon's clone installs.
 RLOO subtracts the summed KL from the reward, so this is the vBoN objective itself. GRPO only comes near it:
 `vbon.integrations.trl.grpo_config_kwargs` has its settings and its module docstring the bias.""",
     "verl": """Run `bash run.sh` (append overrides: `bash run.sh trainer.n_gpus_per_node=8`); vbon must be installed

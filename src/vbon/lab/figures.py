@@ -67,7 +67,9 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ModuleNotFoundError:
-        raise VbonError("vbon lab draws its figures with matplotlib; run: pip install 'vbon[report]'") from None
+        raise VbonError(
+            "vbon lab draws its figures with matplotlib; in vbon's clone run: pip install -e '.[report]'"
+        ) from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -122,7 +122,9 @@ def _hub_rows(spec: str) -> Iterable[dict[str, Any]]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise VbonError(f"{spec}: no such file; to read it as a hub dataset, pip install 'vbon[datasets]'") from None
+        raise VbonError(
+            f"{spec}: no such file; to read it as a hub dataset, in vbon's clone run: pip install -e '.[datasets]'"
+        ) from None
     try:
         return load_dataset(name, split=split or "train")
     except Exception as error:  # the hub client raises a wide and changing family

@@ -69,4 +69,4 @@ def _module(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("jinja2", "markupsafe", "matplotlib"):
             raise
-        raise VbonError(f"vbon report needs {error.name}; run: pip install 'vbon[report]'") from None
+        raise VbonError(f"vbon report needs {error.name}; in vbon's clone run: pip install -e '.[report]'") from None
