@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Files of tests go to two processes of one thread each: single tests hardly use a second core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-fast test-verl test-deepspeed test-ray test-trackers test-faults check audit format clean
+.PHONY: help demo test test-fast test-verl test-ray test-trackers test-faults check audit format clean
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -34,12 +34,6 @@ test-verl:      ## contracts with verl and OpenRLHF, in .venv-verl: verl pins an
 	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 verl==0.9.1 pytest pytest-timeout hypothesis -e .
 	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check --no-deps openrlhf==0.11.2
 	.venv-verl/bin/python -m pytest tests/integrations/test_verl.py tests/integrations/test_openrlhf.py
-
-test-deepspeed: ## DeepSpeed on two CPU processes, in .venv-deepspeed: it is built there, and compiles an operator at its first start
-	test -x .venv-deepspeed/bin/python || $(PYTHON) -m venv .venv-deepspeed
-	.venv-deepspeed/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' wheel ninja
-	DS_BUILD_OPS=0 .venv-deepspeed/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt deepspeed==0.19.8
-	PATH="$(CURDIR)/.venv-deepspeed/bin:$$PATH" .venv-deepspeed/bin/python -m pytest tests/training/test_deepspeed.py
 
 test-ray: $(STAMP) ## `vbon collect --engine ray` on a real local cluster: adds Ray (260 MB) to .venv; 2 minutes on free cores
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'

@@ -166,7 +166,7 @@ def run_vbon(clock: Clock, tried: Try, *, warm_start: Literal["none", "offline",
         one_step = critic_step if warm_start == "critic" else offline_step
         for step in range(steps):
             one_step(learner, data, config, step)
-        learner.descent.forget()
+        learner.optimizer.reset()
     for iteration in range(tried.iterations):
         run_iteration(learner, clock.ref_policy, clock.task, config, iteration)
     clock.stop(learner.policy)

@@ -81,8 +81,8 @@ def run(words: list[str]) -> None:
         assert cli.main(sized(words[1:])) == 0, words
         return
     text = " ".join(words)
-    by_file = [f"accelerate launch --config_file {name}.yaml -m vbon " for name in ("fsdp2", "deepspeed")]  # ways.py
-    for launcher in (f"accelerate launch {LAUNCH} -m vbon ", *by_file, "torchrun --nproc_per_node 2 -m -- vbon "):
+    by_file = "accelerate launch --config_file fsdp2.yaml -m vbon "  # ways.py
+    for launcher in (f"accelerate launch {LAUNCH} -m vbon ", by_file, "torchrun --nproc_per_node 2 -m -- vbon "):
         if text.startswith(launcher):
             run(["vbon", *shlex.split(text.removeprefix(launcher))])
             return

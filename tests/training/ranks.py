@@ -33,7 +33,7 @@ def start(target: Callable[..., None], *args: object) -> multiprocessing.process
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "deepspeed"])  # what is not installed is passed over
+    context.set_forkserver_preload([__name__])
     process = context.Process(target=target, args=args, daemon=True)
     process.start()
     return process
@@ -79,9 +79,8 @@ def one_update(stderr: Path, config: TrainConfig, out: Path) -> None:
     modules = learner.modules()
     if accelerator.is_main_process:
         tensors = {f"{name}.{key}": t.clone() for name, m in modules.items() for key, t in m.state_dict().items()}
-        in_shards = any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in learner.policy.parameters())
-        ways = {"in_shards": str(in_shards), "descent": type(learner.descent).__name__}
-        save_file(tensors, out, {"num_processes": str(accelerator.num_processes), **ways})
+        in_shards = any(isinstance(p, DTensor) for p in learner.policy.parameters())
+        save_file(tensors, out, {"num_processes": str(accelerator.num_processes), "in_shards": str(in_shards)})
 
 
 def exploding_update(stderr: Path, config: TrainConfig) -> None:

@@ -60,7 +60,11 @@ def test_the_launcher_says_it(configure, monkeypatch):
     [
         ({"ACCELERATE_MIXED_PRECISION": "fp16"}, {}, "mixed precision fp16 is not supported: use bf16 or no"),
         ({}, {"mixed_precision": "bf16", "dtype": "bfloat16"}, "leave it or --dtype bfloat16 out"),
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"mixed_precision": "bf16"}, "FSDP and DeepSpeed"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+            {"mixed_precision": "bf16"},
+            "FSDP trains in float32 here",
+        ),
     ],
 )
 def test_what_it_does_not_go_with_is_refused_by_name(configure, monkeypatch, told, changes, named):

@@ -11,7 +11,7 @@ from tests.training.ways import (
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
 WAYS = {"one": ONE, "ddp": DDP, "fsdp2": (2, FSDP2)}
-IN_SHARDS = {"num_processes": "2", "in_shards": "True", "descent": "OneOptimizer"}
+IN_SHARDS = {"num_processes": "2", "in_shards": "True"}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 # Rows of like length go through the model together, at least so many tokens at a time: fewer would be paid for in
 # overhead (kernel launches on a GPU), more in padding.
 TOKENS_PER_CALL = {"cpu": 384, "cuda": 16384}
-ZERO_3 = "ds_id"  # DeepSpeed's mark on a parameter that it has shared out
 
 
 def per_completion_token(forward: Forward, batch: Sequences, *, split: bool = True) -> list[Tensor]:
@@ -87,8 +86,7 @@ def is_wrapped(model: nn.Module) -> bool:
         return True
     if not torch.distributed.is_initialized():  # asked before every call: alone there is nothing to look for
         return False
-    in_shards = any(isinstance(module, FSDPModule) for module in model.modules())  # its layers, where it is a trunk
-    return in_shards or any(hasattr(part, ZERO_3) for part in model.parameters())
+    return any(isinstance(module, FSDPModule) for module in model.modules())  # its layers, where it is a trunk
 
 
 def _chunks(batch: Sequences) -> list[Tensor]:

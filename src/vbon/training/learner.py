@@ -1,4 +1,4 @@
-"""The networks that training changes, and what changes them."""
+"""Policy and critic with their optimizer, however the processes share them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,22 +10,21 @@ from transformers import PreTrainedModel
 
 from vbon.config.train import TrainConfig
 from vbon.models.value_head import Critic, value_head
+from vbon.training.accelerator import refuse_deepspeed
 from vbon.training.adapters import with_adapters
-from vbon.training.descent import Descent, Gathering, OneOptimizer, Replicas, adamw
-from vbon.training.shards import Whole, is_sharding, sharded
-from vbon.training.zero import Zero
-from vbon.training.zero_config import told_of_deepspeed
+from vbon.training.optimizer_step import FullState, OptimizerStep, ReplicatedState, adamw
+from vbon.training.shards import ShardedState, sharded, sharding_of
 
 
 @dataclass
 class Learner:
-    """The networks that change, and what changes them. `policy` and `critic` are as their processes share them."""
+    """The trained networks and their optimizer. `policy` and `critic` are as the processes share them."""
 
     policy: nn.Module
     critic: nn.Module | None
     """A network of its own, or a head on the policy's trunk (`TrainConfig.critic`); None without PPO."""
-    descent: Descent
-    whole: Gathering
+    optimizer: OptimizerStep
+    full_state: FullState
     accelerator: Accelerator
     base_learning_rates: list[float]
 
@@ -37,46 +36,48 @@ class Learner:
         return gathered
 
     def module(self, name: str) -> nn.Module:
-        """The network `policy` or `critic` with all its weights, to sample from; all processes ask together."""
-        return self.whole.gather(name)
+        """The network `policy` or `critic` with all its weights, to sample from; all processes call together."""
+        return self.full_state.gather(name)
 
     def modules(self) -> dict[str, nn.Module]:
-        """Name → network, for checkpoints; all processes ask together."""
+        """Name → network, for checkpoints; all processes call together."""
         return {name: self.module(name) for name in ("policy", "critic") if getattr(self, name) is not None}
 
-    def whole_optimizer(self) -> torch.optim.Optimizer:
-        """What a checkpoint keeps of the optimizer, in the process that writes it; all processes ask together."""
-        return self.whole.gather_optimizer(keep=self.accelerator.is_main_process)
+    def full_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer with all moments, in the process that writes checkpoints; all processes call together."""
+        return self.full_state.gather_optimizer(keep=self.accelerator.is_main_process)
 
 
 def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Accelerator) -> Learner:
-    """AdamW over policy and, for PPO, critic; no weight decay, which would pull towards 0 and not towards π_ref."""
+    """AdamW over policy and, for PPO, critic; no weight decay, which would pull towards 0 and not towards π_ref.
+
+    Raises:
+        VbonError: a way of sharing the weights that is not supported, or adapters that do not fit the model.
+    """
+    refuse_deepspeed(accelerator)
     networks: dict[str, nn.Module] = {"policy": policy.to(accelerator.device)}
     if config.algorithm == "ppo":  # copied before adapters go into the policy, in place
         networks["critic"] = _make_critic(policy, config).to(accelerator.device)
     networks["policy"] = with_adapters(policy, config)
     assert config.learning_rate is not None  # filled by `with_defaults`
     rates = [config.learning_rate, config.critic_learning_rate or config.learning_rate][: len(networks)]
-    prepared, descent, whole = _shared_out(networks, rates, config, accelerator)
-    return Learner(prepared["policy"], prepared.get("critic"), descent, whole, accelerator, rates)
-
-
-def _shared_out(
-    networks: dict[str, nn.Module], rates: list[float], config: TrainConfig, accelerator: Accelerator
-) -> tuple[dict[str, nn.Module], Descent, Gathering]:
-    """The networks as accelerate's configuration shares them out, what steps them and what gathers them."""
-    told = told_of_deepspeed(accelerator)
-    if told is not None:
-        zero = Zero(networks, rates, told, config, accelerator)
-        return zero.prepared, zero, zero
-    in_shards = is_sharding(accelerator)
+    fsdp = sharding_of(accelerator)
     # Shards are made before the optimizer, since they are other parameters; DDP keeps the same ones.
-    share = sharded if in_shards else _replicated
-    prepared = {name: share(network, accelerator) for name, network in networks.items()}
+    prepared = {
+        name: _replicated(network, accelerator) if fsdp is None else sharded(network, accelerator, fsdp)
+        for name, network in networks.items()
+    }
     optimizer = accelerator.prepare_optimizer(adamw(prepared.values(), rates))
-    descent = OneOptimizer(prepared, optimizer, accelerator, config.max_grad_norm)
-    whole = Whole(networks, prepared, optimizer) if in_shards else Replicas(prepared, optimizer, accelerator)
-    return prepared, descent, whole
+    return Learner(
+        policy=prepared["policy"],
+        critic=prepared.get("critic"),
+        optimizer=OptimizerStep(prepared, optimizer, accelerator, config.max_grad_norm),
+        full_state=ReplicatedState(prepared, optimizer, accelerator)
+        if fsdp is None
+        else ShardedState(networks, prepared, optimizer),
+        accelerator=accelerator,
+        base_learning_rates=rates,
+    )
 
 
 def _replicated(network: nn.Module, accelerator: Accelerator) -> nn.Module:
@@ -93,16 +94,16 @@ def _make_critic(policy: PreTrainedModel, config: TrainConfig) -> nn.Module:
 
 
 def set_learning_rates(learner: Learner, rates: Sequence[float]) -> None:
-    """One rate for each parameter group."""
-    for group, rate in zip(learner.descent.param_groups, rates, strict=True):
+    """Set the learning rate of each parameter group."""
+    for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
 
 
 def descend(learner: Learner, loss: torch.Tensor, network: str) -> torch.Tensor:
-    """One step down the loss that `network` gave; returns the norm of its gradient.
+    """Take one step down the loss of `network` (`policy` or `critic`); return the norm of its gradient.
 
-    Raises FloatingPointError, before its weights change, where that gradient is not finite.
+    Raises FloatingPointError, before any weight changes, where that gradient is not finite.
     """
-    learner.descent.zero_grad()
-    learner.descent.backward(loss, network)
-    return learner.descent.step()[network]
+    learner.optimizer.zero_grad()
+    learner.optimizer.backward(loss)
+    return learner.optimizer.step()[network]

@@ -78,7 +78,7 @@ def run_iteration(
     metrics = {
         **rollout_metrics(rollouts, config.n, learner.gather_rows),
         **_mean_over_processes(steps, learner),
-        "learning_rate": learner.descent.param_groups[0]["lr"],
+        "learning_rate": learner.optimizer.param_groups[0]["lr"],
         "seconds_rollout": rolled_out - started,
         "seconds_update": time.perf_counter() - rolled_out,
     }
@@ -168,17 +168,17 @@ def _step(
     if forward is not None:
         diagnostics["pool_loss"] = forward.detach().float()
         loss = jeffreys(forward.float(), loss)
-    learner.descent.zero_grad()
+    learner.optimizer.zero_grad()
     if value_loss is not None:  # one trunk, one backward pass
-        learner.descent.backward(loss + value_loss, "policy")
+        learner.optimizer.backward(loss + value_loss)
     else:
-        learner.descent.backward(loss, "policy")
+        learner.optimizer.backward(loss)
         if learner.critic is not None:  # only now: what the policy kept for its gradient is free again
             value_loss = critic_loss(learner.critic, batch, settings, tokens_per_row)
-            learner.descent.backward(value_loss, "critic")
+            learner.optimizer.backward(value_loss)
     if value_loss is not None:
         diagnostics["value_loss"] = value_loss.detach()
-    diagnostics["grad_norm"] = learner.descent.step()["policy"]
+    diagnostics["grad_norm"] = learner.optimizer.step()["policy"]
     return diagnostics
 
 

@@ -25,8 +25,8 @@ from vbon.pool.files import replace_file
 from vbon.pool.prompts import canonical_json
 from vbon.pool.records import parse_json
 from vbon.pool.store import ReferencePool
+from vbon.training.accelerator import refuse_deepspeed
 from vbon.training.run_folder import RunFolder
-from vbon.training.zero_config import unseen_by_accelerate
 
 Train = Callable[[TrainConfig], dict[str, Any]]
 SEED_STRIDE = 10_000
@@ -43,8 +43,8 @@ def train_in_rounds(config: TrainConfig, pool: ReferencePool, train_once: Train)
     """
     folder = RunFolder(config.out)
     folder.check(config)
-    with unseen_by_accelerate():
-        state = PartialState(cpu=config.device == "cpu")
+    refuse_deepspeed()
+    state = PartialState(cpu=config.device == "cpu")
     state.wait_for_everyone()  # all have looked at the folder before one writes there
     if state.is_main_process:
         folder.open(config)

@@ -180,7 +180,7 @@ class VBoNTrainer:
             if pauses:
                 raise Paused
         if config.algorithm != "offline":  # the online phase has its own moments and step sizes
-            self._learner.descent.forget()
+            self._learner.optimizer.reset()
 
     def _pool_data(self, task: Task) -> PoolData:
         tilts = self.config.algorithm != "offline" and not self.config.targets_best_of_n
@@ -271,7 +271,7 @@ class VBoNTrainer:
         )
 
     def _checkpoint(self, prefix: str, count: int) -> None:
-        modules, optimizer = self._modules(), self._learner.whole_optimizer()
+        modules, optimizer = self._modules(), self._learner.full_optimizer()
         if self.accelerator.is_main_process:
             where = checkpoint.numbered(self.folder.checkpoints, prefix, count)
             checkpoint.save(where, modules, optimizer, self._state.to_json())
@@ -284,8 +284,8 @@ class VBoNTrainer:
         found = checkpoint.latest(self.folder.checkpoints) if self.config.resume else None
         if found is None:
             return RunState()
-        progress = checkpoint.load(found, self._modules(), self._learner.whole_optimizer())
-        self._learner.whole.scatter()
+        progress = checkpoint.load(found, self._modules(), self._learner.full_optimizer())
+        self._learner.full_state.scatter()
         return RunState.from_json(progress, str(found))
 
     def _modules(self) -> dict[str, torch.nn.Module]:
