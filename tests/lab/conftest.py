@@ -6,7 +6,9 @@ from vbon.lab.exact import Truth, score_all
 from vbon.lab.training import truth_of
 from vbon.lab.world import World
 
-SMALL = World(letters=3, max_new_tokens=3, num_prompts=2, sharpness=4.0, hidden_size=16, num_layers=1, seed=3)
+SMALL = World(
+    letters=3, max_new_tokens=3, prompts=("one", "two one"), sharpness=4.0, hidden_size=16, num_layers=1, seed=3
+)
 
 
 @pytest.fixture(scope="session")

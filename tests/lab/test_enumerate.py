@@ -19,10 +19,9 @@ FLOAT32 = 2e-5  # sums of a few float32 log-softmaxes
 @torch.no_grad()
 def row_by_row(model, world, prompt):
     """log π of each completion from its own unpadded forward pass."""
-    first = world.vocabulary.index(world.prompts[prompt])
-    totals = []
+    first, totals = world.prompt_ids[prompt], []
     for ids in world.completions:
-        rows = model(torch.tensor([[first, *ids]])).logits.double().log_softmax(-1)[0]
+        rows = model(torch.tensor([[*first, *ids]])).logits.double().log_softmax(-1)[0, len(first) - 1 :]
         totals.append(sum(float(rows[step, token]) for step, token in enumerate(ids)))
     return np.array(totals)
 
@@ -36,8 +35,7 @@ def test_tree_equals_one_forward_a_completion(prompt, small):
 def test_tree_equals_the_library(tmp_path, small):
     folder = make_world(small, tmp_path)
     policy = load.load_policy(str(folder / "model"))
-    first = small.vocabulary.index(small.prompts[1])
-    batch = sequences([[first]] * len(small.completions), small.completions, small.pad)
+    batch = sequences([small.prompt_ids[1]] * len(small.completions), small.completions, small.pad)
     with torch.no_grad():
         theirs = completion_logprobs(policy, batch, 1.0).double().sum(1).numpy()
     np.testing.assert_allclose(exact_log_probs(folder / "model", small)[1], theirs, atol=FLOAT32)

@@ -37,7 +37,7 @@ def test_an_unknown_preset_is_one_line(tmp_path):
 
 def test_training_moves_towards_best_of_n(tmp_path, small):
     """A short run in a small world ends closer to π_bon than π_ref is."""
-    world = replace(small, num_prompts=1)
+    world = replace(small, prompts=("one",))
     scale = Scale(num_iterations=5, rollouts_per_iteration=64, offline_steps=60)
     job = Job(world=world, reward="continuous", n=8, seed=0, scale=scale, work=str(tmp_path), num_samples=500)
     truth = truth_of(world)
@@ -56,7 +56,7 @@ SHORT = Scale(num_iterations=4, rollouts_per_iteration=64, offline_steps=20)
 
 def test_every_way_past_m_is_trained_measured_and_drawn(tmp_path, monkeypatch, capsys, small):
     """plain, --refine-tail and --rounds 2, N = 4·M, through collect and train: each ends nearer than π_ref starts."""
-    world = replace(small, num_prompts=1)
+    world = replace(small, prompts=("one",))
     monkeypatch.setattr(beyond_m, "World", lambda: world)
     preset = beyond_m.Preset(num_samples=(), trained=((16, 64),), scale=SHORT, seeds=(0,))
     monkeypatch.setitem(beyond_m.PRESETS, "quick", preset)
@@ -78,7 +78,7 @@ def _run_json(path):
 
 def test_a_map_that_keeps_the_order_moves_no_trained_policy_of_vbon(tmp_path, monkeypatch, capsys, small):
     """Its runs are the same bit for bit; those trained on the reward itself are not."""
-    world = replace(small, num_prompts=1)
+    world = replace(small, prompts=("one",))
     monkeypatch.setattr(monotone, "World", lambda: world)
     preset = monotone.Preset(ns=(2,), trained_maps=("exponential",), num_samples=64, scale=SHORT, seeds=(0,))
     monkeypatch.setitem(monotone.PRESETS, "quick", preset)

@@ -9,7 +9,7 @@ from vbon.lab.experiments.weak_reference import optima
 from vbon.lab.pools import draw_counts
 from vbon.lab.world import World, reference
 
-WORLD = World(letters=3, max_new_tokens=3, num_prompts=1, sharpness=4.0, hidden_size=16, num_layers=1, seed=3)
+WORLD = World(letters=3, max_new_tokens=3, sharpness=4.0, hidden_size=16, num_layers=1, seed=3)
 
 
 def test_pool_optima_tend_to_best_of_n_and_bon_sft_never_leaves_its_pool():

@@ -18,7 +18,7 @@ ROWS_PER_CALL = 4096
 
 def log_probs(model: PreTrainedModel, world: World) -> Tensor:
     """log π(y|x), float64 (P, C), completions in the order of `World.completions`; differentiable."""
-    return torch.stack([_of_prompt(model, world, prompt) for prompt in range(world.num_prompts)])
+    return torch.stack([_of_prompt(model, world, prompt_ids) for prompt_ids in world.prompt_ids])
 
 
 @torch.no_grad()
@@ -28,9 +28,9 @@ def exact_log_probs(policy: PreTrainedModel | Path, world: World) -> NDArray[np.
     return log_probs(model.eval(), world).numpy()
 
 
-def _of_prompt(model: PreTrainedModel, world: World, prompt: int) -> Tensor:
+def _of_prompt(model: PreTrainedModel, world: World, prompt_ids: list[int]) -> Tensor:
     depth, letters = world.max_new_tokens, world.letters
-    table = _next_token_logprobs(model, world, prompt)
+    table = _next_token_logprobs(model, world, prompt_ids)
     so_far, finished = torch.zeros(1, dtype=torch.float64), []
     for step in range(depth):
         # Words that share their first `step` letters share the row of the first among them.
@@ -40,10 +40,10 @@ def _of_prompt(model: PreTrainedModel, world: World, prompt: int) -> Tensor:
     return torch.cat([*finished, so_far])
 
 
-def _next_token_logprobs(model: PreTrainedModel, world: World, prompt: int) -> Tensor:
+def _next_token_logprobs(model: PreTrainedModel, world: World, prompt_ids: list[int]) -> Tensor:
     """log π(·|prefix) after 0 … T−1 letters of every word of T−1 letters, float64 (K^{T−1}, T, V)."""
     letters = torch.arange(1, world.letters + 1)
     words = torch.cartesian_prod(*[letters] * (world.max_new_tokens - 1)).reshape(-1, world.max_new_tokens - 1)
-    first = torch.full((len(words), 1), world.pad + 1 + prompt)
-    rows = torch.cat([first, words], 1).split(ROWS_PER_CALL)
-    return torch.cat([model(part).logits.double().log_softmax(-1) for part in rows])
+    prompts = torch.tensor(prompt_ids).expand(len(words), -1)
+    rows = torch.cat([prompts, words], 1).split(ROWS_PER_CALL)
+    return torch.cat([model(part).logits[:, len(prompt_ids) - 1 :].double().log_softmax(-1) for part in rows])

@@ -25,11 +25,14 @@ GOOD_LETTER = 0.5  # letters worth more are "good"
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What a world is a function of. `good_letter_logit` shifts the logit of every letter worth more than 0.5."""
+    """What a world is a function of: each word of a prompt is a token.
+
+    `good_letter_logit` shifts the logit of every letter worth more than 0.5.
+    """
 
     letters: int = 5
     max_new_tokens: int = 5
-    num_prompts: int = 1
+    prompts: tuple[str, ...] = ("prompt0",)
     sharpness: float = 7.0
     hidden_size: int = 32
     num_layers: int = 2
@@ -41,12 +44,14 @@ class World:
         return self.letters + 1
 
     @property
-    def prompts(self) -> list[str]:
-        return [f"prompt{i}" for i in range(self.num_prompts)]
-
-    @property
     def vocabulary(self) -> list[str]:
-        return ["<eos>", *string.ascii_lowercase[: self.letters], "<pad>", *self.prompts]
+        words = dict.fromkeys(word for prompt in self.prompts for word in prompt.split())
+        return ["<eos>", *string.ascii_lowercase[: self.letters], "<pad>", *words]
+
+    @cached_property
+    def prompt_ids(self) -> list[list[int]]:
+        """Token ids of every prompt."""
+        return [[self.vocabulary.index(word) for word in prompt.split()] for prompt in self.prompts]
 
     @cached_property
     def completions(self) -> list[list[int]]:
@@ -122,7 +127,7 @@ def tokenizer(world: World) -> PreTrainedTokenizerFast:
 def _config(world: World) -> GPT2Config:
     return GPT2Config(
         vocab_size=len(world.vocabulary),
-        n_positions=world.max_new_tokens + 3,
+        n_positions=max(map(len, world.prompt_ids)) + world.max_new_tokens + 2,
         n_embd=world.hidden_size,
         n_layer=world.num_layers,
         n_head=4,
