@@ -25,11 +25,11 @@ from vbon.config.train import TrainConfig
 from vbon.core.reward_cdf import RewardCDF
 from vbon.models.batch import pad_left
 from vbon.models.fused import fuse_activations
+from vbon.models.generate import Sampling
 from vbon.pool.prompts import make_prompt
 from vbon.training.defaults import critic_layers
 from vbon.training.learner import make_learner
 from vbon.training.online import run_iteration
-from vbon.training.rollout import Sampling
 from vbon.training.task import Task
 
 NUM_PROMPTS, SAMPLES, EPOCHS, MINIBATCH, BETA = 32, 4, 4, 32, 0.1

@@ -34,14 +34,14 @@ from vbon.core.best_of_n import expectation, kl_from_reference
 from vbon.core.reward_cdf import RewardCDF
 from vbon.integrations.trl import VbonReward, rloo_config_kwargs
 from vbon.models.fused import fuse_activations
-from vbon.models.generate import generate
+from vbon.models.generate import Sampling, generate
 from vbon.pool.prompts import make_prompt
 from vbon.training.critic_start import critic_step
 from vbon.training.learner import make_learner
 from vbon.training.metrics import read_rows
 from vbon.training.offline import PoolData, offline_step
 from vbon.training.online import run_iteration
-from vbon.training.rollout import Sampling, roll_out
+from vbon.training.rollout import roll_out
 from vbon.training.task import Task
 
 N, NUM_SAMPLES, GOAL = 8, 200, 0.95
@@ -112,14 +112,10 @@ class Clock:
         rolled = roll_out(
             policy,
             self.ref_policy,
-            self.task.prompt_ids,
+            self.task,
             torch.arange(len(self.task)),
             uniforms,
-            self.task.sampling,
-            self.task.score,
-            lambda rewards, interval, n, kl_coef: SimpleNamespace(sequence_reward=rewards, kl_coef=1.0),
-            N,
-            None,
+            lambda rewards, interval: SimpleNamespace(sequence_reward=rewards, kl_coef=1.0),
         )
         self.share = (float(rolled.rewards.mean()) - self.start_reward) / self.bon_gain
         self.kl = float(rolled.log_ratio().mean())

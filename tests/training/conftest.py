@@ -17,13 +17,13 @@ from vbon.config.train import TrainConfig
 from vbon.core.best_of_n import log_weight
 from vbon.models import load
 from vbon.models.batch import Sequences, sequences
+from vbon.models.generate import Sampling
 from vbon.models.prompts import encode
 from vbon.pool import Fingerprint, PoolWriter, ReferencePool, make_prompt
 from vbon.pool.manifest import Manifest
 from vbon.pool.shards import PromptSamples
 from vbon.pool.writer import hash_prompt_ids
 from vbon.rewards import load_reward
-from vbon.training.rollout import Sampling
 from vbon.training.task import make_task
 
 STEPS, EOS, PAD = 3, 0, 7

@@ -6,7 +6,7 @@ import torch
 from tests.training.conftest import COMPLETIONS, EOS, PROMPTS, STEPS, World, plain_token_logprobs
 
 from vbon.core import seeds
-from vbon.core.objectives import vbon
+from vbon.core.objectives import bind_objective
 from vbon.models import load
 from vbon.training.rollout import Rollouts, roll_out
 
@@ -30,14 +30,10 @@ def rollouts(world: World, policy, task) -> Rollouts:
     return roll_out(
         policy,
         load.load_policy(world.model),
-        [task.prompt_ids[i] for i in index],
+        task,
         index,
         seeds.uniforms((3, 16, STEPS), 1),
-        task.sampling,
-        task.score,
-        vbon,
-        N,
-        None,
+        bind_objective("vbon", N),
         keep_ref_log_softmax=True,
     )
 

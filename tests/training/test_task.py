@@ -7,9 +7,9 @@ from tests.training.conftest import COMPLETIONS, EOS, PROMPTS, task_of, write_po
 
 from vbon.errors import VbonError
 from vbon.models import load
+from vbon.models.generate import Sampling
 from vbon.pool import ReferencePool
 from vbon.rewards import load_reward
-from vbon.training.rollout import Sampling
 from vbon.training.task import check_rank_test, make_task, pool_rank_test, prompt_slots, sampling_of, split_pool
 
 

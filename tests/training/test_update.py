@@ -10,7 +10,7 @@ from tests.training.conftest import COMPLETIONS, STEPS, all_sequences, plain_tok
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
-from vbon.core.objectives import vbon
+from vbon.core.objectives import bind_objective
 from vbon.models import load
 from vbon.models.value_head import Critic, value_head, values_of
 from vbon.training.learner import make_learner
@@ -192,16 +192,7 @@ def test_whitening_changes_the_length_of_the_gradient_only(world, policy):
 def rollouts(world, policy, task):
     index = torch.tensor([3, 0, 3])  # prompt 3 twice: its samples are compared with each other
     return roll_out(
-        policy,
-        load.load_policy(world.model),
-        [task.prompt_ids[i] for i in index],
-        index,
-        seeds.uniforms((3, 4, STEPS), 1),
-        task.sampling,
-        task.score,
-        vbon,
-        N,
-        None,
+        policy, load.load_policy(world.model), task, index, seeds.uniforms((3, 4, STEPS), 1), bind_objective("vbon", N)
     )
 
 
@@ -267,14 +258,10 @@ def test_the_values_kept_from_sampling_are_those_of_a_forward_pass(world, policy
     rolled = roll_out(
         policy,
         load.load_policy(world.model),
-        [task.prompt_ids[i] for i in index],
+        task,
         index,
         seeds.uniforms((2, 4, STEPS), 1),
-        task.sampling,
-        task.score,
-        vbon,
-        N,
-        None,
+        bind_objective("vbon", N),
         value_head=head,
     )
     critic = Critic(policy)

@@ -24,6 +24,8 @@ class Signal(NamedTuple):
 
 
 Objective = Callable[[Float, Interval, float, float | None], Signal]
+BoundObjective = Callable[[Float, Interval], Signal]
+"""An objective with its N and β: (rewards, interval) → signal."""
 
 
 def vbon(rewards: Float, interval: Interval, n: float, kl_coef: float | None = None) -> Signal:
@@ -69,6 +71,12 @@ OBJECTIVES: dict[str, Objective] = {
     "quantile": quantile,
     "bond": bond,
 }
+
+
+def bind_objective(name: str, n: float, kl_coef: float | None = None) -> BoundObjective:
+    """Fix N and β of the objective of this name."""
+    objective = OBJECTIVES[name]
+    return lambda rewards, interval: objective(rewards, interval, n, kl_coef)
 
 
 def _beta(n: float, kl_coef: float | None) -> float:

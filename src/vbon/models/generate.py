@@ -5,6 +5,7 @@ its own row of uniforms and not of the rows beside it; log-probabilities are kep
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,16 @@ from vbon.models.decode import Decoder, decoders
 from vbon.models.value_head import values_of
 
 MIN_FINISHED_SHARE = 0.25  # dropping finished rows copies the cache: worth it from a quarter of the rows on
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn: the distribution that is trained is this one."""
+
+    temperature: float
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    pad_token_id: int
 
 
 @torch.no_grad()

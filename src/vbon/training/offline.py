@@ -17,7 +17,7 @@ from vbon.config.methods import METHODS
 from vbon.config.train import TrainConfig
 from vbon.core import offline, seeds
 from vbon.core.best_of_n import kl_coef_from_n, log_weight
-from vbon.core.objectives import OBJECTIVES
+from vbon.core.objectives import bind_objective
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences, sequences
 from vbon.models.logprobs import completion_logprobs, policy_logprobs
@@ -44,7 +44,8 @@ def tilt_log_weights(task: Task, config: TrainConfig) -> NDArray[np.float64]:
 
     float64 (ΣM,). With `vbon` these are the log Ŵ.
     """
-    signal = OBJECTIVES[config.objective](task.pool.rewards, task.cdf.pool_interval(), config.n, config.kl_coef)
+    objective = bind_objective(config.objective, config.n, config.kl_coef)
+    signal = objective(task.pool.rewards, task.cdf.pool_interval())
     pools = np.split(signal.sequence_reward / signal.kl_coef, task.pool.offsets[1:-1])
     return np.concatenate([one - np.logaddexp.reduce(one) + np.log(len(one)) for one in pools])
 

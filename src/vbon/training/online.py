@@ -8,7 +8,7 @@ from torch import nn
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
-from vbon.core.objectives import OBJECTIVES
+from vbon.core.objectives import bind_objective
 from vbon.core.offline import jeffreys
 from vbon.errors import VbonError
 from vbon.training.accelerator import is_mixed
@@ -117,14 +117,10 @@ def sample_rollouts(
     return roll_out(
         learner.module("policy"),
         ref_policy,
-        [task.prompt_ids[i] for i in index],
+        task,
         index,
         uniforms,
-        task.sampling,
-        task.score,
-        OBJECTIVES[config.objective],
-        config.n,
-        config.kl_coef,
+        bind_objective(config.objective, config.n, config.kl_coef),
         keep_ref_log_softmax=config.kl_estimator == "full",
         value_head=learner.module("critic") if config.critic == "shared" else None,
     )

@@ -1,6 +1,5 @@
 """One iteration's rollouts: completions of the policy, their rewards, their ranks in the pool, log π_ref."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,23 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vbon.core import kl
-from vbon.core.objectives import Objective
+from vbon.core.objectives import BoundObjective
 from vbon.core.reward_cdf import Interval
 from vbon.models.batch import Sequences, pad_left
 from vbon.models.generate import generate
 from vbon.models.logprobs import completion_logits, log_softmax, policy_logprobs, token_logprobs
-
-Scorer = Callable[[NDArray[np.int64], list[list[int]]], tuple[NDArray[np.float64], Interval]]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How completions are drawn: the distribution that is trained is this one."""
-
-    temperature: float
-    max_new_tokens: int
-    stop_token_ids: tuple[int, ...]
-    pad_token_id: int
+from vbon.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -57,28 +45,31 @@ class Rollouts:
 def roll_out(
     policy: nn.Module,
     ref_policy: nn.Module,
-    prompt_ids: Sequence[Sequence[int]],
+    task: Task,
     prompt_index: Tensor,
     uniforms: Tensor,
-    sampling: Sampling,
-    score: Scorer,
-    objective: Objective,
-    n: float,
-    kl_coef: float | None,
+    objective: BoundObjective,
     *,
     keep_ref_log_softmax: bool = False,
     value_head: nn.Module | None = None,
 ) -> Rollouts:
-    """Sample K completions for each of P prompts and score them.
+    """Sample K completions for each of P prompts, score and rank them, and measure them under the reference.
 
     Args:
-        prompt_ids: P token id lists; prompt_index: int64 (P,), their places in the pool.
-        uniforms: float64 (P, K, T), what the draws are a function of.
-        score: (pool index (B,), completion ids) → (rewards, interval).
+        policy: the model to sample from.
+        ref_policy: the model that made the pool.
+        task: its prompts, sampling, reward and ranks are used.
+        prompt_index: int64 (P,), which of the task's prompts.
+        uniforms: float64 (P, K, T) in [0, 1); the draws are a function of these.
+        objective: (rewards, interval) → sequence rewards and β.
         keep_ref_log_softmax: also keep log π_ref over the vocabulary (B, T, V), for the full-vocabulary KL.
         value_head: the critic that shares the policy's trunk, whose values are kept from sampling.
+
+    Returns:
+        B = P·K rollouts; those of one prompt are adjacent.
     """
-    num_samples = uniforms.shape[1]
+    num_samples, sampling = uniforms.shape[1], task.sampling
+    prompt_ids = [task.prompt_ids[i] for i in prompt_index]
     completions = generate(
         policy,
         prompt_ids,
@@ -95,8 +86,8 @@ def roll_out(
     steps = int(completions.mask.sum(1).max())
     sequences = Sequences(ids, mask, completions.ids[:, :steps], completions.mask[:, :steps])
     index = prompt_index.repeat_interleave(num_samples)
-    rewards, interval = score(index.numpy(), completions.rows())
-    signal = objective(rewards, interval, n, kl_coef)
+    rewards, interval = task.score(index.numpy(), completions.rows())
+    signal = objective(rewards, interval)
     ref_logprobs, ref_log_softmax = _reference(
         ref_policy, sequences, sampling.temperature, keep_log_softmax=keep_ref_log_softmax
     )

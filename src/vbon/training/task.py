@@ -15,12 +15,11 @@ from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.models.generate import generate
+from vbon.models.generate import Sampling, generate
 from vbon.models.prompts import decode, encode
 from vbon.pool.prompts import Prompt, reward_columns
 from vbon.pool.store import ReferencePool, tie_keys
 from vbon.rewards import Reward
-from vbon.training.rollout import Sampling
 
 RANK_TEST_DRAWS = 512
 RANK_TEST = "rank_test"  # its name among the mismatches that may be allowed

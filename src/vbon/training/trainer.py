@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.config.train import TrainConfig
 from vbon.core.best_of_n import kl_floor, kl_from_reference
-from vbon.core.objectives import OBJECTIVES
+from vbon.core.objectives import bind_objective
 from vbon.errors import Asks, Paused, VbonError, never
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
@@ -246,10 +246,9 @@ class VBoNTrainer:
             policy,
             self.ref_policy,
             self.validation,
-            OBJECTIVES[config.objective],
-            config.n,
-            config.kl_coef,
-            config.seed,
+            bind_objective(config.objective, config.n, config.kl_coef),
+            n=config.n,
+            seed=config.seed,
         )
         if config.algorithm == "offline" or config.objective == "bond":
             measured |= own_objective(measured, policy, self._pool_data(self.validation), config)

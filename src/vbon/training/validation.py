@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vbon.core import seeds, stats
 from vbon.core.best_of_n import log_weight
-from vbon.core.objectives import Objective
+from vbon.core.objectives import BoundObjective
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.task import Task
 
@@ -20,31 +20,30 @@ MIN_COMPLETIONS = 512
 
 @torch.no_grad()
 def validate(
-    policy: nn.Module,
-    ref_policy: nn.Module,
-    task: Task,
-    objective: Objective,
-    n: float,
-    kl_coef: float | None,
-    seed: int,
+    policy: nn.Module, ref_policy: nn.Module, task: Task, objective: BoundObjective, *, n: float, seed: int
 ) -> dict[str, float]:
-    """Metrics of `rollout_metrics` on up to 64 prompts, at least 512 completions; equal seeds draw equal uniforms.
+    """Measure the policy on up to 64 validation prompts with at least 512 fresh completions.
 
-    For those of the model's card also `NAME_low` and `NAME_high`, a 95 % bootstrap interval over these prompts.
+    Args:
+        policy, ref_policy: the model that is measured, and the one that made the pool.
+        task: the validation prompts.
+        objective: (rewards, interval) → sequence rewards and β.
+        n: the N of best-of-N that `kl_policy_bon` is measured against.
+        seed: equal seeds draw with equal uniforms.
+
+    Returns:
+        The metrics of `rollout_metrics`; those on the model's card also as `NAME_low` and `NAME_high`, a 95 %
+        bootstrap interval over these prompts.
     """
     index = prompts_measured(len(task), seed)
     per_prompt = max(4, MIN_COMPLETIONS // len(index))
     rollouts = roll_out(
         policy,
         ref_policy,
-        [task.prompt_ids[i] for i in index],
+        task,
         index,
         seeds.uniforms((len(index), per_prompt, task.sampling.max_new_tokens), seed, seeds.VALIDATION, 1),
-        task.sampling,
-        task.score,
         objective,
-        n,
-        kl_coef,
     )
     return rollout_metrics(rollouts, n) | _intervals(completion_measures(rollouts, n), per_prompt, seed)
 
