@@ -110,7 +110,7 @@ def enumerated(path: Path, prompt: str, temperature: float = 1.0) -> NDArray[np.
 
 
 def texts() -> list[str]:
-    return [" ".join(VOCABULARY[token] for token in row if token != EOS) for row in COMPLETIONS]
+    return ["".join(f" {VOCABULARY[token]}" for token in row if token != EOS) for row in COMPLETIONS]
 
 
 @pytest.fixture

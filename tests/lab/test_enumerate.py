@@ -12,6 +12,7 @@ from vbon.lab.world import EOS, World, count_completions, make_world, reference,
 from vbon.models import load
 from vbon.models.batch import sequences
 from vbon.models.logprobs import completion_logprobs
+from vbon.models.prompts import completion_texts, encode
 
 FLOAT32 = 2e-5  # sums of a few float32 log-softmaxes
 
@@ -53,8 +54,10 @@ def test_prompts_differ(small):
 
 def test_texts_decode_the_ids(small):
     words = tokenizer(small)
-    decoded = [words.decode([i for i in ids if i != EOS]) for ids in small.completions]
-    assert decoded == small.texts
+    [prompt] = encode(words, small.prompts[:1])
+    whole = [words.decode([*prompt, *(i for i in ids if i != EOS)]) for ids in small.completions]
+    assert whole == [small.prompts[0] + text for text in small.texts]
+    assert completion_texts(words, prompt, small.completions) == small.texts
 
 
 def test_gradient_is_the_score_function(small):
@@ -73,7 +76,7 @@ def test_logit_of_good_letters_shifts_the_odds_exactly(small):
     for name, world in (("plain", small), ("weak", weak)):
         probs = np.exp(exact_log_probs(reference(world), world)[0])
         starts = {
-            letter: sum(p for p, t in zip(probs, world.texts, strict=True) if t[:1] == letter) for letter in "abc"
+            letter: sum(p for p, t in zip(probs, world.texts, strict=True) if t[:2] == f" {letter}") for letter in "abc"
         }
         prefix[name] = {letter: mass / probs[0] for letter, mass in starts.items()}
     assert prefix["weak"]["a"] / prefix["plain"]["a"] == pytest.approx(np.exp(-2), rel=1e-4)

@@ -16,7 +16,7 @@ from vbon.core.reward_cdf import RewardCDF
 from vbon.core.stats import rank_test
 from vbon.errors import VbonError
 from vbon.models import load, memory
-from vbon.models.prompts import decode, encode
+from vbon.models.prompts import completion_texts, encode
 from vbon.pool import ReferencePool, sampling
 from vbon.pool.collect import collect
 
@@ -94,7 +94,7 @@ def test_log_probabilities_text_and_ends_against_a_plain_forward_pass(config: Co
             logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1] / config.temperature
         logprobs = logits.double().log_softmax(-1)[range(len(ids)), ids]
         assert pool.ref_logprobs[row] == pytest.approx(logprobs.sum().item(), abs=LOGPROB_TOLERANCE)
-        assert pool.completions[row] == decode(tokenizer, [ids])[0]
+        assert pool.completions[row] == completion_texts(tokenizer, prompt, [ids])[0]
         assert pool.finished[row] == (ids[-1] == tokenizer.eos_token_id)
         assert tokenizer.eos_token_id not in ids[:-1] and (pool.finished[row] or len(ids) == config.max_new_tokens)
         bonus = pool.prompts[index].columns["bonus"]

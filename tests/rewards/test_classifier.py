@@ -229,7 +229,7 @@ def test_a_chat_prompt_without_a_usable_template_is_named(tmp_path):
         load_reward(f"{tmp_path / 'none'}#POS")(["plain", chat], ["x", "y"])
     strict = "{{ raise_exception('no system role') }}"
     saved(tmp_path / "strict", bert(), make_tokenizer(encoder=True, chat_template=strict))
-    with pytest.raises(VbonError, match=r"chat template refuses: no system role \(completion 1, prompt 'why so'\)"):
+    with pytest.raises(VbonError, match=r"refuses these messages: no system role \(completion 1, prompt 'why so'\)"):
         load_reward(f"{tmp_path / 'strict'}#POS")(["plain", chat], ["x", "y"])
 
 

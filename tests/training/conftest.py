@@ -71,7 +71,7 @@ def levels(prompts, completions):
 
 
 def binary(prompts, completions):
-    return [float("a b" in c or c == "c") for c in completions]
+    return [float("a b" in c or c == " c") for c in completions]
 """
 
 
@@ -116,7 +116,7 @@ class World(NamedTuple):
         return float((np.exp(log_bon) * (log_bon - enumerate_logprobs(policy))).sum(1).mean())
 
 
-TEXTS = [" ".join(VOCABULARY[token] for token in row if token != EOS) for row in COMPLETIONS]
+TEXTS = ["".join(f" {VOCABULARY[token]}" for token in row if token != EOS) for row in COMPLETIONS]
 
 
 def all_sequences(prompts: Sequence[str] = PROMPTS) -> Sequences:

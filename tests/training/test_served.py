@@ -67,7 +67,7 @@ def probabilities(model: Path, temperature: float) -> dict[str, float]:
     probs = {}
     for text, ids in zip(TEXTS, COMPLETIONS, strict=True):
         logits = policy(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].double() / temperature
-        probs[text] = float(logits.log_softmax(-1)[range(len(ids)), ids].sum().exp())
+        probs[text.strip()] = float(logits.log_softmax(-1)[range(len(ids)), ids].sum().exp())
     return probs
 
 

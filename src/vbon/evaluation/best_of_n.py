@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vbon.core import seeds
-from vbon.models.prompts import decode
+from vbon.models.prompts import completion_texts
 from vbon.pool.prompts import Prompt, reward_columns
 from vbon.pool.sampling import Draws, Sampler, draw_shard, make_plan
 from vbon.rewards import Reward
@@ -55,11 +55,11 @@ def sample_best_of_n(
             draws |= zip(batch, drawn, strict=True)
             advance(len(batch))
         for index, prompt in enumerate(prompts[part]):
-            yield prompt, _best(draws[index], sampler, reward, prompt, n, seed)
+            texts = completion_texts(sampler.tokenizer, prompt_ids[first + index], draws[index].completion_ids)
+            yield prompt, _best(draws[index], texts, reward, prompt, n, seed)
 
 
-def _best(draws: Draws, sampler: Sampler, reward: Reward | None, prompt: Prompt, n: int, seed: int) -> Best:
-    texts = decode(sampler.tokenizer, draws.completion_ids)
+def _best(draws: Draws, texts: list[str], reward: Reward | None, prompt: Prompt, n: int, seed: int) -> Best:
     if reward is None:
         return Best(draws.completion_ids, texts, draws.finished, None)
     rewards = reward([prompt.prompt] * len(texts), texts, **reward_columns([prompt] * len(texts)))

@@ -45,7 +45,7 @@ def draw_samples(policy: PreTrainedModel, setting: Setting, advance: Advance = l
     """A function of the policy, the setting and its seed: prompts and samples have random numbers of their own."""
     draws = _draw(policy, setting, advance)
     ids = [row for one in draws for row in one.completion_ids]
-    texts = decode(setting.sampler.tokenizer, ids)
+    texts = decode(setting.sampler.tokenizer, [setting.prompt_ids[index] for index in _prompt_index(setting)], ids)
     shape = (len(setting.prompt_ids), setting.samples_per_prompt)
     rewards = _score(setting.reward, setting, texts)
     k_lt, k_eq = setting.cdf.counts(_prompt_index(setting), rewards)

@@ -49,8 +49,10 @@ def _speed(work: Callable[[Sequence[int]], object], setting: Setting, num_prompt
 
 
 def _sample_and_score(setting: Setting, prompts: Sequence[int], n: int) -> None:
-    texts = decode(setting.sampler.tokenizer, _sample(setting.sampler.model, setting, prompts, n))
-    rows = [setting.pool.prompts[i] for i in np.repeat(prompts, n)]
+    index = np.repeat(prompts, n)
+    drawn = _sample(setting.sampler.model, setting, prompts, n)
+    texts = decode(setting.sampler.tokenizer, [setting.prompt_ids[i] for i in index], drawn)
+    rows = [setting.pool.prompts[i] for i in index]
     setting.reward([prompt.prompt for prompt in rows], texts, **reward_columns(rows))
 
 

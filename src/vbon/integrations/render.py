@@ -6,7 +6,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from vbon.errors import VbonError
-from vbon.models.prompts import encode
+from vbon.models.prompts import encode, ids_of_text, text_of, text_of_ids
 from vbon.pool.prompts import Prompt, shorten
 
 
@@ -30,7 +30,7 @@ def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 
 def _render_one(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int]) -> str:
     for text in _candidates(tokenizer, prompt, ids):
-        if list(tokenizer(text, add_special_tokens=False)["input_ids"]) == ids:
+        if ids_of_text(tokenizer, text) == ids:
             return text
     raise VbonError(
         f"prompt {shorten(prompt.prompt)}: no text gives its token ids back without special tokens, so the host would "
@@ -39,8 +39,5 @@ def _render_one(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[in
 
 
 def _candidates(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int]) -> Iterator[str]:
-    if isinstance(prompt.prompt, str):
-        yield prompt.prompt
-    else:
-        yield str(tokenizer.apply_chat_template(prompt.prompt, add_generation_prompt=True, tokenize=False))
-    yield str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    yield text_of(tokenizer, prompt.prompt)
+    yield text_of_ids(tokenizer, ids)

@@ -21,7 +21,7 @@ def base(prompt: str, completion: str) -> float:
     """Worth of the letters, of neighbours under this prompt, and 1e-6 times a hash, so that no two completions tie."""
     letters = completion.split()
     pairs = sum(_hash(f"{prompt}|{a}{b}") - 0.5 for a, b in itertools.pairwise(letters))
-    return sum(map(letter_value, letters)) + 1.2 * pairs + 1e-6 * _hash(f"{prompt}:{completion}")
+    return sum(map(letter_value, letters)) + 1.2 * pairs + 1e-6 * _hash(f"{prompt}:{' '.join(letters)}")
 
 
 def _hash(text: str) -> float:
@@ -80,5 +80,5 @@ def tanh_saturated(prompts: Sequence[str], completions: Sequence[str]) -> list[f
 
 def outliers(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
     """Wrong rewards, order not kept: 1 % of the completions, chosen by a hash, gain 100."""
-    hit = (_hash(f"outlier {p}:{c}") < OUTLIER_SHARE for p, c in zip(prompts, completions, strict=True))
+    hit = (_hash(f"outlier {p}:{c.strip()}") < OUTLIER_SHARE for p, c in zip(prompts, completions, strict=True))
     return [r + 100 * wrong for r, wrong in zip(continuous(prompts, completions), hit, strict=True)]

@@ -64,8 +64,8 @@ class World:
 
     @cached_property
     def texts(self) -> list[str]:
-        """Every completion as text, without EOS."""
-        return [" ".join(self.vocabulary[token] for token in ids if token != EOS) for ids in self.completions]
+        """Every completion as its tokens add it to a prompt: a space before each letter, nothing for EOS."""
+        return ["".join(f" {self.vocabulary[token]}" for token in ids if token != EOS) for ids in self.completions]
 
 
 WORLDS = {

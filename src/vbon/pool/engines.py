@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from vbon.config.pool import CollectConfig
 from vbon.models import load
 from vbon.models.memory import rows_that_fit
-from vbon.models.prompts import decode
+from vbon.models.prompts import completion_texts
 from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt
@@ -79,7 +79,13 @@ class TransformersEngine(NamedTuple):
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
     ) -> Drawn:
         for batch, drawn in draw_shard(self.sampler, prompts, prompt_ids, plan, seed, num_samples):
-            yield batch, [Samples(decode(self.sampler.tokenizer, one.completion_ids), *one) for one in drawn]
+            yield (
+                batch,
+                [
+                    Samples(completion_texts(self.sampler.tokenizer, prompt_ids[index], one.completion_ids), *one)
+                    for index, one in zip(batch, drawn, strict=True)
+                ],
+            )
 
 
 def load_engine(config: CollectConfig) -> Engine:

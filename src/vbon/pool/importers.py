@@ -21,7 +21,7 @@ import vbon
 from vbon.config.pool import ImportConfig
 from vbon.config.secrets import cut_urls
 from vbon.errors import VbonError
-from vbon.models.prompts import decode
+from vbon.models.prompts import completion_texts, encode
 from vbon.pool.declarations import Declarations, parse_declarations
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import Messages, Prompt, parse_prompt
@@ -116,9 +116,10 @@ def _read(path: Path, declared: Declarations) -> _Rows:
 def _prompt_samples(
     prompt: Prompt, samples: list[Sample], stop: Sequence[int] | None, tokenizer: PreTrainedTokenizerBase | None
 ) -> PromptSamples:
+    prompt_ids = None if tokenizer is None else _encoded(tokenizer, prompt)
     return PromptSamples(
         prompt=prompt,
-        completions=[_text_of(sample, tokenizer) for sample in samples],
+        completions=[_text_of(sample, tokenizer, prompt_ids) for sample in samples],
         completion_ids=[sample.completion_ids for sample in samples],
         rewards=np.array([sample.reward for sample in samples], np.float64),
         ref_logprobs=[None] * len(samples),
@@ -126,10 +127,18 @@ def _prompt_samples(
     )
 
 
-def _text_of(sample: Sample, tokenizer: PreTrainedTokenizerBase | None) -> str | None:
-    if sample.completion is not None or sample.completion_ids is None or tokenizer is None:
+def _text_of(sample: Sample, tokenizer: PreTrainedTokenizerBase | None, prompt_ids: list[int] | None) -> str | None:
+    if sample.completion is not None or sample.completion_ids is None or tokenizer is None or prompt_ids is None:
         return sample.completion
-    return decode(tokenizer, [sample.completion_ids])[0]
+    return completion_texts(tokenizer, prompt_ids, [sample.completion_ids])[0]
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int] | None:
+    """Token ids of a prompt; None where the tokenizer has none for it, which training will say."""
+    try:
+        return encode(tokenizer, [prompt.prompt])[0]
+    except VbonError:
+        return None
 
 
 def _is_finished(ids: list[int] | None, stop: Sequence[int] | None) -> bool | None:

@@ -19,7 +19,7 @@ from vbon.config.pool import CollectConfig
 from vbon.core.seeds import generator
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.models.prompts import encode
+from vbon.models.prompts import completion_texts, encode, ids_by_default, loses_first_space, text_of
 from vbon.pool.described import DescribedModel, describe_model
 from vbon.pool.engines import Drawn, Samples
 from vbon.pool.fingerprint import Fingerprint
@@ -173,7 +173,9 @@ class OpenAIEngine:
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
     ) -> Drawn:
         queries = [
-            Query(self._text(prompt), list(ids), num_samples, seed_for(prompt.prompt_id, seed))
+            Query(
+                text_of(self.model.tokenizer, prompt.prompt), list(ids), num_samples, seed_for(prompt.prompt_id, seed)
+            )
             for prompt, ids in zip(prompts, prompt_ids, strict=True)
         ]
         if self.server.dialect != "tokens":
@@ -187,15 +189,13 @@ class OpenAIEngine:
         except RewardError as error:
             raise _server_error(self.server, error) from None
         texts, ids, finished = zip(*choices, strict=True)
+        known = [row for row in ids if row is not None]
+        if len(known) == len(choices):  # a server's text is its own way of decoding; the policy's samples have ours
+            texts = tuple(completion_texts(self.model.tokenizer, query.prompt_ids, known))
         return Samples(list(texts), list(ids), [None] * len(choices), list(finished))
 
-    def _text(self, prompt: Prompt) -> str:
-        if isinstance(prompt.prompt, str):
-            return prompt.prompt
-        return str(self.model.tokenizer.apply_chat_template(prompt.prompt, add_generation_prompt=True, tokenize=False))
-
     def _warn_of_other_tokens(self, queries: Sequence[Query]) -> None:
-        other = sum(list(self.model.tokenizer(query.prompt)["input_ids"]) != query.prompt_ids for query in queries)
+        other = sum(ids_by_default(self.model.tokenizer, query.prompt) != query.prompt_ids for query in queries)
         if other:
             warnings.warn(
                 f"the server takes text only, and its tokenizer may read {other} of {len(queries)} prompts as other "
@@ -223,6 +223,12 @@ def load_openai_engine(config: CollectConfig) -> OpenAIEngine:
         timeout=config.request_timeout,
     )
     server = find_dialect(server, Query("a", encode(described.tokenizer, ["a"])[0], 1, 0))  # before a pool is begun
+    if server.dialect == "transformers" and loses_first_space(described.tokenizer):
+        raise VbonError(
+            f"--base-url {endpoint.shown}: decodes completions alone, where this model's tokenizer loses the first "
+            "space, so that the reward would read other texts than in training; use a server that returns token ids "
+            "(vLLM, SGLang) or --engine transformers"
+        )
     if config.stop_token_ids and server.dialect == "plain":
         raise VbonError(f"--base-url {endpoint.shown}: takes no stop token ids; leave --stop-token-ids out")
     return OpenAIEngine(server, described, config.concurrency, str(load.resolve_device(config.device)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vbon.config.pool import CollectConfig
-from vbon.models.prompts import decode
+from vbon.models.prompts import completion_texts
 from vbon.pool.described import DescribedModel, describe_model
 from vbon.pool.engines import Drawn, Samples
 from vbon.pool.fingerprint import Fingerprint
@@ -38,7 +38,7 @@ class VllmEngine:
         requests = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
         params = [self._params(seed_for(prompt.prompt_id, seed), num_samples) for prompt in prompts]
         for position, output in enumerate(self.llm.generate(requests, params, use_tqdm=False)):
-            yield [position], [self._samples(output.outputs)]
+            yield [position], [self._samples(prompt_ids[position], output.outputs)]
 
     def _params(self, seed: int, num_samples: int) -> Any:
         from vllm import SamplingParams
@@ -55,11 +55,11 @@ class VllmEngine:
             detokenize=False,
         )
 
-    def _samples(self, outputs: Sequence[Any]) -> Samples:
+    def _samples(self, prompt_ids: Sequence[int], outputs: Sequence[Any]) -> Samples:
         ids = [list(output.token_ids) for output in outputs]
         logprobs = [sum(step[token].logprob for step, token in _steps(output)) for output in outputs]
         finished = [output.finish_reason == "stop" for output in outputs]
-        return Samples(decode(self.model.tokenizer, ids), ids, logprobs, finished)
+        return Samples(completion_texts(self.model.tokenizer, prompt_ids, ids), ids, logprobs, finished)
 
 
 def load_vllm_engine(config: CollectConfig) -> VllmEngine:

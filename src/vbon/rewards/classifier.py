@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from vbon.errors import VbonError
+from vbon.models.prompts import render_chat, with_completion
 from vbon.rewards.checked import CheckedReward, checked, shorten
 from vbon.rewards.protocol import FORMS, Prompt, RewardError
 
@@ -180,11 +181,11 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: str, 
         return Text(prompt + completion, templated=False)
     if tokenizer.chat_template is None:
         raise RewardError("a chat prompt, but the reward model's tokenizer has no chat template; use strings", row)
-    conversation = [*prompt, {"role": "assistant", "content": completion}]
+    conversation = with_completion(prompt, completion)
     try:
-        return Text(str(tokenizer.apply_chat_template(conversation, tokenize=False)), templated=True)
-    except Exception as error:  # whatever the template's author raises, jinja's own errors too
-        raise RewardError(f"the reward model's chat template refuses: {shorten(str(error))}", row) from error
+        return Text(render_chat(tokenizer, conversation, for_completion=False), templated=True)
+    except VbonError as error:
+        raise RewardError(str(error), row) from error
 
 
 def prepare_padding(model: PreTrainedModel) -> None:

@@ -86,7 +86,9 @@ def append_row(path: Path, row: Row) -> None:
 def sample_rows(rollouts: Rollouts, task: Task, iteration: int) -> Iterator[Row]:
     """A few of an iteration's completions, for `samples.jsonl`."""
     rows, mask = rollouts.sequences.completion_ids[:SAMPLES_SHOWN], rollouts.mask[:SAMPLES_SHOWN]
-    texts = decode(task.tokenizer, [row[real].tolist() for row, real in zip(rows, mask, strict=True)])
+    prompt_ids = [task.prompt_ids[index] for index in rollouts.prompt_index[:SAMPLES_SHOWN].tolist()]
+    completion_ids = [row[real].tolist() for row, real in zip(rows, mask, strict=True)]
+    texts = decode(task.tokenizer, prompt_ids, completion_ids)
     for index, text in enumerate(texts):
         yield {
             "iteration": iteration,

@@ -54,7 +54,7 @@ class Task:
     def rewards(self, prompt_index: NDArray[np.int64], completion_ids: list[list[int]]) -> NDArray[np.float64]:
         """Rewards of completions, decoded as in the pool. float64 (B,)."""
         prompts = [self.prompts[i] for i in prompt_index]
-        texts = decode(self.tokenizer, completion_ids)
+        texts = decode(self.tokenizer, [self.prompt_ids[i] for i in prompt_index], completion_ids)
         return self.reward([p.prompt for p in prompts], texts, **reward_columns(prompts))
 
     def keys(self, completion_ids: Sequence[Sequence[int]]) -> NDArray[np.int64] | None:
