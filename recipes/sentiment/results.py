@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from preset import HERE, Preset
 
 import vbon
+from vbon.artifacts.files import replace_file
 from vbon.commit import commit_of
-from vbon.pool.files import replace_file
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
 from vbon.recipes.stages import as_values

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from vbon.artifacts.fingerprint import FIELDS
 from vbon.config.evaluate import EvaluateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
 from vbon.evaluation.plan import make_plan
 from vbon.evaluation.runs import read_runs
 from vbon.pool import ReferencePool
-from vbon.pool.fingerprint import FIELDS
 
 
 def make_run(world: Path, folder: Path, **changes: Any) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from vbon.artifacts.files import replace_file
 from vbon.errors import VbonError
 from vbon.pool import PoolWriter, ReferencePool
-from vbon.pool.files import replace_file
 from vbon.pool.manifest import MANIFEST_NAME, read_manifest
 
 SECOND_PROCESS = """

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from rich.console import Console
 
+from vbon.artifacts.files import replace_file
 from vbon.config import CollectConfig, DemoConfig, EvaluateConfig, InspectConfig, ReportConfig, TrainConfig
 from vbon.demo.closing import closing, print_closing
 from vbon.demo.corpus import distinct_prompts, opinions
 from vbon.errors import VbonError
-from vbon.pool.files import replace_file
 
 if TYPE_CHECKING:
     from vbon.recipes.small_models import Review

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vbon.artifacts.files import WRITING
+from vbon.artifacts.json_files import parse_json
 from vbon.errors import VbonError
-from vbon.pool.files import TEMPORARY_PREFIX
-from vbon.pool.records import parse_json
 
 SUMMARY = "evaluation.json"
 FILES = (SUMMARY, "per_prompt.parquet", "samples.parquet", "reference.parquet", "throughput.json")
@@ -23,7 +23,7 @@ def make_folder(out: str, settings: Mapping[str, Any]) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX))
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(WRITING))
     except OSError as error:
         raise VbonError(f"--out {out}: cannot be made ({error.strerror}); name another directory") from None
     others = [name for name in names if name not in FILES]

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vbon.artifacts.files import replace_file
 from vbon.config.evaluate import GenerateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.best_of_n import sample_best_of_n
 from vbon.evaluation.progress import progress_bar
 from vbon.models import load
-from vbon.pool.files import replace_file
 from vbon.pool.prompts import Prompt, read_prompts
 from vbon.pool.sampling import Sampler, encode_prompts
 from vbon.rewards import Reward, load_reward

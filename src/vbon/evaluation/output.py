@@ -15,9 +15,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from vbon.artifacts.files import replace_file
 from vbon.evaluation.folder import SUMMARY
 from vbon.evaluation.samples import sample_win_rates
-from vbon.pool.files import replace_file
 from vbon.pool.prompts import Prompt, canonical_json
 
 if TYPE_CHECKING:

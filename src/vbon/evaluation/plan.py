@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vbon.artifacts.fingerprint import FIELDS, check_fingerprint
 from vbon.config.evaluate import EvaluateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.runs import Run, read_runs
 from vbon.evaluation.setting import Setting
 from vbon.models import load
-from vbon.pool.fingerprint import FIELDS, check_fingerprint
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, encode_prompts, fingerprint_of
 from vbon.pool.store import ReferencePool

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from vbon.artifacts.files import replace_file
+from vbon.artifacts.json_files import first_line
 from vbon.config.integrate import IntegrateConfig
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
@@ -16,8 +18,6 @@ from vbon.integrations import handover, openrlhf, trl, verl
 from vbon.integrations.lookup import encode_reference, load_sequence_reward
 from vbon.integrations.render import Rendered, render_prompts
 from vbon.models.load import load_tokenizer
-from vbon.pool.files import replace_file
-from vbon.pool.records import first_line
 from vbon.pool.store import ReferencePool
 
 Files = dict[str, bytes]

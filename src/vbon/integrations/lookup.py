@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vbon.artifacts.fingerprint import Fingerprint, check_fingerprint
+from vbon.artifacts.json_files import parse_json
 from vbon.core import objectives
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
-from vbon.pool.fingerprint import Fingerprint, check_fingerprint
 from vbon.pool.prompts import Messages, Prompt, canonical_json, reward_columns
-from vbon.pool.records import parse_json
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward, load_reward
 

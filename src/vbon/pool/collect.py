@@ -12,19 +12,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import vbon
+from vbon.artifacts.files import replace_file
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
 from vbon.errors import Asks, Paused, never
 from vbon.pool.described import describe_model
 from vbon.pool.engines import Described, Engine, load_engine, load_reward_of
-from vbon.pool.files import replace_file
 from vbon.pool.job import Part, make_shard, part_of
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import make_plan
 from vbon.pool.writer import CONFIG_NAME, PoolWriter, hash_prompt_ids, is_pool
 from vbon.rewards import Reward
+from vbon.version import __version__
 
 
 def collect(config: CollectConfig, *, progress: bool = True, asks_to_pause: Asks = never) -> Path:
@@ -59,7 +59,7 @@ def _manifest(config: CollectConfig, whole: Part, engine: Described, reward: Rew
     prompts = whole.prompts
     return Manifest(
         fingerprint=engine.fingerprint(reward),
-        created_by=f"vbon {vbon.__version__} collect --engine {config.engine}",
+        created_by=f"vbon {__version__} collect --engine {config.engine}",
         num_prompts=len(prompts),
         prompts_sha256=hash_prompt_ids(prompts),
         num_samples=config.num_samples,

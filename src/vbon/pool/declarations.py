@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.pool.fingerprint import Fingerprint
 from vbon.rewards import load_reward
 
 TEXT_RULES = ("prompt+completion", "completion")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
 from vbon.models import load
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.prompts import Prompt
 from vbon.pool.sampling import encode_within
 from vbon.rewards import Reward

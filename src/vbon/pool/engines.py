@@ -6,11 +6,11 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
 from vbon.models import load
 from vbon.models.memory import rows_that_fit
 from vbon.models.prompts import decode
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt
 from vbon.pool.sampling import Sampler, draw_shard, encode_prompts, fingerprint_of

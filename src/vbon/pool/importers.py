@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-import vbon
 from vbon.config.pool import ImportConfig
 from vbon.config.secrets import cut_urls
 from vbon.errors import VbonError
@@ -28,6 +27,7 @@ from vbon.pool.prompts import Messages, Prompt, parse_prompt
 from vbon.pool.records import read_records
 from vbon.pool.shards import PromptSamples
 from vbon.pool.writer import hash_prompt_ids, write_whole
+from vbon.version import __version__
 
 _TEXT = ("completion", "response", "text")
 _TEXTS = ("completions", "responses", "ref_completions")
@@ -145,7 +145,7 @@ def _manifest(
     sizes = {len(one.rewards) for one in samples}
     return Manifest(
         fingerprint=declared.fingerprint(tokenizer),
-        created_by=f"vbon {vbon.__version__} import",
+        created_by=f"vbon {__version__} import",
         num_prompts=len(samples),
         prompts_sha256=hash_prompt_ids(one.prompt for one in samples),
         num_samples=sizes.pop() if len(sizes) == 1 else None,

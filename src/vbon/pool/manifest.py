@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vbon.artifacts.files import replace_file
+from vbon.artifacts.fingerprint import Fingerprint, parse_fingerprint
+from vbon.artifacts.json_files import parse_json
+from vbon.artifacts.typed import read_record
 from vbon.errors import VbonError
-from vbon.pool.files import replace_file
-from vbon.pool.fingerprint import FIELDS, Fingerprint
-from vbon.pool.records import parse_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -99,76 +100,15 @@ def _parse(content: Any, where: str) -> Manifest:
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise VbonError(f"{where}: format_version is {version!r}; this vbon reads {FORMAT_VERSION}: upgrade vbon")
-    shards = _typed(content, "shards", list, where)
-    manifest = Manifest(
-        **{name: _typed(content, name, kind, where) for name, kind in _MANIFEST_TYPES.items()},
-        fingerprint=parse_fingerprint(_typed(content, "fingerprint", dict, where), f"{where}: fingerprint"),
-        plan=_parse_plan(content.get("plan"), f"{where}: plan"),
-        shards=tuple(_parse_shard(shard, f"{where}: shard {index}") for index, shard in enumerate(shards)),
-    )
-    if len({shard.name for shard in manifest.shards}) != len(shards):
+    manifest = read_record(Manifest, content, where)
+    parse_fingerprint(content["fingerprint"], f"{where}: fingerprint")  # refuses a field that is unknown here
+    if manifest.plan is not None and min(dataclasses.astuple(manifest.plan)) < 1:
+        raise VbonError(f"{where}: plan: every number must be at least 1")
+    for index, shard in enumerate(manifest.shards):
+        if not _SHARD_NAME.fullmatch(shard.name):
+            raise VbonError(
+                f"{where}: shard {index}: name {shard.name!r} is not a shard's (shard-00000.parquet, inside the pool)"
+            )
+    if len({shard.name for shard in manifest.shards}) != len(manifest.shards):
         raise VbonError(f"{where}: a shard is listed twice")
     return manifest
-
-
-def parse_fingerprint(content: dict[str, Any], where: str) -> Fingerprint:
-    """A fingerprint from JSON. Raises VbonError beginning with `where`."""
-    unknown = sorted(set(content) - set(FIELDS))
-    if unknown:
-        raise VbonError(f"{where}: unknown field {unknown[0]!r}")
-    values = {name: _typed(content, name, kind, where) for name, kind in _FINGERPRINT_TYPES.items()}
-    stop = _typed(content, "stop", list | None, where)
-    if stop is not None and not all(type(token) is int for token in stop):
-        raise VbonError(f"{where}: 'stop' must be a list of token ids")
-    return Fingerprint(**values, stop=None if stop is None else tuple(stop))
-
-
-def _parse_plan(content: Any, where: str) -> Plan | None:
-    if content is None:
-        return None
-    if not isinstance(content, dict):
-        raise VbonError(f"{where} must be an object or null")
-    plan = Plan(**{field.name: _typed(content, field.name, int, where) for field in dataclasses.fields(Plan)})
-    if min(dataclasses.astuple(plan)) < 1:
-        raise VbonError(f"{where}: every number must be at least 1")
-    return plan
-
-
-def _parse_shard(content: Any, where: str) -> Shard:
-    if not isinstance(content, dict):
-        raise VbonError(f"{where} must be an object")
-    shard = Shard(**{name: _typed(content, name, kind, where) for name, kind in _SHARD_TYPES.items()})
-    if not _SHARD_NAME.fullmatch(shard.name):
-        raise VbonError(f"{where}: name {shard.name!r} is not a shard's (shard-00000.parquet, inside the pool)")
-    return shard
-
-
-def _typed(content: dict[str, Any], name: str, kind: Any, where: str) -> Any:
-    value = content.get(name)
-    allowed = kind if isinstance(kind, type) else kind.__args__
-    allowed = allowed if isinstance(allowed, tuple) else (allowed,)
-    if type(value) not in allowed and not (type(value) is int and float in allowed):
-        raise VbonError(f"{where}: {name!r} must be {getattr(kind, '__name__', kind)}, not {value!r:.60}")
-    return value
-
-
-_SHARD_TYPES: dict[str, Any] = {"name": str, "num_prompts": int, "rows": int, "sha256": str}
-_FINGERPRINT_TYPES: dict[str, Any] = {
-    "model": str | None,
-    "tokenizer": str | None,
-    "chat_template": str | None,
-    "temperature": float | None,
-    "max_new_tokens": int | None,
-    "reward": str | None,
-}
-_MANIFEST_TYPES: dict[str, Any] = {
-    "created_by": str,
-    "num_prompts": int,
-    "prompts_sha256": str,
-    "num_samples": int | None,
-    "seed": int | None,
-    "dtype": str | None,
-    "model": str | None,
-    "reward": str | None,
-    "complete": bool,
-}

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
 from vbon.core.seeds import generator
 from vbon.errors import VbonError
@@ -22,7 +23,6 @@ from vbon.models import load
 from vbon.models.prompts import encode
 from vbon.pool.described import DescribedModel, describe_model
 from vbon.pool.engines import Drawn, Samples
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt
 from vbon.rewards import Reward

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.core.seeds import generator
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.generate import generate
 from vbon.models.prompts import encode
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt, shorten
 from vbon.rewards import Reward

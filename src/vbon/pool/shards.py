@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vbon.artifacts.json_files import first_line
 from vbon.errors import VbonError
 from vbon.pool.manifest import Shard
 from vbon.pool.prompts import Prompt, canonical_json
-from vbon.pool.records import first_line
 
 SCHEMA = pa.schema(
     [

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vbon.artifacts.fingerprint import Fingerprint
+from vbon.artifacts.json_files import parse_json
 from vbon.core.reward_cdf import RewardCDF
 from vbon.errors import VbonError
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Manifest, read_manifest
 from vbon.pool.prompts import Prompt, check_prompt, make_prompt
-from vbon.pool.records import parse_json
 from vbon.pool.shards import SCHEMA, check_shard, read_shard
 
 _KEYS = ("prompt_id", "prompt", "is_chat", "columns", "sample_index")

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
 from vbon.models.prompts import decode
 from vbon.pool.described import DescribedModel, describe_model
 from vbon.pool.engines import Drawn, Samples
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
 from vbon.pool.openai_engine import seed_for
 from vbon.pool.prompts import Prompt

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from vbon.artifacts.files import LOCK_NAME, FolderLock, remove_leftovers, replace_file
+from vbon.artifacts.fingerprint import FIELDS
 from vbon.errors import VbonError
-from vbon.pool.files import LOCK_NAME, FolderLock, remove_leftovers, replace_file
-from vbon.pool.fingerprint import FIELDS
 from vbon.pool.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from vbon.pool.prompts import Prompt
 from vbon.pool.shards import ROWS_PER_SHARD, PromptSamples, describe_shard, encode_shard, is_intact

@@ -15,8 +15,8 @@ from rich.progress import track
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vbon.artifacts.files import remove_leftovers, replace_file
 from vbon.errors import Asks, Paused, VbonError, never
-from vbon.pool.files import replace_file
 from vbon.training import checkpoint
 
 Precision = Literal["float32", "bfloat16"]
@@ -140,7 +140,7 @@ def checkpoint_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[Pat
         replace_file(begun, text.encode())
     elif begun.read_text() != text:
         raise VbonError(f"{folder}: begun with other settings; choose another --out, or remove it to begin again")
-    checkpoint.remove_leftovers(folder)
+    remove_leftovers(folder)
     yield folder
     shutil.rmtree(folder)
 

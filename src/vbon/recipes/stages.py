@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vbon.artifacts.files import replace_file
 from vbon.config.yaml_file import read_sections
 from vbon.errors import Paused, VbonError
-from vbon.pool.files import replace_file
 
 
 def read_preset(

@@ -9,9 +9,9 @@ from typing import Any, TypeGuard
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vbon.artifacts.json_files import parse_json
 from vbon.core.stats import Estimate
 from vbon.errors import VbonError
-from vbon.pool.records import parse_json
 
 RUN_RECORD = "vbon/run.json"
 EVALUATION_RECORD = "evaluation.json"

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from vbon.artifacts.files import replace_file
 from vbon.config.sweep import Sweep
 from vbon.evaluation import throughput
 from vbon.evaluation.plan import make_plan
 from vbon.models import load
-from vbon.pool.files import replace_file
 from vbon.sweep.folder import SweepFolder, read_json
 from vbon.sweep.plan import Job
 

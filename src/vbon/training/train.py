@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from vbon.artifacts.fingerprint import check_fingerprint
 from vbon.config.train import TrainConfig
 from vbon.errors import Asks, never
 from vbon.models import load
-from vbon.pool.fingerprint import check_fingerprint
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vbon.artifacts.typed import read_record
 from vbon.errors import VbonError
 
 
@@ -35,6 +36,14 @@ class Fingerprint:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Fingerprint))
+
+
+def parse_fingerprint(content: Any, where: str) -> Fingerprint:
+    """A fingerprint from JSON. Raises VbonError beginning with `where`, for an unknown field too."""
+    unknown = sorted(set(content) - set(FIELDS)) if isinstance(content, dict) else []
+    if unknown:
+        raise VbonError(f"{where}: unknown field {unknown[0]!r}")
+    return read_record(Fingerprint, content, where)
 
 
 def check_fingerprint(
