@@ -1,10 +1,10 @@
-"""N close to M and past it: the upper tail of F̂ refined by the policy's own samples, weighted by π_ref/π_θ.
+"""Ranks for N near M and above it: the policy's own samples, weighted by π_ref/π_θ, refine the upper tail of F̂.
 
-A pool of M says nothing of 1 − F below 1/M. The policy samples there, and each of its samples y stands for
-π_ref(y)/π_θ(y) of the reference: 1 − F_≤(R) = E_{π_θ}[π_ref/π_θ · 1{r > R}]. Pool and policy samples together are one
-sample of the mixture (M·π_ref + K·π_θ)/(M+K), each weighted by π_ref over it (the balance heuristic of multiple
-importance sampling, Veach and Guibas): weights are at most (M+K)/M, so that a sample off the policy's support is safe.
-Not in the paper (arXiv 2407.06057); what it gains is in docs/experiments.md.
+A pool of M samples cannot resolve 1 − F below 1/M. The policy samples there, and each of its samples y stands for
+π_ref(y)/π_θ(y) reference samples: 1 − F_≤(R) = E_{π_θ}[π_ref/π_θ · 1{r > R}]. Pool and policy samples together are a
+sample of the mixture (M·π_ref + K·π_θ)/(M+K), each weighted by π_ref over the mixture (the balance heuristic of
+multiple importance sampling, Veach and Guibas 1995). Weights are at most (M+K)/M, so a sample outside the policy's
+support does no harm. Not in the paper (arXiv 2407.06057); docs/experiments.md measures the gain.
 """
 
 import numpy as np
@@ -18,15 +18,21 @@ _MOST_LOG_RATIO = 700.0  # exp of more is no float64
 
 
 def balance_weights(log_ratio: Float, num_ref: int, num_policy: int) -> Float:
-    """π_ref over the mixture, (M+K)/(M + K·π_θ/π_ref), from log π_θ/π_ref of samples of either."""
+    """Compute π_ref over the mixture, (M+K)/(M + K·π_θ/π_ref), for samples of the reference or of the policy.
+
+    `log_ratio` is log π_θ/π_ref of the samples in nats, any shape; `num_ref` is M and `num_policy` is K.
+    """
     ratio = np.exp(np.minimum(log_ratio, _MOST_LOG_RATIO))
     return np.asarray((num_ref + num_policy) / (num_ref + num_policy * ratio))
 
 
 def weighted_interval(rewards: Float, weights: Float, at: Float) -> tuple[Float, Float]:
-    """(F̂_<, F̂_≤) at `at` from weighted reference draws; equal weights give RewardCDF's rule.
+    """Compute (F̂_<, F̂_≤) at the rewards `at` from weighted reference draws.
 
-    Upper tails are summed from the top, so that a small 1 − F keeps its relative precision.
+    Equal weights give the rule of `RewardCDF`.
+
+    Upper tails are summed from the top, so that a small 1 − F keeps its relative precision. `rewards` and `weights` are
+    (K,), `at` is (B,), and the results are (B,) each.
     """
     order = np.argsort(rewards)
     ordered, mass = rewards[order], weights[order] / weights.sum()
@@ -41,13 +47,14 @@ def weighted_interval(rewards: Float, weights: Float, at: Float) -> tuple[Float,
 
 
 class RefinedCDF:
-    """Ranks of fresh completions among a pool and the policy's samples for the same prompt; stands in for RewardCDF.
+    """Ranks of fresh completions among a pool and the policy's samples for the same prompt, in place of `RewardCDF`.
+
+    A policy sample keeps the ratio π_θ/π_ref of the policy that drew it; the pool's ratios are those of the last
+    `refresh`.
 
     Args:
-        pools: the reference's samples, without tie keys: ties are shared.
-        size: how many policy samples of all prompts together are kept, the latest.
-
-    A policy sample keeps the ratio π_θ/π_ref of the policy that drew it; the pool's is that of the last `refresh`.
+        pools: the reference's samples, without tie keys: samples of equal reward share their rank.
+        size: the number of policy samples that are kept over all prompts; the latest are.
     """
 
     def __init__(self, pools: RewardCDF, size: int):
@@ -62,25 +69,29 @@ class RefinedCDF:
         return len(self.pools)
 
     def counts(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> tuple[Int, Int]:
-        """(k_<, k_=) of each reward within its pool alone."""
+        """Count (k_<, k_=), the samples below and equal to each reward within its pool alone; int64 (B,) each."""
         return self.pools.counts(pool_index, rewards, tie_keys)
 
     def pool_interval(self) -> Interval:
-        """(F_<, F_≤) of the pools' own completions, from the pools alone."""
+        """Compute (F_<, F_≤) of the pools' own completions from the pools alone, (ΣM,) each."""
         return self.pools.pool_interval()
 
     def refresh(self, pool: int, log_ratio: ArrayLike) -> None:
-        """log π_θ/π_ref of one pool's completions under the latest policy, (M,)."""
+        """Store log π_θ/π_ref of one pool's completions under the latest policy, (M,)."""
         self.pool_log_ratio[self._own(pool)] = log_ratio
 
     def add(self, pool_index: ArrayLike, rewards: ArrayLike, log_ratio: ArrayLike) -> None:
-        """Fresh policy samples and log π_θ/π_ref of each, all (B,); as many of the oldest are forgotten."""
+        """Add fresh policy samples with log π_θ/π_ref of each, all (B,); as many of the oldest samples are dropped."""
         fresh = (np.asarray(pool_index), np.asarray(rewards), np.asarray(log_ratio))
         for kept, rows in zip((self.index, self.rewards, self.log_ratio), fresh, strict=True):
             kept[:] = np.concatenate([kept, rows])[-len(kept) :]
 
     def interval(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> Interval:
-        """(F_<, F_≤) of fresh completions. All arguments (B,). Raises ValueError for tie keys."""
+        """Compute (F_<, F_≤) of fresh completions. All arguments are (B,).
+
+        Raises:
+            ValueError: tie keys are given, which weighted samples cannot use.
+        """
         if tie_keys is not None:
             raise ValueError("weighted samples share their ties: tie_keys cannot be used")
         index, values = np.asarray(pool_index, np.int64), np.asarray(rewards, np.float64)
@@ -91,7 +102,7 @@ class RefinedCDF:
         return Interval(lower, upper, upper - lower)
 
     def _draws(self, pool: int) -> tuple[Float, Float]:
-        """Rewards and weights of a pool's completions and of the policy's for its prompt."""
+        """Collect rewards and weights of a pool's completions and of the policy's samples for its prompt."""
         own, policy = self._own(pool), self.index == pool
         log_ratio = np.concatenate([self.pool_log_ratio[own], self.log_ratio[policy]])
         weights = balance_weights(log_ratio, int(self.num_samples[pool]), int(policy.sum()))
