@@ -1,4 +1,4 @@
-"""How many completions are sampled at a time where the user does not say: a power of two that memory holds."""
+"""The default number of completions that are sampled together: a power of two that fits into memory."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ BYTES_PER_LOGIT = 20  # float32 logits and log-probabilities, float64 cumulative
 
 
 def rows_that_fit(model: PreTrainedModel, tokens: int) -> int:
-    """Rows of up to `tokens` tokens, prompt and completion, that this model's device has memory to sample together."""
+    """Compute how many rows of `tokens` tokens, prompt and completion, fit into the memory of the model's device."""
     device = model.device
     on_gpu = device.type == "cuda"
     room = FREE_SHARE * torch.cuda.mem_get_info(device)[0] if on_gpu else CPU_BYTES
@@ -21,7 +21,7 @@ def rows_that_fit(model: PreTrainedModel, tokens: int) -> int:
 
 
 def bytes_per_row(model: PreTrainedModel, tokens: int) -> int:
-    """Keys and values of every layer, and what the next token is drawn from."""
+    """Compute the bytes that a row needs for keys and values of every layer and for drawing the next token."""
     config: Any = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -30,5 +30,5 @@ def bytes_per_row(model: PreTrainedModel, tokens: int) -> int:
 
 
 def power_of_two(rows: float, most: int) -> int:
-    """The largest power of two within both, at least 1."""
+    """Return the largest power of two that is at most `rows` and at most `most`, and at least 1."""
     return 1 << max(0, int(min(rows, most)).bit_length() - 1)

@@ -1,4 +1,4 @@
-"""Prompts (a string, or a list of chat messages) to token ids, and completions back to text."""
+"""Conversion of prompts (a string, or a list of chat messages) to token ids, and of completions to text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,16 +10,16 @@ PromptText = str | list[dict[str, str]]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptText]) -> list[list[int]]:
-    """Token ids of each prompt, special tokens as the tokenizer adds them; messages through its chat template.
+    """Encode each prompt, with the special tokens that the tokenizer adds; chat messages go through its chat template.
 
     Raises:
-        VbonError: messages but no chat template, or a prompt without any token and no BOS to start from.
+        VbonError: a prompt has messages and there is no chat template, or it has no token and there is no BOS.
     """
     return [_encode_one(tokenizer, prompt) for prompt in prompts]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, completion_ids: Iterable[Sequence[int]]) -> list[str]:
-    """Text of each completion, special tokens left out, spaces exactly as generated."""
+    """Decode each completion without special tokens; spaces stay exactly as generated."""
     rows = [list(ids) for ids in completion_ids]
     return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
