@@ -18,7 +18,6 @@ from vbon.evaluation import result, target, throughput
 from vbon.evaluation.folder import make_folder
 from vbon.evaluation.output import print_evaluation, write_evaluation
 from vbon.evaluation.plan import Plan, make_plan
-from vbon.evaluation.progress import progress_bar
 from vbon.evaluation.runs import Run
 from vbon.evaluation.samples import (
     Advance,
@@ -32,6 +31,7 @@ from vbon.evaluation.samples import (
 from vbon.evaluation.setting import Setting
 from vbon.evaluation.warnings import judge_warnings, setting_warnings
 from vbon.models import load
+from vbon.progress import ProgressBar
 
 Float = NDArray[np.float64]
 REFERENCE = "reference"
@@ -101,13 +101,9 @@ def evaluate(
 
 
 def _evaluate_plan(plan: Plan, config: EvaluateConfig) -> Evaluation:
-    with progress_bar() as bar:
-        task = bar.add_task("prompts", total=len(plan.setting.pool) * (len(plan.runs) + 1))
+    with ProgressBar("prompts", len(plan.setting.pool) * (len(plan.runs) + 1)) as bar:
         evaluation = evaluate(
-            _load(plan.runs, plan, config),
-            plan.setting,
-            with_throughput=config.throughput,
-            advance=lambda count: bar.advance(task, count),
+            _load(plan.runs, plan, config), plan.setting, with_throughput=config.throughput, advance=bar.advance
         )
     summary = evaluation.summary
     for run in plan.runs:
@@ -119,12 +115,7 @@ def _evaluate_plan(plan: Plan, config: EvaluateConfig) -> Evaluation:
 
 def _load(runs: Sequence[Run], plan: Plan, config: EvaluateConfig) -> Iterator[tuple[str, PreTrainedModel]]:
     for run in runs:
-        yield (
-            run.name,
-            load.load_policy(
-                run.path, dtype=config.dtype, device=plan.device, trust_remote_code=config.trust_remote_code
-            ),
-        )
+        yield run.name, load.load_configured_policy(run.path, config, plan.device)
 
 
 def _with_reference(

@@ -90,7 +90,7 @@ def reference_table(evaluation: "Evaluation") -> pa.Table:
     setting = evaluation.setting
     rows = [
         {"prompt_id": prompt.prompt_id, "prompt": _text(prompt), "reward_quantiles": reward_quantiles(rewards)}
-        for prompt, rewards in zip(setting.pool.prompts, setting.per_prompt(setting.pool.rewards), strict=True)
+        for prompt, rewards in zip(setting.pool.prompts, setting.pool.per_prompt(setting.pool.rewards), strict=True)
     ]
     return pa.Table.from_pylist(rows, _REFERENCE_SCHEMA)
 

@@ -110,7 +110,7 @@ def kl_bon_policy(policy: PreTrainedModel, setting: Setting, ref_logprobs: Float
     """KL(π_bon‖π_θ) of each prompt, from the pool's own samples under the policy. Shape (P,)."""
     logprobs = ref_logprobs if policy is setting.sampler.model else pool_logprobs(policy, setting)
     columns = (setting.pool_log_weight, ref_logprobs, logprobs)
-    rows = zip(*(setting.per_prompt(column) for column in columns), strict=True)
+    rows = zip(*(setting.pool.per_prompt(column) for column in columns), strict=True)
     return np.array([metrics.kl_bon_policy(*row) for row in rows])
 
 

@@ -45,14 +45,10 @@ class Setting:
     @cached_property
     def bon_cdf(self) -> list[Float]:
         """P(best-of-N is one of the k lowest of the pool's samples), k = 0 … M; (M+1,) of each prompt."""
-        ordered = (np.sort(rewards) for rewards in self.per_prompt(self.pool.rewards))
+        ordered = (np.sort(rewards) for rewards in self.pool.per_prompt(self.pool.rewards))
         return [np.concatenate([[0.0], np.cumsum(sample_weights(rewards, self.n))]) for rewards in ordered]
 
     @cached_property
     def draw_seed(self) -> int:
         """One for all policies, so that they share their random numbers, and never the pool's own."""
         return int(seeds.generator(self.seed, seeds.EVALUATION).integers(2**62))
-
-    def per_prompt(self, values: Float) -> list[Float]:
-        """Flat values of the pool (ΣM,), split by prompt."""
-        return np.split(values, self.pool.offsets[1:-1])

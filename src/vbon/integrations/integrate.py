@@ -99,7 +99,7 @@ def _trl_row(pool: ReferencePool, index: int) -> dict[str, Any]:
     taken = sorted(set(prompt.columns) & set(RIDES_ALONG))
     if taken:
         raise VbonError(f"{pool.path}: column {taken[0]!r} has a name that TRL's rewards reserve; rename it")
-    rewards = pool.rewards[pool.offsets[index] : pool.offsets[index + 1]].tolist()
+    rewards = pool.rewards[pool.rows_of(index)].tolist()
     return {"prompt": prompt.prompt, "prompt_id": prompt.prompt_id, "ref_rewards": rewards, **prompt.columns}
 
 

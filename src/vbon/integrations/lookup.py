@@ -116,13 +116,13 @@ def load_sequence_reward(
 
 def encode_reference(pool: ReferencePool, index: int) -> str:
     """Prompt `index` of a pool with its reference rewards as JSON, for a host's data column. Floats are exact."""
-    prompt, rows = pool.prompts[index], slice(pool.offsets[index], pool.offsets[index + 1])
+    prompt = pool.prompts[index]
     return canonical_json(
         {
             "prompt_id": prompt.prompt_id,
             "prompt": prompt.prompt,
             "columns": prompt.columns,
-            "ref_rewards": pool.rewards[rows].tolist(),
+            "ref_rewards": pool.rewards[pool.rows_of(index)].tolist(),
         }
     )
 

@@ -19,9 +19,12 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from vbon.config import CollectConfig, EvaluateConfig, GenerateConfig, TrainConfig
 from vbon.errors import VbonError
 from vbon.models.fused import fuse_activations
 
+Command = CollectConfig | EvaluateConfig | GenerateConfig | TrainConfig
+"""The configs of the commands that load a model."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -71,6 +74,11 @@ def load_policy(
         raise VbonError(f"cannot load a causal language model from {name!r}: {_first_line(error)}") from error
     fuse_activations(model)
     return nn.Module.to(model, device).eval()
+
+
+def load_configured_policy(name: str, config: Command, device: str | torch.device) -> PreTrainedModel:
+    """Load a causal LM in the precision and with the trust that a command's config gives."""
+    return load_policy(name, dtype=config.dtype, device=device, trust_remote_code=config.trust_remote_code)
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

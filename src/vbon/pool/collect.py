@@ -5,25 +5,21 @@ with the rows an uninterrupted run would have given (same machine and number of 
 """
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vbon.artifacts.files import replace_file
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
 from vbon.errors import Asks, Paused, never
 from vbon.pool.described import describe_model
-from vbon.pool.engines import Described, Engine, load_engine, load_reward_of
+from vbon.pool.engines import Described, Engine, load_engine
 from vbon.pool.job import Part, make_shard, part_of
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import make_plan
 from vbon.pool.writer import CONFIG_NAME, PoolWriter, hash_prompt_ids, is_pool
-from vbon.rewards import Reward
+from vbon.progress import ProgressBar
+from vbon.rewards import Reward, load_configured_reward
 from vbon.version import __version__
 
 
@@ -38,10 +34,10 @@ def collect(config: CollectConfig, *, progress: bool = True, asks_to_pause: Asks
     local = None if config.engine == "ray" else load_engine(config)
     engine = local or describe_model(config)
     whole = Part(prompts, engine.encode(prompts, config.prompts))
-    reward = load_reward_of(config, engine.device)
+    reward = load_configured_reward(config.reward, config, engine.device)
     with _open_writer(config, _manifest(config, whole, engine, reward)) as writer:
         try:
-            with _progress_bar(len(prompts) * config.num_samples, show=progress) as bar:
+            with ProgressBar("samples", len(prompts) * config.num_samples, show=progress) as bar:
                 if local is None:
                     _fill_by_ray(config, writer, whole, bar, asks_to_pause)
                 else:
@@ -82,17 +78,9 @@ def _open_writer(config: CollectConfig, expected: Manifest) -> PoolWriter:
     return writer
 
 
-class _Bar:
-    """Rows done, of those to do; stored shards count at once."""
-
-    def __init__(self, progress: Progress, total: int):
-        self._progress, self._task = progress, progress.add_task("samples", total=total)
-
-    def advance(self, rows: int) -> None:
-        self._progress.advance(self._task, rows)
-
-
-def _fill(writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: _Bar, asks_to_pause: Asks) -> None:
+def _fill(
+    writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: ProgressBar, asks_to_pause: Asks
+) -> None:
     missing = _missing(writer, whole, bar)
     for index in missing:
         part = part_of(whole, writer.manifest, index)
@@ -101,7 +89,7 @@ def _fill(writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: 
             raise Paused
 
 
-def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: _Bar, asks_to_pause: Asks) -> None:
+def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: ProgressBar, asks_to_pause: Asks) -> None:
     from vbon.pool.ray_shards import ray_shards
 
     missing = _missing(writer, whole, bar)
@@ -115,7 +103,7 @@ def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: _B
             raise Paused
 
 
-def _missing(writer: PoolWriter, whole: Part, bar: _Bar) -> list[int]:
+def _missing(writer: PoolWriter, whole: Part, bar: ProgressBar) -> list[int]:
     """The shards that are not stored yet."""
     bar.advance(sum(shard.rows for shard in writer.manifest.shards))
     return [index for index in range(_num_shards(writer, whole)) if not writer.has_shard(index)]
@@ -125,10 +113,3 @@ def _num_shards(writer: PoolWriter, whole: Part) -> int:
     plan = writer.manifest.plan
     assert plan is not None
     return -(-len(whole.prompts) // plan.prompts_per_shard)
-
-
-@contextmanager
-def _progress_bar(total: int, *, show: bool) -> Iterator[_Bar]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show) as progress:
-        yield _Bar(progress, total)

@@ -13,8 +13,8 @@ from vbon.models.memory import rows_that_fit
 from vbon.models.prompts import decode
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt
-from vbon.pool.sampling import Sampler, draw_shard, encode_prompts, fingerprint_of
-from vbon.rewards import Reward, load_reward
+from vbon.pool.sampling import Sampler, draw_shard, encode_prompts, fingerprint_of, load_sampler
+from vbon.rewards import Reward
 
 
 class Samples(NamedTuple):
@@ -92,27 +92,12 @@ def load_engine(config: CollectConfig) -> Engine:
         from vbon.pool.vllm_engine import load_vllm_engine
 
         return load_vllm_engine(config)
-    return TransformersEngine(config.model, _load_sampler(config))
-
-
-def load_reward_of(config: CollectConfig, device: str) -> Reward:
-    """The reward that `config` names. Raises VbonError where it cannot be had."""
-    return load_reward(
-        config.reward,
-        device=device,
-        batch_size=config.reward_batch_size,
-        timeout=config.reward_timeout,
-        trust_remote_code=config.trust_remote_code,
-    )
-
-
-def _load_sampler(config: CollectConfig) -> Sampler:
-    model = load.load_policy(
+    sampler = load_sampler(
         config.model,
-        dtype=config.dtype,
-        device=load.resolve_device(config.device),
-        trust_remote_code=config.trust_remote_code,
+        config,
+        load.resolve_device(config.device),
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        extra_stop_token_ids=config.stop_token_ids,
     )
-    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    stop = load.stop_token_ids(model, tokenizer, config.stop_token_ids)
-    return Sampler(model, tokenizer, config.temperature, config.max_new_tokens, stop)
+    return TransformersEngine(config.model, sampler)

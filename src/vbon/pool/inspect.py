@@ -77,7 +77,7 @@ def _spread(values: NDArray[np.int64]) -> dict[str, float]:
 
 def _reward_summary(pool: ReferencePool) -> dict[str, Any]:
     quantiles = np.quantile(pool.rewards, QUANTILES)
-    per_prompt = _per_prompt(pool)
+    per_prompt = pool.per_prompt(pool.rewards)
     return {
         "mean": stats.mean([rewards.mean() for rewards in per_prompt])._asdict(),
         "std_within_prompts": float(np.sqrt(np.mean([rewards.var() for rewards in per_prompt]))),
@@ -86,7 +86,7 @@ def _reward_summary(pool: ReferencePool) -> dict[str, Any]:
 
 
 def _ties(pool: ReferencePool) -> dict[str, float]:
-    counts = [np.unique(rewards, return_counts=True)[1] for rewards in _per_prompt(pool)]
+    counts = [np.unique(rewards, return_counts=True)[1] for rewards in pool.per_prompt(pool.rewards)]
     pairs = [np.sum(c * (c - 1)) / max(c.sum() * (c.sum() - 1), 1) for c in counts]
     return {
         "tied_pairs": float(np.mean(pairs)),
@@ -126,7 +126,7 @@ def _drift(pool: ReferencePool, seed: int) -> dict[str, float] | None:
 
 
 def _row(pool: ReferencePool, n: int, seed: int) -> dict[str, Any]:
-    chosen = [rewards for rewards in _per_prompt(pool) if len(rewards) >= n]
+    chosen = [rewards for rewards in pool.per_prompt(pool.rewards) if len(rewards) >= n]
     predictions = np.array([predict(rewards, n) for rewards in chosen])
     smallest = min(len(rewards) for rewards in chosen)
     return {
@@ -142,10 +142,6 @@ def _row(pool: ReferencePool, n: int, seed: int) -> dict[str, Any]:
         "num_samples_wanted": pool_size.num_samples_for(n),
         "enough_samples": smallest >= pool_size.num_samples_for(n),
     }
-
-
-def _per_prompt(pool: ReferencePool) -> list[NDArray[np.float64]]:
-    return np.split(pool.rewards, pool.offsets[1:-1])
 
 
 def _warnings(result: dict[str, Any]) -> list[str]:

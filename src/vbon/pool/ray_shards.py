@@ -18,11 +18,12 @@ from typing import Any
 
 from vbon.config.pool import CollectConfig
 from vbon.errors import VbonError
-from vbon.pool.engines import load_engine, load_reward_of
+from vbon.pool.engines import load_engine
 from vbon.pool.job import Part, make_shard, part_of
 from vbon.pool.manifest import Manifest, manifest_from_json, manifest_to_json
 from vbon.pool.prompts import make_prompt
 from vbon.pool.shards import encode_shard
+from vbon.rewards import load_configured_reward
 
 MOST_ATTEMPTS = 5  # at one shard: a preempted node is no reason to stop, a reward that crashes its process is
 
@@ -58,7 +59,7 @@ class ShardMaker:
 
     def _load(self, config: CollectConfig) -> None:
         self._engine = load_engine(dataclasses.replace(config, engine="transformers", num_workers=None))
-        self._reward = load_reward_of(config, self._engine.device)
+        self._reward = load_configured_reward(config.reward, config, self._engine.device)
         differences = self._manifest.fingerprint.differences(self._engine.fingerprint(self._reward))
         if differences:
             name, there, here = differences[0]

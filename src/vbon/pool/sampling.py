@@ -41,6 +41,42 @@ class Sampler(NamedTuple):
     stop_token_ids: tuple[int, ...]
 
 
+def load_sampler(
+    name: str,
+    config: load.Command,
+    device: torch.device,
+    *,
+    temperature: float | None,
+    max_new_tokens: int | None,
+    stop_token_ids: Sequence[int] | None = None,
+    extra_stop_token_ids: Sequence[int] = (),
+) -> Sampler:
+    """Load a model and its tokenizer; what is None comes from the model's generation config.
+
+    Args:
+        name: Directory or hub id of the model.
+        config: Gives the precision of the weights, and whether the model's own code may run.
+        device: Where the model is put.
+        temperature: 1.0 if neither the caller nor the model gives one.
+        max_new_tokens: Tokens of a completion at most.
+        stop_token_ids: All tokens that end a completion.
+        extra_stop_token_ids: Tokens that end a completion beside the model's own; read without `stop_token_ids`.
+
+    Raises:
+        VbonError: no such model, a stop token that is not in its vocabulary, or no `max_new_tokens` anywhere.
+    """
+    model = load.load_configured_policy(name, config, device)
+    tokenizer = load.load_tokenizer(name, trust_remote_code=config.trust_remote_code)
+    own = model.generation_config
+    temperature = temperature or getattr(own, "temperature", None) or 1.0
+    max_new_tokens = max_new_tokens or getattr(own, "max_new_tokens", None)
+    if max_new_tokens is None:
+        raise VbonError(f"{name}: its generation_config.json names no length; give --max-new-tokens")
+    if stop_token_ids is None:
+        stop_token_ids = load.stop_token_ids(model, tokenizer, extra_stop_token_ids)
+    return Sampler(model, tokenizer, float(temperature), int(max_new_tokens), tuple(stop_token_ids))
+
+
 def fingerprint_of(name: str, sampler: Sampler, reward: Reward) -> Fingerprint:
     """What a pool made by this sampler (its model loaded from `name`) and reward is fingerprinted with."""
     return Fingerprint(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from vbon.pool.shards import SCHEMA, check_shard, read_shard
 
 _KEYS = ("prompt_id", "prompt", "is_chat", "columns", "sample_index")
 TIE_RULES = ("random", "order")
+T = TypeVar("T", bound=np.generic)
 
 
 class Column(Sequence[Any]):
@@ -51,7 +52,7 @@ class Column(Sequence[Any]):
 class ReferencePool:
     """M scored reference samples of each of P prompts; flat columns hold ΣM rows, the prompts one after another.
 
-    Prompt p owns rows `offsets[p]` to `offsets[p + 1]`.
+    `rows_of(p)` are the rows of prompt p.
     """
 
     path: Path
@@ -95,6 +96,14 @@ class ReferencePool:
     def offsets(self) -> NDArray[np.int64]:
         """First row of each prompt and the end, shape (P + 1,)."""
         return np.concatenate([[0], np.cumsum(self.num_samples)])
+
+    def rows_of(self, prompt: int) -> slice:
+        """Return the rows of the prompt at a position."""
+        return slice(int(self.offsets[prompt]), int(self.offsets[prompt + 1]))
+
+    def per_prompt(self, values: NDArray[T]) -> list[NDArray[T]]:
+        """Split flat values (ΣM,) into those of each prompt, (M,) each."""
+        return np.split(values, self.offsets[1:-1])
 
     @cached_property
     def prompt_index(self) -> NDArray[np.int64]:
@@ -159,9 +168,8 @@ class ReferencePool:
     def select(self, prompt_ids: Sequence[str]) -> "ReferencePool":
         """The pool of these prompts alone, in this order. Raises VbonError naming one the pool lacks."""
         index = np.array([self.index_of(prompt_id) for prompt_id in prompt_ids], np.int64)
-        pieces = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in index]
-        rows = np.concatenate(pieces) if pieces else np.empty(0, np.int64)
-        rows = rows if self.rows is None else self.rows[rows]
+        stored = np.arange(len(self.prompt_index)) if self.rows is None else self.rows
+        rows = np.concatenate([np.empty(0, np.int64), *(stored[self.rows_of(i)] for i in index)])
         return ReferencePool(self.path, self.manifest, [self.prompts[i] for i in index], self.num_samples[index], rows)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["ReferencePool", "ReferencePool"]:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vbon.artifacts.files import remove_leftovers, replace_file
 from vbon.errors import Asks, Paused, VbonError, never
+from vbon.progress import ProgressBar
 from vbon.training import checkpoint
 
 Precision = Literal["float32", "bfloat16"]
@@ -84,8 +83,9 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(seed)
     done = _restore(model, optimizer, generator, options)
-    with denormals_flushed():
-        for step in track(range(done, schedule.steps), type(model).__name__, console=Console(stderr=True)):
+    with denormals_flushed(), ProgressBar(type(model).__name__, schedule.steps) as bar:
+        bar.advance(done)
+        for step in range(done, schedule.steps):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate * learning_rate_factor(step, schedule.steps)
             batch = [tensor.to(options.device) for tensor in batches.draw(schedule.batch_size, generator)]
@@ -95,6 +95,7 @@ def fit(
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            bar.advance()
             if step + 1 < schedule.steps:
                 _between(step + 1, schedule.steps, model, optimizer, generator, options)
     model.eval()

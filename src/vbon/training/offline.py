@@ -46,7 +46,7 @@ def tilt_log_weights(task: Task, config: TrainConfig) -> NDArray[np.float64]:
     """
     objective = bind_objective(config.objective, config.n, config.kl_coef)
     signal = objective(task.pool.rewards, task.cdf.pool_interval())
-    pools = np.split(signal.sequence_reward / signal.kl_coef, task.pool.offsets[1:-1])
+    pools = task.pool.per_prompt(signal.sequence_reward / signal.kl_coef)
     return np.concatenate([one - np.logaddexp.reduce(one) + np.log(len(one)) for one in pools])
 
 

@@ -16,6 +16,7 @@ from vbon.errors import Asks, Paused, VbonError, never
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
 from vbon.pool.store import ReferencePool
+from vbon.progress import ProgressBar
 from vbon.rewards import Reward
 from vbon.training import checkpoint
 from vbon.training.accelerator import at_precision, make_accelerator
@@ -35,7 +36,6 @@ from vbon.training.offline import (
     tilt_log_weights,
 )
 from vbon.training.online import check_shares, run_iteration
-from vbon.training.progress import Progress
 from vbon.training.refinement import Refinement
 from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import Origin, RunFolder, describe, save_model
@@ -105,7 +105,7 @@ class VBoNTrainer:
         self._asks_to_pause = asks_to_pause
         self._start()
         try:
-            with Progress(self._console, "iterations", self._num_steps()) as progress:
+            with ProgressBar("iterations", self._num_steps(), console=self._console) as progress:
                 self._run(progress)
             return self._finish()
         except (KeyboardInterrupt, Paused) as stop:
@@ -141,7 +141,7 @@ class VBoNTrainer:
             self.folder.close()
             raise
 
-    def _run(self, progress: Progress) -> None:
+    def _run(self, progress: ProgressBar) -> None:
         config, state = self.config, self._state
         progress.advance(state.offline_step + state.iteration)
         if not state.validations:
@@ -162,10 +162,11 @@ class VBoNTrainer:
             state.iteration += 1
             self._diary.write({"iteration": state.iteration, **metrics})
             self._watcher.see_iteration(metrics)
-            progress.advance(1, rho=metrics["sequence_reward"], kl=metrics["kl_policy_ref"])
+            progress.advance()
+            progress.show(f"ρ {metrics['sequence_reward']:+.3f}  KL {metrics['kl_policy_ref']:.2f}")
             self._at_milestones(rollouts)
 
-    def _train_offline(self, progress: Progress) -> None:
+    def _train_offline(self, progress: ProgressBar) -> None:
         config, state = self.config, self._state
         take_step = critic_step if config.warm_start == "critic" else offline_step
         data = self._pool_data(self.task)
@@ -173,7 +174,7 @@ class VBoNTrainer:
             metrics = take_step(self._learner, data, config, state.offline_step)
             state.offline_step += 1
             self._diary.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
-            progress.advance(1)
+            progress.advance()
             pauses = self._pauses()
             if state.offline_step % config.checkpoint_every == 0 or pauses:
                 self._checkpoint(checkpoint.OFFLINE, state.offline_step)

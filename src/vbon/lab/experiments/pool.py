@@ -65,7 +65,7 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
 
 def laws_of(pool: ReferencePool) -> list[Law]:
     """The law of each prompt's samples, ties shared."""
-    return [law_of(rewards) for rewards in np.split(pool.rewards, np.cumsum(pool.num_samples)[:-1])]
+    return [law_of(rewards) for rewards in pool.per_prompt(pool.rewards)]
 
 
 def law_of(rewards: Float) -> Law:
