@@ -41,7 +41,7 @@ class TextJob:
     heldout: str
     n: float
     seed: int
-    work: str
+    work: Path
     samples_per_prompt: int
     num_samples: int | None = None
     reward_map: str = "identity"
