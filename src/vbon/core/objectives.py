@@ -135,11 +135,5 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def bind_objective(name: str, n: float, kl_coef: float | None = None) -> BoundObjective:
-    """Fix N and β of the objective of this name."""
-    objective = OBJECTIVES[name]
-    return lambda rewards, interval: objective(rewards, interval, n, kl_coef)
-
-
 def _beta(n: float, kl_coef: float | None) -> float:
     return kl_coef_from_n(n) if kl_coef is None else float(kl_coef)

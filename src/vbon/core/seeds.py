@@ -4,11 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROLLOUT, PROMPT_ORDER, MINIBATCH, VALIDATION, RANK_TEST, OFFLINE, EVALUATION, FORWARD_KL = range(8)
+# The second part of a key, after the seed. 2 is not used: renumbering the others would change every draw.
+ROLLOUT, PROMPT_ORDER, VALIDATION, RANK_TEST, OFFLINE, EVALUATION, FORWARD_KL = 0, 1, 3, 4, 5, 6, 7
+# The third part, where one purpose draws several times.
+COMPLETIONS, HELD_OUT_LOSS = 1, 2
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Make a Philox generator for a key such as (seed, MINIBATCH, iteration, epoch); the numbers of a key are ≥ 0."""
+    """Make a Philox generator for a key such as (seed, ROLLOUT, iteration); the numbers of a key are ≥ 0."""
     # the length keeps (s, k) and (s, k, 0) apart, which SeedSequence pads to the same words
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((len(key), *key))))
 

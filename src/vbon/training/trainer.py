@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.config.train import TrainConfig
 from vbon.core.best_of_n import kl_floor, kl_from_reference
-from vbon.core.objectives import bind_objective
 from vbon.errors import Asks, Paused, VbonError, never
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
@@ -26,21 +25,24 @@ from vbon.training.defaults import with_defaults
 from vbon.training.learner import make_learner
 from vbon.training.metrics import Diary, sample_rows
 from vbon.training.model_card import model_card
-from vbon.training.offline import (
-    CROSS_ENTROPIES,
-    PoolData,
-    best_of_n_loss,
-    check_sets,
-    offline_step,
-    own_objective,
-    tilt_log_weights,
-)
+from vbon.training.offline import best_of_n_loss, check_sets, method_objective, offline_step
+from vbon.training.offline_methods import OFFLINE_METHODS
 from vbon.training.online import check_shares, run_iteration
+from vbon.training.pool_data import PoolData, tilt_log_weights
 from vbon.training.refinement import Refinement
 from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import Origin, RunFolder, describe, save_model
 from vbon.training.state import RunState
-from vbon.training.task import RANK_TEST, Task, check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
+from vbon.training.task import (
+    RANK_TEST,
+    Task,
+    check_rank_test,
+    make_task,
+    objective_of,
+    pool_rank_test,
+    sampling_of,
+    split_pool,
+)
 from vbon.training.validation import validate, validation_line
 from vbon.training.watch import Watcher
 
@@ -186,7 +188,7 @@ class VBoNTrainer:
     def _pool_data(self, task: Task) -> PoolData:
         tilts = self.config.algorithm != "offline" and not self.config.targets_best_of_n
         data = PoolData(task, self.config.n, tilt_log_weights(task, self.config) if tilts else None)
-        if self.config.offline_loss not in CROSS_ENTROPIES:
+        if OFFLINE_METHODS[self.config.offline_loss].uses_reference:
             data.fill_ref_logprobs(self.ref_policy)
         return data
 
@@ -244,15 +246,10 @@ class VBoNTrainer:
         """Validation metrics, the main process's everywhere: all must decide alike."""
         config, policy = self.config, self._learner.module("policy")
         measured = validate(
-            policy,
-            self.ref_policy,
-            self.validation,
-            bind_objective(config.objective, config.n, config.kl_coef),
-            n=config.n,
-            seed=config.seed,
+            policy, self.ref_policy, self.validation, objective_of(config), n=config.n, seed=config.seed
         )
         if config.algorithm == "offline" or config.objective == "bond":
-            measured |= own_objective(measured, policy, self._pool_data(self.validation), config)
+            measured |= method_objective(measured, policy, self._pool_data(self.validation), config)
         if not abs(measured["objective"]) < float("inf"):
             raise self._not_finite()
         [agreed] = broadcast_object_list([measured])
