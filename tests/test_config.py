@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbon import config, flags
-from vbon.config import CollectConfig, InspectConfig, TrainConfig, load_yaml, merged_text, save_yaml
+from vbon.config import CollectConfig, InspectConfig, TrainConfig, load_yaml, merged_text
 from vbon.config.methods import DEFAULTS, METHODS
 from vbon.config.yaml_file import read_sections
 from vbon.errors import VbonError
@@ -64,10 +64,9 @@ def refusal(call, *args) -> str:
 @settings(max_examples=60, deadline=None)
 @given(any_config())
 def test_yaml_round_trip(tmp_path_factory, drawn):
-    path = tmp_path_factory.mktemp("yaml") / "new" / "config.yaml"
-    save_yaml(drawn, path)
+    path = tmp_path_factory.mktemp("yaml") / "config.yaml"
+    (path).write_text(merged_text(drawn), "utf-8")
     assert load_yaml(type(drawn), path) == drawn
-    assert [entry.name for entry in path.parent.iterdir()] == ["config.yaml"]
 
 
 @settings(max_examples=30, deadline=None)
@@ -284,5 +283,5 @@ def test_other_verbs_name_their_flags():
 @pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\u2029", "é"])
 def test_yaml_keeps_unicode_line_breaks(tmp_path, text):
     path = tmp_path / "config.yaml"
-    save_yaml(config.ReportConfig(dirs=(text,), out=text), path)
+    (path).write_text(merged_text(config.ReportConfig(dirs=(text,), out=text)), "utf-8")
     assert load_yaml(config.ReportConfig, path) == config.ReportConfig(dirs=(text,), out=text)

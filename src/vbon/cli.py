@@ -267,30 +267,7 @@ def _is_result(path: Path) -> bool:
 
 
 def _write_json(path: str, result: object) -> None:
-    import json
+    from vbon.artifacts.json_files import json_value, write_json
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(
-            _plain(result if isinstance(result, dict) else {"out": result}),
-            file,
-            ensure_ascii=False,
-            indent=2,
-            allow_nan=False,
-        )
-        file.write("\n")
-    os.replace(partial, path)
-
-
-def _plain(value: object) -> object:
-    """The value in JSON's own types: numpy scalars and arrays unwrapped, paths as text, NaN and ±∞ as null."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    return value if isinstance(value, str | int | None) else str(value)
+    write_json(Path(path), json_value(result if isinstance(result, dict) else {"out": result}))

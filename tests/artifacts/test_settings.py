@@ -38,14 +38,17 @@ def test_every_name_that_may_change_is_a_setting_of_some_verb():
 def test_a_setting_that_one_side_did_not_know_is_no_difference():
     check_same_settings("RUN", {"n": 4}, {"n": 4, "new": 3})
     check_same_settings("RUN", {"n": 4, "gone": 3}, {"n": 4})
+    for then, now in (({}, {"new": 3}), ({"gone": 3}, {})):
+        with pytest.raises(VbonError):
+            check_same_settings("RUN", then, now, missing_differs=True)
 
 
 @pytest.mark.parametrize(
     ("then", "now", "says"),
     [
         ({"a": 1}, {"a": 2}, "train.a was 1, now it is 2"),
-        ({}, {"a": 2}, "train.a was not set, now it is 2"),
-        ({"a": {"b": 1}}, {"a": {}}, "train.a.b was 1, now it is not set"),
+        ({}, {"a": 2}, "train.a was missing, now it is 2"),
+        ({"a": {"b": 1}}, {"a": {}}, "train.a.b was 1, now it is missing"),
         ({"a": {"b": 1}}, {"a": 3}, "train.a was {'b': 1}, now it is 3"),
     ],
 )

@@ -68,7 +68,7 @@ CASES = {
     f"{EVALUATE} --out fresh --prompts prompts.jsonl": "held: has no samples of prompt",
     f"{EVALUATE} --out fresh --judge bad.py:nan": "reward bad.py:nan: returned nan",
     # Places
-    f"{COLLECT} held.jsonl {REWARD} --out pool": "pool: cannot be resumed with other settings: the prompts are others",
+    f"{COLLECT} held.jsonl {REWARD} --out pool": "pool: was started with other settings (--prompts was",
     f"{COLLECT} prompts.jsonl {REWARD} --out mine": "mine: not empty (holds notes.txt); choose another --out",
     f"{COLLECT} prompts.jsonl {REWARD} --out reward.py/x/y": "reward.py/x/y: cannot be created (Not a directory)",
     f"{TRAIN} {REWARD}": "--out run: there is a run already; --resume continues it",

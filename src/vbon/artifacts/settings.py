@@ -20,30 +20,32 @@ def check_same_settings(
     now: Mapping[str, Any],
     *,
     may_change: Collection[str] = MAY_CHANGE,
+    missing_differs: bool = False,
     spell: Callable[[str], str] = flag,
     mend: str = "choose another --out",
 ) -> None:
     """Refuse to continue with other settings than the work was started with.
 
-    A setting that only one side has was not known to the version that wrote the other: it is no difference. In a
-    setting that is itself a mapping, a key that only one side has is a difference.
+    A setting that only one side has was not known to the version that wrote the other: it is no difference, unless
+    `missing_differs`. In a setting that is itself a mapping, a key that only one side has is always a difference.
 
     Args:
         where: What was started: the file or folder that an error begins with.
         then: The settings that the work was started with, in JSON's or YAML's own types.
         now: The settings that it is to be continued with.
         may_change: Names that are not compared, those inside mappings among them.
+        missing_differs: Whether a setting that only one side has is a difference.
         spell: How a setting is named in the error; by default its flag on the command line.
         mend: What the user can do other than repeat the settings.
 
     Raises:
         VbonError: naming every setting that differs, with both values.
     """
+    if not missing_differs:
+        then, now = ({key: one[key] for key in now if key in then} for one in (then, now))
     differences = [
         f"{spell(name)} was {_shown(before)}, now it is {_shown(after)}"
-        for key in now
-        if key in then and key not in may_change
-        for name, before, after in _differences(key, then[key], now[key], may_change)
+        for name, before, after in _differences("", then, now, may_change)
     ]
     if differences:
         raise VbonError(f"{where}: was started with other settings ({'; '.join(differences)}); repeat them, or {mend}")
@@ -57,7 +59,7 @@ def _differences(name: str, then: Any, now: Any, may_change: Collection[str]) ->
         for key in [*now, *(key for key in then if key not in now)]:
             if key not in may_change:
                 inner = then.get(key, _MISSING), now.get(key, _MISSING)
-                yield from _differences(f"{name}.{key}", *inner, may_change)
+                yield from _differences(f"{name}.{key}".lstrip("."), *inner, may_change)
     elif _plain(then) != _plain(now):
         yield name, then, now
 
@@ -67,4 +69,6 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None or value is _MISSING else f"{value!r:.60}"
+    if value is _MISSING:
+        return "missing"
+    return "not set" if value is None else f"{value!r:.60}"

@@ -1,7 +1,6 @@
 """Configs as YAML files: every mistake in one is named with its key and file."""
 
 import difflib
-import os
 import reprlib
 import types
 import typing
@@ -49,15 +48,6 @@ def read_sections(sections: Mapping[str, type[Any]], path: str | Path) -> dict[s
         if not isinstance(values, dict | None):
             raise VbonError(f"{path}: {name} must hold lines of `key: value`, not a {type(values).__name__}")
     return {name: typed_values(cls, content.get(name) or {}, f"{path}: {name}") for name, cls in sections.items()}
-
-
-def save_yaml(config: Any, path: str | Path) -> None:
-    """Write a config so that `load_yaml` gives it back; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(merged_text(config), encoding="utf-8")
-    os.replace(partial, path)
 
 
 UNICODE_LINE_BREAKS = frozenset("\x85\u2028\u2029")

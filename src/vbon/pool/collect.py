@@ -12,10 +12,11 @@ from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
 from vbon.errors import Asks, Paused, never
 from vbon.pool.described import describe_model
-from vbon.pool.engines import Described, Engine, load_engine
+from vbon.pool.engines import load_engine
 from vbon.pool.job import Part, make_shard, part_of
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import read_prompts
+from vbon.pool.sampled import Described, Engine
 from vbon.pool.sampling import make_plan
 from vbon.pool.writer import CONFIG_NAME, PoolWriter, hash_prompt_ids, is_pool
 from vbon.progress import ProgressBar

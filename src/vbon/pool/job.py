@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vbon.pool.engines import Engine, Samples
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import Prompt, reward_columns
+from vbon.pool.sampled import Engine, Samples
 from vbon.pool.shards import PromptSamples
 from vbon.rewards import Reward
 

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
-from vbon.core.seeds import generator
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.prompts import encode
 from vbon.pool.described import DescribedModel, describe_model
-from vbon.pool.engines import Drawn, Samples
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt
+from vbon.pool.sampled import Drawn, Samples
+from vbon.pool.sampling import seed_for
 from vbon.rewards import Reward
 from vbon.rewards.http import TOKEN_VARIABLE as REWARD_TOKEN_VARIABLE
 from vbon.rewards.http import Endpoint, TransientError, parse_endpoint, post_repeatedly
@@ -202,11 +202,6 @@ class OpenAIEngine:
                 "tokens than the policy will (a second BOS, say); the rank test of training will tell",
                 stacklevel=2,
             )
-
-
-def seed_for(prompt_id: str, seed: int) -> int:
-    """The seed of a prompt's first request; its k-th sample is asked for with k more. Fits 31 bits."""
-    return int(generator(seed, int(prompt_id, 16)).integers(2**30))
 
 
 def load_openai_engine(config: CollectConfig) -> OpenAIEngine:

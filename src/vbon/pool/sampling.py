@@ -123,6 +123,11 @@ def uniforms_for(prompt_id: str, seed: int, num_samples: int, max_new_tokens: in
     return generator(seed, int(prompt_id, 16)).random((num_samples, max_new_tokens))
 
 
+def seed_for(prompt_id: str, seed: int) -> int:
+    """The seed of a prompt's first request; its k-th sample is asked for with k more. Fits 31 bits."""
+    return int(generator(seed, int(prompt_id, 16)).integers(2**30))
+
+
 def draw_shard(
     sampler: Sampler,
     prompts: Sequence[Prompt],

@@ -8,10 +8,10 @@ from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
 from vbon.models.prompts import decode
 from vbon.pool.described import DescribedModel, describe_model
-from vbon.pool.engines import Drawn, Samples
 from vbon.pool.manifest import Plan
-from vbon.pool.openai_engine import seed_for
 from vbon.pool.prompts import Prompt
+from vbon.pool.sampled import Drawn, Samples
+from vbon.pool.sampling import seed_for
 from vbon.rewards import Reward
 
 

@@ -3,21 +3,20 @@
 import contextlib
 import dataclasses
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from vbon.artifacts.files import LOCK_NAME, FolderLock, remove_leftovers, replace_file
-from vbon.artifacts.fingerprint import FIELDS
+from vbon.artifacts.files import LOCK_NAME, FolderLock, remove_leftovers, replace_file, replace_folder
+from vbon.artifacts.settings import check_same_settings
+from vbon.config.checks import flag
 from vbon.errors import VbonError
-from vbon.pool.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from vbon.pool.manifest import MANIFEST_NAME, Manifest, Plan, read_manifest, write_manifest
 from vbon.pool.prompts import Prompt
 from vbon.pool.shards import ROWS_PER_SHARD, PromptSamples, describe_shard, encode_shard, is_intact
 
 CONFIG_NAME = "config.yaml"
 """What made the pool, as a config of its verb."""
-_SETTINGS = ("num_samples", "seed", "dtype")
 
 
 class PoolWriter:
@@ -33,12 +32,12 @@ class PoolWriter:
     def create(cls, folder: str | Path, manifest: Manifest) -> "PoolWriter":
         """Start a pool in a new or empty folder. Raises VbonError where something else is there."""
         folder = Path(folder)
-        _refuse_strangers(folder)  # before a lock file is left among somebody's files
+        _require_empty(folder)  # before a lock file is left among somebody's files
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         lock = _lock(folder)
         try:
             remove_leftovers(folder)
-            _refuse_strangers(folder)
+            _require_empty(folder)
             write_manifest(folder, manifest)
         except BaseException:
             _discard(folder, made)
@@ -53,7 +52,7 @@ class PoolWriter:
         A pool in which nothing is stored yet is started anew, with other settings too. Raises VbonError naming each
         setting in which `expected` differs from what the pool was started with.
 
-        `own_plan`: a plan other than the expected one is no difference; the pool's own is followed in any case.
+        `own_plan`: as many completions are sampled at a time as before, not as `expected` says.
         """
         folder = Path(folder)
         read_manifest(folder)  # before a lock file is left in a folder that is no pool
@@ -64,10 +63,11 @@ class PoolWriter:
             if not manifest.shards:
                 write_manifest(folder, expected)
                 return cls(folder, expected, lock)
-            _check_same(folder, manifest, dataclasses.replace(expected, plan=manifest.plan) if own_plan else expected)
+            check_same_settings(folder, _settings_of(manifest), _settings_of(expected), spell=_spelled)
             intact = tuple(shard for shard in manifest.shards if is_intact(folder, shard))
             complete = manifest.complete and len(intact) == len(manifest.shards)
-            manifest = dataclasses.replace(manifest, shards=intact, complete=complete)
+            plan = _resumed_plan(manifest.plan, expected.plan, own_plan=own_plan)
+            manifest = dataclasses.replace(manifest, shards=intact, complete=complete, plan=plan)
         except BaseException:
             lock.release()
             raise
@@ -116,19 +116,16 @@ class PoolWriter:
 
 def write_whole(out: Path, manifest: Manifest, samples: Iterable[PromptSamples]) -> None:
     """A pool of samples that are at hand, written beside `out` and renamed: a pool that is there is whole."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        with PoolWriter.create(partial, manifest) as writer:
-            for index, shard in enumerate(_shards(samples)):
-                writer.write_shard(index, shard)
-            writer.finish()
-        os.replace(partial, out)
-    except OSError as error:
-        raise VbonError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    except VbonError as error:
-        raise VbonError(str(error).replace(str(partial), str(out))) from None  # whoever reads it named --out
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise VbonError(f"{out}: is there already; choose another --out")
+    with replace_folder(out) as folder:
+        try:
+            with PoolWriter.create(folder, manifest) as writer:
+                for index, shard in enumerate(_shards(samples)):
+                    writer.write_shard(index, shard)
+                writer.finish()
+        except VbonError as error:
+            raise VbonError(str(error).replace(str(folder), str(out))) from None  # the user named --out
 
 
 def _shards(samples: Iterable[PromptSamples]) -> Iterator[list[PromptSamples]]:
@@ -169,19 +166,27 @@ def _discard(folder: Path, made: Sequence[Path]) -> None:
             path.rmdir()
 
 
-def _refuse_strangers(folder: Path) -> None:
+def _require_empty(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else ()
     if names:
         raise VbonError(f"{folder}: not empty (holds {names[0]}); choose another --out")
 
 
-def _check_same(folder: Path, started: Manifest, expected: Manifest) -> None:
-    pairs = [(name, getattr(started.fingerprint, name), getattr(expected.fingerprint, name)) for name in FIELDS]
-    pairs += [(name, getattr(started, name), getattr(expected, name)) for name in _SETTINGS]
-    pairs.append(("batch_size", started.plan and started.plan.batch_size, expected.plan and expected.plan.batch_size))
-    differences = [f"{name} was {then!r}, now {now!r}" for name, then, now in pairs if then != now]
-    if (started.num_prompts, started.prompts_sha256) != (expected.num_prompts, expected.prompts_sha256):
-        differences.append(f"the prompts are others ({started.num_prompts} then, {expected.num_prompts} now)")
-    if differences:
-        details = "; ".join(differences)
-        raise VbonError(f"{folder}: cannot be resumed with other settings: {details}. Choose another --out")
+def _settings_of(manifest: Manifest) -> dict[str, Any]:
+    """What may not change while a pool is collected."""
+    prompts = f"{manifest.num_prompts} prompts ({manifest.prompts_sha256[:8]})"
+    made = {"num_samples": manifest.num_samples, "seed": manifest.seed, "dtype": manifest.dtype, "prompts": prompts}
+    return {**manifest.fingerprint.to_json(), **made, "engine": "import" if manifest.plan is None else "collect"}
+
+
+def _spelled(name: str) -> str:
+    """The flag that a setting comes from; tokenizer and chat template come with the model."""
+    others = {"stop": "--stop-token-ids", "tokenizer": "tokenizer", "chat_template": "chat template"}
+    return others.get(name) or flag(name)
+
+
+def _resumed_plan(started: Plan | None, expected: Plan | None, *, own_plan: bool) -> Plan | None:
+    """The shards as they were begun; so many completions at a time as this start asks for."""
+    if own_plan or started is None or expected is None:
+        return started
+    return dataclasses.replace(expected, prompts_per_shard=started.prompts_per_shard)

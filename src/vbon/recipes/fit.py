@@ -1,6 +1,5 @@
 """Training of a small model on any device; a call that is stopped continues in a later one, to the same weights."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vbon.artifacts.files import remove_leftovers, replace_file
-from vbon.errors import Asks, Paused, VbonError, never
+from vbon.artifacts.files import remove_leftovers
+from vbon.artifacts.json_files import json_value, read_object, write_json
+from vbon.artifacts.settings import check_same_settings
+from vbon.errors import Asks, Paused, never
 from vbon.progress import ProgressBar
 from vbon.training import checkpoint
 
@@ -133,14 +134,13 @@ def checkpoint_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[Pat
     Raises:
         VbonError: the folder holds a training with other settings.
     """
-    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     begun = folder / SETTINGS
     if not begun.is_file():  # written before any checkpoint, so that files without it are leftovers
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        replace_file(begun, text.encode())
-    elif begun.read_text() != text:
-        raise VbonError(f"{folder}: begun with other settings; choose another --out, or remove it to begin again")
+        write_json(begun, json_value(settings))
+    then, now, mend = read_object(begun), json_value(settings), "choose another --out, or remove it to begin again"
+    check_same_settings(folder, then, now, may_change=(), spell=str, mend=mend)
     remove_leftovers(folder)
     yield folder
     shutil.rmtree(folder)

@@ -3,7 +3,6 @@
 The demo makes them of its own corpus, the recipes of a review file, of papers, of sums.
 """
 
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vbon.artifacts.files import replace_folder
 from vbon.recipes.fit import DEFAULT, FitOptions, Loss, autocast, fit
 
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -133,10 +133,8 @@ def kept_tokenizer(train: Sequence[Review], config: ModelConfig, options: FitOpt
         tokenizer = train_tokenizer((review.text for review in train), config)
         if kept is None:
             return tokenizer
-        aside = kept.with_name("tokenizer.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        tokenizer.save_pretrained(aside)
-        aside.rename(kept)
+        with replace_folder(kept) as folder:
+            tokenizer.save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(kept)
 
 
@@ -213,10 +211,7 @@ def measure(model: PreTrainedModel, windows: Windows, value_of: Loss, options: F
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Weights and tokenizer, aside first: the folder appears whole or not at all."""
-    aside = out.with_name(out.name + ".partial")
-    for folder in (aside, out):
-        shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    aside.rename(out)
+    """Write weights and tokenizer; the folder is complete or absent."""
+    with replace_folder(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
