@@ -1,4 +1,4 @@
-"""Scored reference samples of each prompt: collected or imported once, used by every later stage."""
+"""Scored reference samples of each prompt: collected or imported once, and used by every later stage."""
 
 from vbon.artifacts.fingerprint import Fingerprint, check_fingerprint
 from vbon.pool.prompts import Prompt, make_prompt, read_prompts, reward_columns

@@ -1,7 +1,7 @@
-"""`vbon collect`: draw M completions of every prompt from the reference model, score them, keep them as a pool.
+"""`vbon collect`: draw M completions of every prompt from the reference model, score them, and store them as a pool.
 
-Stopped at any moment, the same command continues: finished shards stay, a torn one is redone, and the pool ends
-with the rows an uninterrupted run would have given (same machine and number of threads: float sums depend on both).
+If it is stopped, the same command resumes: finished shards stay and a damaged shard is drawn again. The pool ends with
+the rows of an uninterrupted run on the same machine and number of threads (sums of floats depend on both).
 """
 
 import dataclasses
@@ -25,11 +25,14 @@ from vbon.version import __version__
 
 
 def collect(config: CollectConfig, *, progress: bool = True, asks_to_pause: Asks = never) -> Path:
-    """Make, or finish, the pool at `config.out`. Returns its folder.
+    """Make or finish the pool at `config.out`, and return its folder.
 
-    Raises VbonError before anything is sampled for bad prompts, model or reward, and for a pool started otherwise.
-    On Ctrl-C, KeyboardInterrupt whose message says how to continue; what was written stays. The same after the shard
-    at which `asks_to_pause` says so, with Paused.
+    On Ctrl-C it raises a KeyboardInterrupt whose message says how to continue; stored shards stay.
+
+    Raises:
+        VbonError: the prompts, model or reward cannot be used, or the pool was started with other settings. Nothing has
+            been sampled then.
+        Paused: `asks_to_pause` returned True after a shard, which is stored.
     """
     prompts = read_prompts(config.prompts, column=config.prompt_column, limit=config.limit)
     local = None if config.engine == "ray" else load_engine(config)
@@ -105,7 +108,7 @@ def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: Pr
 
 
 def _missing(writer: PoolWriter, whole: Part, bar: ProgressBar) -> list[int]:
-    """The shards that are not stored yet."""
+    """List the shards that are not stored yet."""
     bar.advance(sum(shard.rows for shard in writer.manifest.shards))
     return [index for index in range(_num_shards(writer, whole)) if not writer.has_shard(index)]
 

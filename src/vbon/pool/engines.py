@@ -1,4 +1,4 @@
-"""What draws the samples of `vbon collect`: the model in this process, vLLM in this process, or a server.
+"""The engines that draw samples for `vbon collect`: the model in this process, vLLM in this process, or a server.
 
 `--engine ray` (`pool.ray_shards`) runs the first of these in the processes of a cluster.
 """
@@ -19,33 +19,42 @@ from vbon.rewards import Reward
 
 
 class TransformersEngine(NamedTuple):
-    """The model in this process: exact draws from given uniforms, token ids and log-probabilities kept."""
+    """The model in this process: exact draws from given uniforms, with token ids and log-probabilities."""
 
     name: str
     sampler: Sampler
 
     @property
     def device(self) -> str:
+        """Return the device of the model."""
         return str(self.sampler.model.device)
 
     def fingerprint(self, reward: Reward) -> Fingerprint:
+        """Compute the fingerprint of the samples, in which every setting is known."""
         return fingerprint_of(self.name, self.sampler, reward)
 
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
+        """Encode every prompt; see `Described.encode`."""
         return encode_prompts(self.sampler, prompts, source)
 
     def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
+        """Return the number of completions that fit into the memory of the model's device."""
         return rows_that_fit(self.sampler.model, max(map(len, prompt_ids)) + self.sampler.max_new_tokens)
 
     def draw(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
     ) -> Drawn:
+        """Yield samples batch by batch; see `Engine.draw`."""
         for batch, drawn in draw_shard(self.sampler, prompts, prompt_ids, plan, seed, num_samples):
             yield batch, [Samples(decode(self.sampler.tokenizer, one.completion_ids), *one) for one in drawn]
 
 
 def load_engine(config: CollectConfig) -> Engine:
-    """The engine that `config` names. Raises VbonError where its model or server cannot be had."""
+    """Load the engine that `config` names.
+
+    Raises:
+        VbonError: its model or server cannot be used.
+    """
     if config.engine == "openai":
         from vbon.pool.openai_engine import load_openai_engine
 

@@ -1,4 +1,7 @@
-"""manifest.json: what a pool is, what made it, and which shards belong to it. Read as untrusted input."""
+"""manifest.json: the settings of a pool and the list of its shards.
+
+It is read as untrusted input.
+"""
 
 import dataclasses
 import json
@@ -20,18 +23,18 @@ _SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.parquet")
 
 @dataclass(frozen=True)
 class Plan:
-    """Which prompts are sampled together and stored together: fixed at the start, replayed on resume."""
+    """Sizes of batches and shards: fixed when a pool is started, and used again when it is resumed."""
 
     batch_size: int
     """Most completions sampled at a time."""
     prompts_per_batch: int
-    """Prompts whose completions are sampled together; where this is 1, a prompt may take several batches."""
+    """Prompts whose completions are sampled together; if it is 1, a prompt may take several batches."""
     prompts_per_shard: int
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file of the pool."""
+    """A Parquet file of the pool."""
 
     name: str
     num_prompts: int
@@ -41,12 +44,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a pool but its rows."""
+    """All of a pool except its rows."""
 
     fingerprint: Fingerprint
     created_by: str
     num_prompts: int
-    """How many prompts the finished pool holds."""
+    """Number of prompts of the finished pool."""
     prompts_sha256: str
     """Hash of the prompt ids in order."""
     num_samples: int | None = None
@@ -54,7 +57,7 @@ class Manifest:
     seed: int | None = None
     dtype: str | None = None
     model: str | None = None
-    """As the user named it; the fingerprint says what it was."""
+    """The name that the user gave; the fingerprint identifies the weights."""
     reward: str | None = None
     plan: Plan | None = None
     shards: tuple[Shard, ...] = field(default=())
@@ -62,26 +65,36 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def shard_name(self, index: int) -> str:
+        """Return the file name of a shard."""
         return f"shard-{index:05d}.parquet"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replace the folder's manifest in one step: a reader sees the old one or the new one."""
+    """Replace the manifest of a folder atomically: a reader sees the old one or the new one."""
     replace_file(folder / MANIFEST_NAME, manifest_to_json(manifest).encode() + b"\n")
 
 
 def manifest_to_json(manifest: Manifest) -> str:
+    """Serialise a manifest."""
     content = {**dataclasses.asdict(manifest), "fingerprint": manifest.fingerprint.to_json()}
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def manifest_from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
-    """What `manifest_to_json` was given. Raises VbonError beginning with `where`."""
+    """Parse the result of `manifest_to_json`.
+
+    Raises:
+        VbonError: it is not a valid manifest; the message begins with `where`.
+    """
     return _parse(parse_json(text, where), where)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check a manifest. Raises VbonError naming the folder and the field."""
+    """Read and check the manifest of a folder.
+
+    Raises:
+        VbonError: there is no pool, or a field is not valid; the message names the folder and the field.
+    """
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise VbonError(f"{folder}: no such pool; make one with `vbon collect` or `vbon import`")

@@ -1,4 +1,4 @@
-"""Rows from user files (JSONL, JSON, CSV/TSV, Parquet, text), each with the line number an error can name."""
+"""Rows of user files (JSONL, JSON, CSV/TSV, Parquet, text), each with the line number for error messages."""
 
 import csv
 import gzip
@@ -20,10 +20,12 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_records(path: Path, *, text_column: str = "prompt") -> Iterator[Record]:
-    """Yield (line or row number from 1, row) of a file, the format taken from its suffix.
+    """Yield (line or row number from 1, row) for a file whose format its suffix gives.
 
-    `.gz` may follow any suffix but Parquet's. A text file gives one row a line, under `text_column`.
-    Raises VbonError naming the file and line for anything that cannot be read.
+    `.gz` may follow any suffix except Parquet's. A text file gives a row per line, under `text_column`.
+
+    Raises:
+        VbonError: the file or a line cannot be read; the message names both.
     """
     if not path.is_file():
         raise VbonError(f"{path}: {'is a directory, not a file' if path.is_dir() else 'no such file'}")
@@ -37,7 +39,7 @@ def read_records(path: Path, *, text_column: str = "prompt") -> Iterator[Record]
 
 
 def is_known_format(name: str) -> bool:
-    """Whether `name` ends in a suffix that read_records understands."""
+    """Return True if `name` ends in a suffix that `read_records` can read."""
     return _reader(Path(name)) is not None
 
 

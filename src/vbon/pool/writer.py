@@ -1,4 +1,7 @@
-"""Writing a pool: shard by shard, each whole or not there, one writer at a time, resumable after any crash."""
+"""Writing of a pool, shard by shard.
+
+A shard is complete or absent, there is one writer at a time, and a pool can be resumed after any crash.
+"""
 
 import contextlib
 import dataclasses
@@ -20,9 +23,9 @@ CONFIG_NAME = "config.yaml"
 
 
 class PoolWriter:
-    """Holds the pool's lock from `create` or `open_for_resume` until `close`; use it as a context manager.
+    """Holder of the pool's lock from `create` or `open_for_resume` until `close`; use it as a context manager.
 
-    A pool in which nothing was stored is not left behind.
+    A pool in which nothing was stored is removed.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, lock: FolderLock, made: Sequence[Path] = ()):
@@ -30,7 +33,11 @@ class PoolWriter:
 
     @classmethod
     def create(cls, folder: str | Path, manifest: Manifest) -> "PoolWriter":
-        """Start a pool in a new or empty folder. Raises VbonError where something else is there."""
+        """Start a pool in a new or empty folder.
+
+        Raises:
+            VbonError: the folder holds something else.
+        """
         folder = Path(folder)
         _require_empty(folder)  # before a lock file is left among somebody's files
         made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -47,12 +54,13 @@ class PoolWriter:
 
     @classmethod
     def open_for_resume(cls, folder: str | Path, expected: Manifest, *, own_plan: bool = False) -> "PoolWriter":
-        """Continue an unfinished pool. Torn or missing shards are dropped from the manifest, to be redone.
+        """Continue an unfinished pool; damaged or missing shards are removed from the manifest, to be made again.
 
-        A pool in which nothing is stored yet is started anew, with other settings too. Raises VbonError naming each
-        setting in which `expected` differs from what the pool was started with.
+        A pool in which nothing is stored yet is started anew, also with other settings. With `own_plan` the batch size
+        is that of the pool, and not the expected one.
 
-        `own_plan`: as many completions are sampled at a time as before, not as `expected` says.
+        Raises:
+            VbonError: `expected` differs from the settings with which the pool was started; the message names each.
         """
         folder = Path(folder)
         read_manifest(folder)  # before a lock file is left in a folder that is no pool
@@ -80,16 +88,24 @@ class PoolWriter:
         self.close()
 
     def has_shard(self, index: int) -> bool:
+        """Return True if the shard is stored."""
         name = self.manifest.shard_name(index)
         return any(shard.name == name for shard in self.manifest.shards)
 
     def write_shard(self, index: int, samples: Sequence[PromptSamples]) -> None:
-        """Store one shard; when this returns, it is on disk and listed."""
+        """Store a shard; when this returns, it is on disk and in the manifest."""
         rows = sum(len(one.rewards) for one in samples)
         self.write_content(index, encode_shard(samples, self.manifest.seed), len(samples), rows)
 
     def write_content(self, index: int, content: bytes, num_prompts: int, rows: int) -> None:
-        """Store one shard that was encoded elsewhere."""
+        """Store a shard that was encoded elsewhere.
+
+        Args:
+            index: index of the shard.
+            content: its Parquet bytes.
+            num_prompts: number of its prompts.
+            rows: number of its rows.
+        """
         name = self.manifest.shard_name(index)
         replace_file(self.folder / name, content)
         others = [shard for shard in self.manifest.shards if shard.name != name]
@@ -98,13 +114,18 @@ class PoolWriter:
         self._update(dataclasses.replace(self.manifest, shards=tuple(shards)))
 
     def finish(self) -> None:
-        """Mark the pool complete. Raises VbonError where prompts are still missing."""
+        """Mark the pool as complete.
+
+        Raises:
+            VbonError: prompts are missing.
+        """
         stored = sum(shard.num_prompts for shard in self.manifest.shards)
         if stored != self.manifest.num_prompts:
             raise VbonError(f"{self.folder}: holds {stored} of {self.manifest.num_prompts} prompts; resume it first")
         self._update(dataclasses.replace(self.manifest, complete=True))
 
     def close(self) -> None:
+        """Release the lock, and remove a pool in which nothing was stored."""
         if not self.manifest.shards:
             _discard(self.folder, self._made)
         self._lock.release()
@@ -115,7 +136,13 @@ class PoolWriter:
 
 
 def write_whole(out: Path, manifest: Manifest, samples: Iterable[PromptSamples]) -> None:
-    """A pool of samples that are at hand, written beside `out` and renamed: a pool that is there is whole."""
+    """Write a pool of samples that exist already.
+
+    It is written beside `out` and renamed, so that a pool at `out` is always complete.
+
+    Raises:
+        VbonError: the pool cannot be written.
+    """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise VbonError(f"{out}: is there already; choose another --out")
     with replace_folder(out) as folder:
@@ -140,12 +167,12 @@ def _shards(samples: Iterable[PromptSamples]) -> Iterator[list[PromptSamples]]:
 
 
 def is_pool(folder: str | Path) -> bool:
-    """Whether a pool was started here."""
+    """Return True if a pool was started in this folder."""
     return (Path(folder) / MANIFEST_NAME).exists()
 
 
 def hash_prompt_ids(prompts: Iterable[Prompt]) -> str:
-    """sha256 of the prompt ids in order."""
+    """Compute the SHA-256 of the prompt ids in order."""
     return hashlib.sha256("\n".join(prompt.prompt_id for prompt in prompts).encode()).hexdigest()
 
 
@@ -158,7 +185,7 @@ def _lock(folder: Path) -> FolderLock:
 
 
 def _discard(folder: Path, made: Sequence[Path]) -> None:
-    """Remove a pool that holds nothing, and the folders that were made for it. Only under the lock."""
+    """Remove a pool that holds nothing, and the folders that were made for it. Call it only with the lock held."""
     for name in (MANIFEST_NAME, CONFIG_NAME, LOCK_NAME):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody else's files are in it by now
