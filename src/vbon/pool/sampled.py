@@ -1,4 +1,7 @@
-"""What an engine of `vbon collect` is: it draws completions, and may tell their token ids and log-probabilities."""
+"""The interface of the engines of `vbon collect`.
+
+An engine draws completions, and may tell their token ids and log-probabilities.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -10,7 +13,7 @@ from vbon.rewards import Reward
 
 
 class Samples(NamedTuple):
-    """The samples of one prompt before scoring; M entries each, None where the engine does not tell."""
+    """The M samples of one prompt before scoring; an entry is None where the engine does not tell."""
 
     completions: list[str]
     completion_ids: Sequence[list[int] | None]
@@ -23,26 +26,44 @@ Drawn = Iterator[tuple[list[int], list[Samples]]]
 
 
 class Described(Protocol):
-    """What is to be known before a pool is begun."""
+    """The properties of an engine that are needed before a pool is started."""
 
     @property
     def device(self) -> str:
-        """Where a reward model is best put."""
+        """Return the device on which a reward model should be loaded."""
 
     def fingerprint(self, reward: Reward) -> Fingerprint:
-        """What is known of how the samples are made."""
+        """Compute the fingerprint of the samples from all settings that are known."""
 
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
-        """Token ids of every prompt. Raises VbonError naming the row of one that is too long."""
+        """Encode every prompt. `source` is the file of the prompts, for messages.
+
+        Raises:
+            VbonError: a prompt is too long; the message names its row.
+        """
 
     def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
-        """Completions of these prompts to sample at a time."""
+        """Return the number of completions of these prompts that are sampled together."""
 
 
 class Engine(Described, Protocol):
-    """A sampler of completions; `draw` is a function of its arguments as far as the engine's seeds are."""
+    """A sampler of completions. `draw` is a function of its arguments as far as the seeds of the engine allow it."""
 
     def draw(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
     ) -> Drawn:
-        """Yield (positions of some prompts, their samples) until every prompt had its turn."""
+        """Yield samples batch by batch until every prompt has its own.
+
+        Args:
+            prompts: the prompts, P of them.
+            prompt_ids: token ids of each prompt, as `encode` returned them.
+            plan: sizes of the batches.
+            seed: seed of the samples.
+            num_samples: M, completions of each prompt.
+
+        Yields:
+            The positions of some prompts, and the samples of each.
+
+        Raises:
+            VbonError: a server cannot be used.
+        """

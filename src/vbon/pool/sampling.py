@@ -160,7 +160,7 @@ def uniforms_for(prompt_id: str, seed: int, num_samples: int, max_new_tokens: in
 
 
 def seed_for(prompt_id: str, seed: int) -> int:
-    """The seed of a prompt's first request; its k-th sample is asked for with k more. Fits 31 bits."""
+    """Compute the seed of a prompt's first request; the k-th sample adds k to it. It fits into 31 bits."""
     return int(generator(seed, int(prompt_id, 16)).integers(2**30))
 
 
