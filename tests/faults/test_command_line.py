@@ -81,13 +81,13 @@ CASES = {
     "report run --out mine": "--out mine is a directory; name a file",
     "report run --out rows.jsonl": "--out rows.jsonl: is there already and no page; name another file",
     "generate --model ref --prompts rows.jsonl --device cpu --out mine/../rows.jsonl": "holds the prompts; name",
-    "inspect pool --json rows.jsonl": "--json rows.jsonl is there already, and no result of vbon's; name another file",
+    "inspect pool --json rows.jsonl": "--json rows.jsonl exists and is not a result of vbon; name another file",
     "generate --model ref --prompts held.jsonl --max-new-tokens 3 --device cpu --out mine": "--out mine is a directory",
     "inspect mine": "mine: not a pool (no manifest.json)",
     "inspect pool --n 99": "--n 99: the pool has at most 60 samples of a prompt",
     "import prompts.jsonl --out fresh": "prompts.jsonl:1: needs 'reward'",
     "import rows.jsonl --out pool": "pool: already there; choose another --out",
-    "collect --config nul.yaml": "--out is 'a\\x00b', but must hold no NUL character",
+    "collect --config nul.yaml": "--out is 'a\\x00b', but must be text without a NUL character",
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from vbon.config.checks import flag
+from vbon.config.fields import flag
 from vbon.errors import VbonError
 
 _WHERE = ("out", "device", "num_threads", "num_workers", "concurrency")

@@ -40,9 +40,9 @@ class Method:
 
     summary: str
     family: Family
-    knob: Knob
     optimum: Optimum
     choices: Mapping[str, tuple[str, ...]]
+    knob: Knob = "n"
     trained: bool = True
     """False for best-of-N itself, which is sampling and not training."""
     whole_n: bool = False
@@ -73,16 +73,11 @@ def _offline(loss: str) -> dict[str, tuple[str, ...]]:
 
 METHODS: dict[MethodName, Method] = {
     "vbon": Method(
-        summary="maximise −KL(π_θ‖π_bon), exactly",
-        family="vbon",
-        knob="n",
-        optimum="best-of-n",
-        choices=_online("vbon"),
+        summary="maximise −KL(π_θ‖π_bon), exactly", family="vbon", optimum="best-of-n", choices=_online("vbon")
     ),
     "vbon-bound": Method(
         summary="the paper's (N−1)·log F in its place",
         family="vbon",
-        knob="n",
         optimum="near best-of-n",
         choices=_online("vbon-bound"),
     ),
@@ -103,14 +98,12 @@ METHODS: dict[MethodName, Method] = {
     "bon-sft-all": Method(
         summary="cross-entropy on best-of-N, every pool sample by its weight",
         family="bon-sft",
-        knob="n",
         optimum="best-of-n",
         choices=_offline("weighted-sft"),
     ),
     "bon-sft": Method(
         summary="cross-entropy on the best of each N pool samples",
         family="bon-sft",
-        knob="n",
         optimum="best-of-n",
         choices=_offline("sft"),
         whole_n=True,
@@ -118,14 +111,12 @@ METHODS: dict[MethodName, Method] = {
     "regression": Method(
         summary="offline vBoN: log π_θ/π_ref regressed on log W",
         family="offline-vbon",
-        knob="n",
         optimum="best-of-n",
         choices=_offline("regression"),
     ),
     "listwise": Method(
         summary="offline vBoN: softmax of log π_θ/π_ref against W",
         family="offline-vbon",
-        knob="n",
         optimum="best-of-n",
         choices=_offline("listwise"),
     ),
@@ -140,7 +131,6 @@ METHODS: dict[MethodName, Method] = {
     "bonbon": Method(
         summary="cross-entropy on the best of N, and a margin over the worst",
         family="bonbon",
-        knob="n",
         optimum="near best-of-n",
         choices=_offline("bonbon"),
         whole_n=True,
@@ -148,14 +138,12 @@ METHODS: dict[MethodName, Method] = {
     "bond": Method(
         summary="half KL(π_bon‖π_θ) on pool samples, half the bound of KL(π_θ‖π_bon)",
         family="bond",
-        knob="n",
         optimum="near best-of-n",
         choices=_online("bond"),
     ),
     "grpo": Method(
         summary="vbon with the KL in the loss: an approximate host",
         family="grpo",
-        knob="n",
         optimum="near best-of-n",
         choices={
             "objective": ("vbon",),
@@ -167,7 +155,6 @@ METHODS: dict[MethodName, Method] = {
     "best-of-n": Method(
         summary="N samples at inference, nothing trained",
         family="best-of-n",
-        knob="n",
         optimum="best-of-n",
         choices={},
         trained=False,

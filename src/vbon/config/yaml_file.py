@@ -1,16 +1,15 @@
 """Configs as YAML files: every mistake in one is named with its key and file."""
 
-import difflib
 import reprlib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
+from vbon.config.conversion import convert, describe, nearest, nearest_choice
 from vbon.errors import VbonError
 
 ConfigT = TypeVar("ConfigT")
@@ -60,12 +59,6 @@ def merged_text(config: Any) -> str:
     if UNICODE_LINE_BREAKS & set(text):  # unescaped, a reader folds them away
         return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=120)
     return text
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """` (did you mean …?)` with the nearest known word, or nothing where none is near."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _is_required(config_field: Any) -> bool:
@@ -120,55 +113,7 @@ def _known_key(key: Any, names: list[str], path: str | Path) -> str:
 
 def _converted(value: Any, hint: Any, key: str, path: str | Path) -> Any:
     try:
-        return _as_type(value, hint)
+        return convert(value, hint)
     except (TypeError, ValueError, OverflowError) as error:
-        raise VbonError(f"{path}: {key} is {_SHORT.repr(value)}, but must be {_spelled(hint)}") from error
-
-
-def _as_type(value: Any, hint: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _as_type(value, next(a for a in arguments if a is not type(None)))
-    if origin is tuple:
-        return tuple(_as_type(item, arguments[0]) for item in _as_list(value))
-    if origin is Literal:
-        return _one_of(value, arguments)
-    return _as_scalar(value, hint)
-
-
-def _as_list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError
-    return value
-
-
-def _one_of(value: Any, choices: tuple[Any, ...]) -> Any:
-    if value not in choices:
-        raise ValueError
-    return value
-
-
-def _as_scalar(value: Any, hint: Any) -> Any:
-    if hint is float:
-        return _as_float(value)
-    if type(value) is not hint:
-        raise TypeError
-    return value
-
-
-def _as_float(value: Any) -> float:
-    # YAML 1.1 reads 1e-4 (no dot) as a string; everyone who writes it means the number.
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError
-    return float(value)
-
-
-def _spelled(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join("null" if a is type(None) else _spelled(a) for a in arguments)
-    if origin is tuple:
-        return f"a list, each item {_spelled(arguments[0])}"
-    if origin is Literal:
-        return "one of " + ", ".join(arguments)
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]
+        wanted = describe(hint) + nearest_choice(value, hint)
+        raise VbonError(f"{path}: {key} is {_SHORT.repr(value)}, but must be {wanted}") from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from vbon.artifacts.files import LOCK_NAME, FolderLock, remove_leftovers, replace_file, replace_folder
 from vbon.artifacts.settings import check_same_settings
-from vbon.config.checks import flag
+from vbon.config.fields import flag
 from vbon.errors import VbonError
 from vbon.pool.manifest import MANIFEST_NAME, Manifest, Plan, read_manifest, write_manifest
 from vbon.pool.prompts import Prompt

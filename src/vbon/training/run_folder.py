@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from vbon.artifacts.files import FolderLock, remove_leftovers, replace_file
 from vbon.artifacts.fingerprint import Fingerprint
-from vbon.config.checks import flag
+from vbon.config.fields import flag
 from vbon.config.secrets import without_secrets
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import merged_text, read_mapping
