@@ -1,1 +1,1 @@
-"""What lies on disk between the stages: pools, runs, evaluations and sweeps. No torch."""
+"""Files on disk between the stages: pools, runs, evaluations and sweeps. It does not import torch."""

@@ -1,4 +1,4 @@
-"""Whether a command that is repeated asks for the same thing as when it was started."""
+"""Comparison of the settings of a repeated command with those with which its work was started."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
