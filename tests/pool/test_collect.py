@@ -15,7 +15,8 @@ from vbon.config.pool import CollectConfig
 from vbon.core.reward_cdf import RewardCDF
 from vbon.core.stats import rank_test
 from vbon.errors import VbonError
-from vbon.models import load, memory
+from vbon.models import load
+from vbon.models.batch_size import LIMITS, Limit
 from vbon.models.prompts import decode, encode
 from vbon.pool import ReferencePool, sampling
 from vbon.pool.collect import collect
@@ -225,7 +226,7 @@ def test_a_batch_size_chosen_from_memory_is_recorded_and_a_resumed_pool_keeps_it
     config: CollectConfig, tmp_path: Path, monkeypatch
 ):
     config = dataclasses.replace(config, batch_size=None)
-    monkeypatch.setitem(memory.MOST_ROWS, "cpu", 16)
+    monkeypatch.setitem(LIMITS["sampling"], "cpu", Limit(2**31, 16))
     whole = collect(config, progress=False)
     assert json.loads((whole / "manifest.json").read_text())["plan"] == {
         "batch_size": 16,
@@ -235,7 +236,7 @@ def test_a_batch_size_chosen_from_memory_is_recorded_and_a_resumed_pool_keeps_it
     begun = dataclasses.replace(config, out=str(tmp_path / "begun"))
     collect(begun, progress=False)
     (tmp_path / "begun" / "shard-00001.parquet").unlink()
-    monkeypatch.setitem(memory.MOST_ROWS, "cpu", 2)  # less is free now
+    monkeypatch.setitem(LIMITS["sampling"], "cpu", Limit(2**31, 2))  # less is free now
     assert shards_of(collect(begun, progress=False)) == shards_of(whole)
     (tmp_path / "begun" / "shard-00001.parquet").unlink()
     collect(dataclasses.replace(begun, batch_size=2), progress=False)  # less memory is there than was thought

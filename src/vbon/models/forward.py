@@ -12,12 +12,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences
+from vbon.models.batch_size import rows_at_a_time
 
 Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
-
-# Rows of like length go through the model together, at least so many tokens at a time: fewer would be paid for in
-# overhead (kernel launches on a GPU), more in padding.
-TOKENS_PER_CALL = {"cpu": 384, "cuda": 16384}
 
 
 def per_completion_token(forward: Forward, batch: Sequences, *, split: bool = True) -> list[Tensor]:
@@ -104,11 +101,10 @@ def is_wrapped(model: nn.Module) -> bool:
 def _chunks(batch: Sequences) -> list[Tensor]:
     """Group row indices by length, in groups of enough tokens."""
     lengths, order = batch.lengths().sort()
-    enough = TOKENS_PER_CALL.get(lengths.device.type, TOKENS_PER_CALL["cuda"])
     sizes, rows = [], 0
     for length in lengths.tolist():
         rows += 1
-        if rows * length >= enough:
+        if rows >= rows_at_a_time("forward", lengths.device, length):
             sizes.append(rows)
             rows = 0
     if sizes and rows:  # too few to pay for a call of their own

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from vbon.models.batch import Sequences
+from vbon.models.batch_size import rows_at_a_time
 from vbon.models.forward import head_outputs, is_wrapped, per_completion_token
 
 Measure = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 """(logits (N, V), hidden (N, H), token int64 (N,)) → tensors (N, ·); `token`: flat places of N tokens in (B, T)."""
-# Logits are raised to float32 and exponentiated so many at a time (64 MB): a large vocabulary's never lie there twice.
-LOGITS_AT_A_TIME = 2**24
 
 
 def at_completion_tokens(model: nn.Module, batch: Sequences, measure: Measure) -> list[Tensor]:
@@ -83,20 +82,22 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _parts(logits: Tensor, *others: Tensor) -> Any:
-    """Split all tensors by rows into parts whose logits are at most `LOGITS_AT_A_TIME`."""
-    rows = max(1, LOGITS_AT_A_TIME // logits.shape[-1])
+    """Split all tensors by rows into parts of a bounded number of logits."""
+    rows = rows_at_a_time("log-softmax", logits.device, logits.shape[-1])
     return zip(*(tensor.split(rows) for tensor in (logits, *others)), strict=True)
 
 
 @torch.no_grad()
-def completion_logprobs(model: nn.Module, batch: Sequences, temperature: float, rows_per_batch: int = 64) -> Tensor:
+def completion_logprobs(
+    model: nn.Module, batch: Sequences, temperature: float, rows_per_batch: int | None = None
+) -> Tensor:
     """Compute log π(y_t) of each completion token without gradients, in batches of rows of similar length.
 
     Args:
         model: a causal language model.
         batch: prompts and completions.
         temperature: sampling temperature τ.
-        rows_per_batch: rows that go through the model together.
+        rows_per_batch: rows that go through the model together; default: as `rows_at_a_time` decides.
 
     Returns:
         float32 (B, T) on the CPU, in nats; 0 outside the completion mask.
@@ -104,7 +105,7 @@ def completion_logprobs(model: nn.Module, batch: Sequences, temperature: float, 
     result = torch.zeros(batch.completion_mask.shape, dtype=torch.float32)
     order = (batch.prompt_mask.sum(1) + batch.completion_mask.sum(1)).argsort()
     device = next(model.parameters()).device
-    for rows in order.split(rows_per_batch):
+    for rows in order.split(rows_per_batch or rows_at_a_time("log-probabilities", device)):
         logprobs = policy_logprobs(model, batch.select(rows).to(device), temperature)
         result[rows.cpu(), : logprobs.shape[1]] = logprobs.cpu()
     return result

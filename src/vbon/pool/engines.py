@@ -9,7 +9,7 @@ from typing import NamedTuple
 from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
 from vbon.models import load
-from vbon.models.memory import rows_that_fit
+from vbon.models.batch_size import rows_that_fit
 from vbon.models.prompts import decode
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt

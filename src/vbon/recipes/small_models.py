@@ -22,13 +22,13 @@ from transformers import (
 )
 
 from vbon.artifacts.files import replace_folder
+from vbon.models.batch_size import rows_at_a_time
 from vbon.recipes.fit import DEFAULT, FitOptions, Loss, autocast, fit
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 LABELS = {0: "NEGATIVE", 1: "POSITIVE"}
 IGNORED = -100  # the label of padding
 MEASURED_ROWS = 1000
-LOGITS_AT_A_TIME = 2**27  # while measuring: half a gigabyte in float32
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def last_token_accuracy(model: GPT2ForSequenceClassification, ids: Tensor, real:
 def measure(model: PreTrainedModel, windows: Windows, value_of: Loss, options: FitOptions = DEFAULT) -> float:
     """The mean of a loss or an accuracy over MEASURED_ROWS windows; so many at a time that their logits fit."""
     batch = [tensor.to(options.device) for tensor in windows.draw(MEASURED_ROWS, torch.Generator().manual_seed(1))]
-    rows = max(1, LOGITS_AT_A_TIME // (windows.window * model.config.vocab_size))
+    rows = rows_at_a_time("fit", model.device, windows.window * model.config.vocab_size)
     total = 0.0
     with autocast(options):
         for part in zip(*(tensor.split(rows) for tensor in batch), strict=True):

@@ -10,6 +10,7 @@ from vbon.core import seeds
 from vbon.core.best_of_n import log_weight
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences, sequences
+from vbon.models.batch_size import rows_at_a_time
 from vbon.models.logprobs import completion_logprobs, policy_logprobs
 from vbon.training.task import Task, objective_of
 
@@ -55,7 +56,8 @@ class PoolData:
     def fill_ref_logprobs(self, ref_policy: nn.Module) -> None:
         """Compute the reference log-probabilities that the pool does not know."""
         missing = np.flatnonzero(np.isnan(self.ref_logprobs))
-        for rows in np.split(missing, range(2048, len(missing), 2048)) if len(missing) else []:
+        count = rows_at_a_time("pool", next(ref_policy.parameters()).device)
+        for rows in (missing[start : start + count] for start in range(0, len(missing), count)):
             logprobs = completion_logprobs(ref_policy, self.batch(rows), self.task.sampling.temperature)
             self.ref_logprobs[rows] = logprobs.double().sum(1).numpy()
 
