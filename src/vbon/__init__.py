@@ -1,4 +1,4 @@
-"""Variational Best-of-N: a model whose single sample is as good as the best of N."""
+"""Variational Best-of-N: a model whose single sample is nearly as good as the best of N."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
