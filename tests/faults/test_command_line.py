@@ -76,7 +76,7 @@ CASES = {
     "evaluate mine --pool held --out fresh --n 2 --device cpu": "mine: neither a run (vbon/run.json) nor a model",
     "report mine --out fresh": "mine: neither a run (vbon/run.json) nor an evaluation",
     f"{EVALUATE} --out run": "--out run: not empty (holds README.md); choose another --out",
-    f"{EVALUATE} --out measured --seed 1": "--out measured: there is an evaluation of other settings (seed was",
+    f"{EVALUATE} --out measured --seed 1": "--out measured: was started with other settings (--seed was",
     f"{EVALUATE} --out halved": "halved/evaluation.json: malformed JSON",
     "report run --out mine": "--out mine is a directory; name a file",
     "report run --out rows.jsonl": "--out rows.jsonl: is there already and no page; name another file",

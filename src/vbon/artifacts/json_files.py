@@ -2,9 +2,10 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from vbon.artifacts.files import replace_file
 from vbon.errors import VbonError
@@ -65,6 +66,11 @@ def json_value(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | None) else str(value)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value from a file is a finite number, and no truth value."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What `vbon evaluate` will do, checked before anything is sampled: runs, pool, reference, reward, N."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,9 +14,11 @@ from vbon.errors import VbonError
 from vbon.evaluation.runs import Run, read_runs
 from vbon.evaluation.setting import Setting
 from vbon.models import load
+from vbon.pool.manifest import manifest_to_json
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, encode_prompts, fingerprint_of, load_sampler
 from vbon.pool.store import ReferencePool
+from vbon.pool.writer import hash_prompt_ids
 from vbon.rewards import Reward, load_configured_reward
 
 
@@ -58,6 +61,19 @@ def make_plan(config: EvaluateConfig) -> Plan:
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
     settings = json.loads(json.dumps(dataclasses.asdict(filled))) | {"allowed_mismatches": allowed}
     return Plan(runs, setting, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
+
+
+def sources_of(plan: Plan) -> dict[str, Any]:
+    """Digests of all that is evaluated: where one changes, the same settings measure something else."""
+    setting, pool = plan.setting, plan.setting.pool
+    return {
+        "pool": hashlib.sha256(manifest_to_json(pool.manifest).encode()).hexdigest()[:16],
+        "prompts": hash_prompt_ids(pool.prompts)[:16],
+        "reference": load.model_fingerprint(plan.settings["model"]),
+        "reward": setting.reward.fingerprint,
+        "judges": [judge.fingerprint for judge in setting.judges],
+        "runs": [load.model_fingerprint(run.path) for run in plan.runs],
+    }
 
 
 def _select(pool: ReferencePool, config: EvaluateConfig) -> ReferencePool:

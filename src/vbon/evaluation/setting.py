@@ -5,9 +5,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from vbon.core import best_of_n, seeds
 from vbon.core.reward_cdf import RewardCDF
+from vbon.evaluation.divergence import sequence_logprobs
+from vbon.models import load
 from vbon.pool.predict import sample_weights
 from vbon.pool.sampling import Sampler
 from vbon.pool.store import ReferencePool
@@ -52,3 +55,21 @@ class Setting:
     def draw_seed(self) -> int:
         """One for all policies, so that they share their random numbers, and never the pool's own."""
         return int(seeds.generator(self.seed, seeds.EVALUATION).integers(2**62))
+
+    @cached_property
+    def ref_logprobs(self) -> Float | None:
+        """log π_ref of the pool's samples, (ΣM,), as stored or computed anew; None where the pool has no token ids."""
+        if not self.pool.has_completion_ids:
+            return None
+        stored = self.pool.ref_logprobs
+        return stored if np.isfinite(stored).all() else self.pool_logprobs(self.sampler.model)
+
+    def pool_logprobs(self, model: PreTrainedModel) -> Float:
+        """log π(y) of every sample of the pool, (ΣM,)."""
+        return sequence_logprobs(
+            model,
+            [self.prompt_ids[index] for index in self.pool.prompt_index],
+            list(self.pool.completion_ids),
+            temperature=self.sampler.temperature,
+            pad_token_id=load.pad_token_id(self.sampler.tokenizer),
+        )

@@ -13,9 +13,10 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from vbon.artifacts.evaluation import Evaluation
 from vbon.report import plots, samples, tables
 from vbon.report.figures import Drawing
-from vbon.report.read import Evaluation, Run
+from vbon.report.read import Run
 from vbon.report.verdict import KL_ALLOWANCE, verdict
 from vbon.report.words import n_text, number, percent_text
 from vbon.version import __version__
