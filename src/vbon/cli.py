@@ -38,7 +38,7 @@ VERBS = {
         "vbon.pool.inspect:inspect_command",
     ),
     "train": Verb(
-        "Train a policy whose single sample is nearly as good as the best of N.",
+        "Train a policy whose single sample comes close to the best of N.",
         "vbon train --pool pools/train --model gpt2 --reward reward.py:score --n 8 --out runs/n8 --algorithm ppo "
         "--warm-start critic --gae-lambda 0.5",
         "TrainConfig",
