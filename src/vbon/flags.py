@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from vbon.config.conversion import convert_word, describe, item_type, nearest, nearest_choice
-from vbon.config.fields import field_help, spelling
+from vbon.config.fields import field_help, flag, required_fields, spelling
 from vbon.config.types import Help
 from vbon.errors import VbonError
 
@@ -47,8 +47,7 @@ def parse_args(cls: type[Any], args: Sequence[str], *, prog: str) -> dict[str, A
 
 def make_config(cls: type[ConfigT], values: Mapping[str, Any], *, prog: str) -> ConfigT:
     """The config with these values. Raises VbonError naming every required flag without one."""
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    missing = [spelling(f) for f in fields if f.default is dataclasses.MISSING and f.name not in values]
+    missing = [spelling(f) for f in required_fields(cls) if f.name not in values]
     if missing:
         raise VbonError(f"missing {', '.join(missing)}; see {prog} --help")
     return cls(**values)
@@ -79,7 +78,7 @@ def _parser(cls: type[Any], prog: str, *, show_all: bool) -> argparse.ArgumentPa
             _add_field(group, f, hints[f.name], helps[f.name])
     every = parser.add_argument_group("every verb")
     for name, (placeholder, text) in COMMON.items():
-        every.add_argument(f"--{name}", metavar=placeholder, help=text)
+        every.add_argument(flag(name), metavar=placeholder, help=text)
     more = [title for title, _ in getattr(cls, "GROUPS", ())[1:]]
     if more:
         every.add_argument("--help-all", action="store_true", help=f"List all flags, also for: {', '.join(more)}.")
@@ -88,8 +87,7 @@ def _parser(cls: type[Any], prog: str, *, show_all: bool) -> argparse.ArgumentPa
 
 def _groups(cls: type[Any]) -> dict[str, list[dataclasses.Field[Any]]]:
     """Group → its fields: the required ones, then the groups that the config declares, or one for all others."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    required = [f for f in fields.values() if f.default is dataclasses.MISSING]
+    required, fields = required_fields(cls), {f.name: f for f in dataclasses.fields(cls)}
     others = " ".join(name for name, f in fields.items() if f not in required)
     declared = getattr(cls, "GROUPS", (("options", others),))
     return {"required": required} | {title: [fields[name] for name in names.split()] for title, names in declared}
@@ -136,7 +134,7 @@ def _refusal(word: str, cls: type[Any]) -> str:
     if not word.startswith("-"):
         return f"unexpected argument {word!r:.80}"
     name = word.partition("=")[0]
-    options = [spelling(f) for f in dataclasses.fields(cls)]
-    switches = [f"--no-{f.name}".replace("_", "-") for f in dataclasses.fields(cls) if isinstance(f.default, bool)]
-    known = [*options, *switches, *(f"--{common}" for common in COMMON), "--help"]
+    fields = dataclasses.fields(cls)
+    switches = [flag(f"no_{f.name}") for f in fields if isinstance(f.default, bool)]
+    known = [*map(spelling, fields), *switches, *map(flag, COMMON), "--help"]
     return f"unknown flag {name:.80}{nearest(name.replace('_', '-')[:80], known)}"

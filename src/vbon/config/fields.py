@@ -24,6 +24,12 @@ def spelling(config_field: dataclasses.Field[Any]) -> str:
     return positional or flag(config_field.metadata.get("flag", config_field.name))
 
 
+def required_fields(cls: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The fields of a config that have no default."""
+    missing = dataclasses.MISSING
+    return [f for f in dataclasses.fields(cls) if f.default is missing and f.default_factory is missing]
+
+
 def refuse(name: str, value: object, want: str) -> VbonError:
     """The error for a field whose value is not allowed."""
     return VbonError(f"{flag(name)} is {value}, but must be {want}")

@@ -1,6 +1,5 @@
 """Configs of `vbon sweep`: its flags, and the SWEEP.yaml with the methods and the pools to compare them on."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from vbon.config.evaluate import EvaluateConfig
 from vbon.config.fields import check_fields
 from vbon.config.methods import METHODS, MethodName
 from vbon.config.train import TrainConfig
-from vbon.config.yaml_file import read_mapping, typed_values
+from vbon.config.yaml_file import build, read_mapping, typed_values
 from vbon.errors import VbonError
 
 
@@ -69,36 +68,13 @@ class Sweep:
 
 
 # Fields that the sweep itself sets for each run.
-_DECIDED = (
-    "pool",
-    "model",
-    "reward",
-    "n",
-    "out",
-    "seed",
-    "resume",
-    "num_threads",
-    "method",
-    "objective",
-    "algorithm",
-    "kl_coef",
-    "prompts",
-    "offline_loss",
-)
+_DECIDED = "pool model reward n out seed resume num_threads method objective algorithm kl_coef prompts offline_loss"
 # Fields that all methods share, so that their budgets are equal.
 _BUDGET = (
-    "num_iterations",
-    "rollouts_per_iteration",
-    "samples_per_prompt",
-    "num_epochs",
-    "minibatch_size",
-    "offline_steps",
-    "offline_batch_size",
-    "validation_fraction",
-    "validation_every",
-    "max_seconds",
+    "num_iterations rollouts_per_iteration samples_per_prompt num_epochs minibatch_size offline_steps "
+    "offline_batch_size validation_fraction validation_every max_seconds"
 )
-_EVALUATE_DECIDED = ("runs", "pool", "out", "n", "model", "reward", "throughput", "num_threads")
+_EVALUATE_DECIDED = "runs pool out n model reward throughput num_threads"
 _SECTIONS = ("methods", "train", "train_offline", "evaluate")
 
 
@@ -106,10 +82,6 @@ def read_sweep(path: str) -> Sweep:
     """The sweep that a YAML file describes. Raises VbonError naming the file, the section and the field."""
     content = read_mapping(path)
     plain = {key: value for key, value in content.items() if key not in _SECTIONS}
-    names = [f.name for f in dataclasses.fields(Sweep)]
-    for key in plain:
-        if key not in names:
-            raise VbonError(f"{path}: unknown key {key!r:.60}{nearest(str(key), names)}")
     values: dict[str, Any] = typed_values(Sweep, plain, path) | {
         "methods": {
             name: _method(name, fields, f"{path}: methods")
@@ -119,10 +91,7 @@ def read_sweep(path: str) -> Sweep:
         "train_offline": _fields(TrainConfig, content, "train_offline", path, _DECIDED),
         "evaluate": _fields(EvaluateConfig, content, "evaluate", path, _EVALUATE_DECIDED),
     }
-    missing = [f.name for f in dataclasses.fields(Sweep) if f.name not in values and f.default is dataclasses.MISSING]
-    if missing:
-        raise VbonError(f"{path}: missing {', '.join(missing)}")
-    sweep = Sweep(**values)
+    sweep = build(Sweep, values, path)
     _check(sweep, path)
     return sweep
 
@@ -134,12 +103,10 @@ def _section(content: Mapping[str, Any], name: str, path: str) -> dict[str, Any]
     return section
 
 
-def _fields(
-    cls: type[Any], content: Mapping[str, Any], name: str, path: str, decided: tuple[str, ...]
-) -> dict[str, Any]:
+def _fields(cls: type[Any], content: Mapping[str, Any], name: str, path: str, decided: str) -> dict[str, Any]:
     section = _section(content, name, path)
     for key in section:
-        if key in decided:
+        if key in decided.split():
             raise VbonError(f"{path}: {name}: {key} is set by the sweep; leave it out")
     return typed_values(cls, section, f"{path}: {name}")
 
@@ -154,9 +121,9 @@ def _method(name: Any, fields: Any, where: str) -> dict[str, Any]:
     if "kl_coef" in own and METHODS[name].knob != "kl_coef":
         raise VbonError(f"{where}: {name} has no scale to choose; leave kl_coef out")
     for key in own:
-        if key in _BUDGET:
+        if key in _BUDGET.split():
             raise VbonError(f"{where}: {name}: {key} would change its budget; set it under train, for all methods")
-        if key in _DECIDED and key not in ("kl_coef", "algorithm"):
+        if key in _DECIDED.split() and key not in ("kl_coef", "algorithm"):
             raise VbonError(f"{where}: {name}: {key} is set by the sweep; leave it out")
     betas = own.get("kl_coef", [])
     if not isinstance(betas, list) or not all(type(beta) in (int, float) and beta > 0 for beta in betas):

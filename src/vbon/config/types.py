@@ -76,7 +76,6 @@ PromptColumn = Annotated[
     str, Help("Column of --prompts that holds the prompt: a string or a list of chat messages.", "NAME")
 ]
 PromptLimit = Annotated[Count, Help("Read only this many prompts, for a quick trial.")]
-Temperature = Annotated[float, above(0)]
 StopTokens = Annotated[
     NonNegative,
     Help("Token ids that end a completion, in addition to the end-of-sequence ids of model and tokenizer.", "ID"),

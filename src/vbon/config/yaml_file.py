@@ -1,15 +1,16 @@
-"""Configs as YAML files: every mistake in one is named with its key and file."""
+"""Configs as YAML files. An error names the file and the key."""
 
 import reprlib
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from vbon.config.conversion import convert, describe, nearest, nearest_choice
+from vbon.config.fields import required_fields
 from vbon.errors import VbonError
 
 ConfigT = TypeVar("ConfigT")
@@ -20,25 +21,30 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring = 2, 3, 80
 
 
 def load_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
-    """A config from a YAML file.
+    """Read a config from a YAML file.
 
-    Raises VbonError naming the file and the key: not readable, not a mapping, unknown, given twice, of a wrong
-    type, or missing where there is no default.
+    Raises:
+        VbonError: naming the file that cannot be read or holds no mapping, or the key that is unknown, given twice, of
+            a wrong type, or missing.
     """
-    values = read_values(cls, path)
-    missing = [f.name for f in fields(cls) if f.name not in values and _is_required(f)]  # type: ignore[arg-type]
+    return build(cls, read_values(cls, path), path)
+
+
+def build(cls: type[ConfigT], values: Mapping[str, Any], path: str | Path) -> ConfigT:
+    """A config with the values of a file. Raises VbonError naming the file and the required keys that it lacks."""
+    missing = [f.name for f in required_fields(cls) if f.name not in values]
     if missing:
         raise VbonError(f"{path}: missing {', '.join(missing)}")
     return cls(**values)
 
 
 def read_values(cls: type[Any], path: str | Path) -> dict[str, Any]:
-    """The fields that a YAML file sets, each of its field's type; an empty file sets none."""
+    """Read the fields that a YAML file sets, converted to their types. An empty file sets none."""
     return typed_values(cls, read_mapping(path), str(path))
 
 
 def read_sections(sections: Mapping[str, type[Any]], path: str | Path) -> dict[str, dict[str, Any]]:
-    """`read_values` of each section of a YAML file that holds several configs; one that is not there sets nothing.
+    """Read a YAML file with one section per config. A section that is missing sets no fields.
 
     Raises VbonError naming the file, the section and the key.
     """
@@ -56,19 +62,15 @@ def merged_text(config: Any) -> str:
     """Every field of a config as YAML, in the order of its declaration."""
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-    if UNICODE_LINE_BREAKS & set(text):  # unescaped, a reader folds them away
+    if UNICODE_LINE_BREAKS & set(text):  # a YAML reader drops these unless they are escaped
         return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=120)
     return text
 
 
-def _is_required(config_field: Any) -> bool:
-    return config_field.default is MISSING and config_field.default_factory is MISSING
-
-
 def read_mapping(path: str | Path) -> dict[Any, Any]:
-    """What a YAML file holds, read by the safe loader; an empty file holds nothing.
+    """Read the mapping in a YAML file with the safe loader. An empty file is an empty mapping.
 
-    Raises VbonError naming the file: not readable, not UTF-8, not YAML, not a mapping, a key given twice.
+    Raises VbonError naming the file if it cannot be read, is not UTF-8, YAML or a mapping, or gives a key twice.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -89,14 +91,14 @@ def read_mapping(path: str | Path) -> dict[Any, Any]:
 
 
 def _key_given_twice(root: yaml.Node | None) -> yaml.Node | None:
-    # PyYAML itself keeps the last of two equal keys in silence.
+    # PyYAML itself keeps the last of two equal keys and reports nothing.
     keys = [key for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
     names = [str(key.value) for key in keys]
     return next((key for i, key in enumerate(keys) if names[i] in names[:i]), None)
 
 
 def typed_values(cls: type[Any], values: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Values that were read from a file, each of its field's type. Raises VbonError beginning with `where`."""
+    """Convert values from a file to the types of their fields. Raises VbonError beginning with `where`."""
     hints = typing.get_type_hints(cls)
     names = [f.name for f in fields(cls)]
     return {
