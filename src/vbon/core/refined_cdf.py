@@ -7,6 +7,10 @@ multiple importance sampling, Veach and Guibas 1995). Weights are at most (M+K)/
 support does no harm. Not in the paper (arXiv 2407.06057); docs/experiments.md measures the gain.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -59,11 +63,20 @@ class RefinedCDF:
 
     def __init__(self, pools: RewardCDF, size: int):
         self.pools, self.num_samples = pools, pools.num_samples
-        self.pool_log_ratio = np.zeros(len(pools.rewards))
-        """log π_θ/π_ref of the pools' completions, (ΣM,)."""
-        self.index: Int = np.full(size, -1)
-        """Which pool each policy sample belongs to, (size,); −1 where there is none yet."""
-        self.rewards, self.log_ratio = np.zeros(size), np.zeros(size)
+        self.state: Mapping[str, NDArray[Any]] = MappingProxyType(
+            {
+                "pool_log_ratio": np.zeros(len(pools.rewards)),
+                "index": np.full(size, -1),
+                "rewards": np.zeros(size),
+                "log_ratio": np.zeros(size),
+            }
+        )
+        """All that changes, as arrays that are written in place and never replaced: a checkpoint saves and fills them.
+
+        pool_log_ratio (ΣM,): log π_θ/π_ref of the pools' completions. index, rewards and log_ratio (size,): of each
+        policy sample its pool, −1 where there is no sample yet, its reward, and log π_θ/π_ref of the policy that drew
+        it.
+        """
 
     def __len__(self) -> int:
         return len(self.pools)
@@ -78,13 +91,13 @@ class RefinedCDF:
 
     def refresh(self, pool: int, log_ratio: ArrayLike) -> None:
         """Store log π_θ/π_ref of one pool's completions under the latest policy, (M,)."""
-        self.pool_log_ratio[self._own(pool)] = log_ratio
+        self.state["pool_log_ratio"][self._own(pool)] = log_ratio
 
     def add(self, pool_index: ArrayLike, rewards: ArrayLike, log_ratio: ArrayLike) -> None:
         """Add fresh policy samples with log π_θ/π_ref of each, all (B,); as many of the oldest samples are dropped."""
-        fresh = (np.asarray(pool_index), np.asarray(rewards), np.asarray(log_ratio))
-        for kept, rows in zip((self.index, self.rewards, self.log_ratio), fresh, strict=True):
-            kept[:] = np.concatenate([kept, rows])[-len(kept) :]
+        for name, rows in {"index": pool_index, "rewards": rewards, "log_ratio": log_ratio}.items():
+            kept = self.state[name]
+            kept[:] = np.concatenate([kept, np.asarray(rows)])[-len(kept) :]
 
     def interval(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> Interval:
         """Compute (F_<, F_≤) of fresh completions. All arguments are (B,).
@@ -103,10 +116,11 @@ class RefinedCDF:
 
     def _draws(self, pool: int) -> tuple[Float, Float]:
         """Collect rewards and weights of a pool's completions and of the policy's samples for its prompt."""
-        own, policy = self._own(pool), self.index == pool
-        log_ratio = np.concatenate([self.pool_log_ratio[own], self.log_ratio[policy]])
+        state, own = self.state, self._own(pool)
+        policy = state["index"] == pool
+        log_ratio = np.concatenate([state["pool_log_ratio"][own], state["log_ratio"][policy]])
         weights = balance_weights(log_ratio, int(self.num_samples[pool]), int(policy.sum()))
-        return np.concatenate([self.pools.rewards[own], self.rewards[policy]]), weights
+        return np.concatenate([self.pools.rewards[own], state["rewards"][policy]]), weights
 
     def _own(self, pool: int) -> slice:
         return slice(int(self.pools.offsets[pool]), int(self.pools.offsets[pool + 1]))
