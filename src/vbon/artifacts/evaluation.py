@@ -159,7 +159,7 @@ class Evaluation:
 
 
 def is_evaluation(path: Path) -> bool:
-    """Whether a folder holds a complete evaluation."""
+    """Return True if a folder holds a complete evaluation."""
     return (path / RECORD).is_file()
 
 

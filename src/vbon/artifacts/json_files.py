@@ -69,7 +69,7 @@ def json_value(value: Any) -> Any:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value from a file is a finite number, and no truth value."""
+    """Return True if a value from a file is a finite number, and no truth value."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 

@@ -1,4 +1,4 @@
-"""How many rows are processed together: one function decides it for every use.
+"""The number of rows that are processed together, decided by one function for every use.
 
 On a CPU it depends on the settings alone, so that a pool or a run is a function of its settings; the memory that is
 free is read for sampling on a GPU only.
@@ -13,7 +13,7 @@ Use = Literal["sampling", "forward", "log-softmax", "log-probabilities", "refere
 
 
 class Limit(NamedTuple):
-    """How much of its unit a use holds at a time, None for `FREE_SHARE` of what is free, and how many rows at most."""
+    """The units that a use holds at a time, None for `FREE_SHARE` of the free memory, and its largest number of rows."""
 
     amount: int | None
     most_rows: int | None = None
