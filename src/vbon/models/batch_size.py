@@ -13,7 +13,7 @@ Use = Literal["sampling", "forward", "log-softmax", "log-probabilities", "refere
 
 
 class Limit(NamedTuple):
-    """The units that a use holds at a time, None for `FREE_SHARE` of the free memory, and its largest number of rows."""
+    """The units that a use holds at a time, None for `FREE_SHARE` of the free memory, and its most rows."""
 
     amount: int | None
     most_rows: int | None = None
