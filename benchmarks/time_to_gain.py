@@ -39,8 +39,9 @@ from vbon.pool.prompts import make_prompt
 from vbon.training.critic_start import critic_step
 from vbon.training.learner import make_learner
 from vbon.training.metrics import read_rows
-from vbon.training.offline import PoolData, offline_step
+from vbon.training.offline import offline_step
 from vbon.training.online import run_iteration
+from vbon.training.pool_data import PoolData
 from vbon.training.rollout import roll_out
 from vbon.training.task import Task
 

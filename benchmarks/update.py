@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import arguments, interleave, report, rows_of
 from benchmarks.models import NEW_TOKENS, PAD, gpt2, random_rows
-from vbon.models import forward
 from vbon.models.batch import Sequences, position_ids, sequences
+from vbon.models.batch_size import LIMITS, Limit
 from vbon.models.fused import fuse_activations
 from vbon.models.logprobs import policy_logprobs, token_logprobs
 
@@ -38,11 +38,12 @@ def ours(model: nn.Module, batch: Sequences) -> Tensor:
 
 
 def one_call(model: nn.Module, batch: Sequences) -> Tensor:
-    usual, forward.TOKENS_PER_CALL["cpu"] = forward.TOKENS_PER_CALL["cpu"], 10**9
+    limits = LIMITS["forward"]
+    usual, limits["cpu"] = limits["cpu"], Limit(10**9)
     try:
         return ours(model, batch)
     finally:
-        forward.TOKENS_PER_CALL["cpu"] = usual
+        limits["cpu"] = usual
 
 
 def step(model: nn.Module, batch: Sequences, logprobs: Callable[[nn.Module, Sequences], Tensor]) -> Callable[[], None]:

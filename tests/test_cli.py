@@ -13,6 +13,7 @@ import pytest
 
 import vbon
 from vbon import cli, config
+from vbon.config.methods import METHODS
 
 FAST_ENOUGH = 0.5  # seconds, the README's promise for --help
 
@@ -77,7 +78,7 @@ def test_help_and_version_answer_at_once(args):
     assert min(seconds() for _ in range(3)) < FAST_ENOUGH
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help"], ["train", "--n", "1"]])
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help-all"], ["train", "--n", "1"]])
 def test_no_torch_before_a_verb_runs(args):
     code = f"import sys, vbon.cli; vbon.cli.main({args!r}); print('torch' in sys.modules, file=sys.stderr)"
     assert ran([sys.executable, "-c", code]).stderr.splitlines()[-1] == "False"
@@ -90,7 +91,29 @@ def test_version():
 def test_the_overview_has_a_line_for_every_verb():
     lines = vbon_command("--help").stdout.splitlines()
     for name, verb in cli.VERBS.items():
-        assert f"  {name:<10}{verb.summary}" in lines
+        assert f"  {name:<11}{verb.summary}" in lines
+
+
+def test_the_overview_tells_the_story_in_four_commands():
+    printed = vbon_command().stdout
+    commands = [" ".join(cli.VERBS[name].example.split()) for name in ("collect", "inspect", "train", "evaluate")]
+    joined = " ".join(printed.replace("\\\n", " ").split())
+    positions = [joined.find(command) for command in commands]
+    assert positions == sorted(positions)
+    assert -1 not in positions
+
+
+@pytest.mark.parametrize("args", [[], *([name, "--help-all"] for name in cli.VERBS)])
+def test_what_the_command_line_says_of_itself_fits_80_columns(args, capsys):
+    cli.main(args)
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
+
+
+def test_help_of_train_lists_every_method_that_trains(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    joined = " ".join(capsys.readouterr().out.split())
+    for name, method in METHODS.items():
+        assert (f" {name} {method.summary}" in joined) == method.trained
 
 
 def test_no_verb_is_a_mistake_and_shows_the_overview(capsys):
@@ -103,7 +126,7 @@ def test_every_verb_has_help_with_its_example(name, capsys):
     assert cli.main([name, "--help"]) == 0
     printed = capsys.readouterr().out
     assert f"vbon {name}" in printed
-    assert " ".join(cli.VERBS[name].example.split()) in " ".join(printed.split())
+    assert " ".join(cli.VERBS[name].example.split()) in " ".join(printed.replace("\\\n", " ").split())
 
 
 @pytest.mark.parametrize("name", cli.VERBS)
@@ -113,7 +136,7 @@ def test_every_example_is_a_valid_command(name):
     words = cli.VERBS[name].example.split()
     cls = getattr(config, cli.VERBS[name].config)
     assert words[:2] == ["vbon", name]
-    flags.parse(cls, words[2:], prog=f"vbon {name}", file_values={}).validate()
+    flags.make_config(cls, flags.parse_args(cls, words[2:], prog="vbon"), prog="vbon").validate()
 
 
 @pytest.mark.parametrize("name", cli.VERBS)
@@ -131,7 +154,7 @@ def test_every_verb_leads_to_a_function(name):
         (["inspect", "p", "--sed", "1"], "unknown flag --sed (did you mean --seed?); see vbon inspect --help"),
         (["inspect", "p", "--n", "1"], "--n holds 1, but each must be at least 2"),
         (["inspect", "p", "--config", "nothing.yaml"], "nothing.yaml: cannot be read (No such file or directory)"),
-        (["inspect", "p", "--json"], "--json needs a value"),
+        (["inspect", "p", "--json"], "--json: expected one argument; see vbon inspect --help"),
         (["inspect", "p", "--json", "."], "--json . cannot be written"),
         (
             ["train", "--pool", "p", "--model", "m", "--reward", "r", "--out", "o", "--n", "1"],
@@ -194,7 +217,7 @@ def test_only_the_main_process_prints_and_writes(probe, tmp_path):
         ("needs_jinja2", "this needs jinja2, which is not installed; in vbon's clone run: pip install -e '.[report]'"),
         pytest.param(
             "full",
-            "no space left on the disk; free some and run the same command again to resume",
+            "no space left on the disk; free some and repeat the command to resume",
             marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full"),
         ),
     ],
@@ -220,7 +243,7 @@ def test_ctrl_c_is_one_line_and_status_130(probe):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "vbon: interrupted; run the same command again to resume"
+    assert stderr.splitlines()[-1] == "vbon: interrupted; repeat the command to resume"
     assert "Traceback" not in stderr
 
 
@@ -237,7 +260,7 @@ def test_a_reader_that_leaves_is_no_error(probe, verb):
 
 
 def test_a_terminal_without_greek_still_gets_help():
-    done = vbon_command("train", "--help", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    done = vbon_command("train", "--help-all", env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0
     assert r"\u03c0_\u03b8" in done.stdout
 

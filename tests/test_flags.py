@@ -1,6 +1,7 @@
 """Flags: what is spelled on the command line is what the config holds, over what the config file says."""
 
 import dataclasses
+import re
 import typing
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from vbon import config, flags
 from vbon.config import CollectConfig, EvaluateConfig, ImportConfig, InspectConfig, TrainConfig
+from vbon.config.fields import field_help
 from vbon.errors import VbonError
 
 CONFIGS = [value for name, value in vars(config).items() if name.endswith("Config")]
@@ -17,14 +19,13 @@ COLLECT = ["--model", "m", "--reward", "r", "--prompts", "p", "--out", "o"]
 
 
 def parsed(cls, args, **file_values):
-    return flags.parse(cls, args, prog="vbon verb", file_values=file_values)
+    return flags.make_config(cls, file_values | flags.parse_args(cls, args, prog="vbon verb"), prog="vbon verb")
 
 
 def refusal(cls, args, **file_values) -> str:
     with pytest.raises(VbonError) as caught:
         parsed(cls, args, **file_values)
     assert "\n" not in str(caught.value)
-    assert "─" not in str(caught.value)
     return str(caught.value)
 
 
@@ -118,11 +119,15 @@ def test_declared_values_keep_their_own_equals_signs():
         (TrainConfig, TRAIN[2:], ["missing --pool;"]),
         (InspectConfig, [], ["missing POOL;"]),
         (ImportConfig, [], ["missing FILE, --out;"]),
-        (TrainConfig, [*TRAIN, "--n", "x"], ["--n", "'x'"]),
-        (TrainConfig, [*TRAIN, "--algorithm", "pp"], ["'pp'", "--algorithm", "'rloo'"]),
-        (TrainConfig, [*TRAIN, "--num-epochs"], ["--num-epochs"]),
-        (TrainConfig, [*TRAIN, "--num-epochs", "1.5"], ["--num-epochs", "1.5"]),
-        (TrainConfig, [*TRAIN, "--allow-mismatch"], ["--allow-mismatch needs a value"]),
+        (TrainConfig, [*TRAIN, "--n", "x"], ["--n is 'x', but must be a number"]),
+        (
+            TrainConfig,
+            [*TRAIN, "--algorithm", "pp"],
+            ["--algorithm is 'pp'", "one of auto, ppo", "(did you mean ppo?)"],
+        ),
+        (TrainConfig, [*TRAIN, "--num-epochs"], ["--num-epochs: expected one argument; see vbon verb --help"]),
+        (TrainConfig, [*TRAIN, "--num-epochs", "1.5"], ["--num-epochs is '1.5', but must be a whole number"]),
+        (TrainConfig, [*TRAIN, "--allow-mismatch"], ["--allow-mismatch: expected one argument"]),
         (
             TrainConfig,
             [*TRAIN, "--num-iteration", "3"],
@@ -135,10 +140,13 @@ def test_declared_values_keep_their_own_equals_signs():
         ),
         (TrainConfig, [*TRAIN, "--num-iteration=3"], ["unknown flag --num-iteration (did you mean --num-iterations?)"]),
         (TrainConfig, [*TRAIN, "-n", "3"], ["unknown flag -n (did you mean --n?)"]),
-        (TrainConfig, [*TRAIN, "--no-resum"], ["unknown flag --no-resum (did you mean --no-resume?)"]),
-        (TrainConfig, [*TRAIN, "stray"], ["stray"]),
+        (TrainConfig, [*TRAIN, "--no-refresh"], ["unknown flag --no-refresh (did you mean --no-refresh-kl?)"]),
+        (TrainConfig, [*TRAIN, "stray"], ["unexpected argument 'stray'; see vbon verb --help"]),
+        (InspectConfig, ["pool", "stray"], ["unexpected argument 'stray'"]),
+        (InspectConfig, ["pool", "--config", "a", "--seed"], ["--seed: expected one argument"]),
+        (InspectConfig, ["pool", "--n"], ["--n: expected at least one argument"]),
         (CollectConfig, [*COLLECT, "--trust-remote-code", "yes"], ["yes"]),
-        (CollectConfig, [*COLLECT, "--limit", "None"], ["--limit"]),
+        (CollectConfig, [*COLLECT, "--limit", "None"], ["--limit is 'None', but must be a whole number"]),
     ],
 )
 def test_a_bad_flag_is_named_in_one_line(cls, args, named):
@@ -151,34 +159,57 @@ def test_a_flag_may_be_missing_where_the_file_has_it():
     assert parsed(InspectConfig, [], pool="from file").pool == "from file"
 
 
-def test_help_names_every_flag_and_its_default(capsys):
-    flags.print_help(TrainConfig, prog="vbon train", description="Train.")
-    words = capsys.readouterr().out.split()
-    fields = dataclasses.fields(TrainConfig)
-    assert [flags.spelling(f) for f in fields if flags.spelling(f) not in [w.rstrip(",") for w in words]] == []
-    assert words.count("(required)") == 5
-    assert "--config" in words
-    assert "--json" in words
-    assert not {"{None}|FLOAT", "None)"} & set(words)
+def printed_flags(text: str) -> list[str]:
+    return re.findall(r"^  (--[\w-]+|[A-Z]\S+)", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    ("args", "value", "rest"),
-    [
-        (["a", "--json", "x", "b"], "x", ["a", "b"]),
-        (["a", "--json=x=y", "b"], "x=y", ["a", "b"]),
-        (["a", "--jsonx", "b"], None, ["a", "--jsonx", "b"]),
-        (["--json", "-"], "-", []),
-    ],
-)
-def test_pull_one(args, value, rest):
-    assert flags.pull_one(args, "--json") == (value, rest)
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_full_help_names_every_flag_once_with_its_help(cls):
+    """Wrapped lines joined again, the help holds the text that the config declares for the flag."""
+    text = flags.format_help(cls, prog="vbon verb", description="Do it.", show_all=True)
+    spellings = [flags.spelling(f) for f in dataclasses.fields(cls)]
+    assert [name for name in spellings if printed_flags(text).count(name) != 1] == []
+    joined = " ".join(text.split())
+    assert [name for name, field in field_help(cls).items() if field.text not in joined] == []
+    assert "--config FILE.yaml" in joined
+    assert "--json FILE" in joined
 
 
-@pytest.mark.parametrize(
-    ("args", "named"),
-    [(["--json"], "needs a value"), (["--json", "--n"], "needs a value"), (["--json", "a", "--json", "b"], "2 times")],
-)
-def test_pull_one_refuses(args, named):
-    with pytest.raises(VbonError, match=f"--json .*{named}"):
-        flags.pull_one(args, "--json")
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_help_shows_at_most_fifteen_flags_and_every_required_one(cls):
+    text = flags.format_help(cls, prog="vbon verb", description="Do it.")
+    required = [flags.spelling(f) for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+    assert printed_flags(text)[: len(required)] == required
+    assert len(printed_flags(text)) <= 15 + len(("--config", "--json", "--help-all"))
+    assert ("--help-all" in text) == hasattr(cls, "GROUPS")
+
+
+@pytest.mark.parametrize("cls", [cls for cls in CONFIGS if hasattr(cls, "GROUPS")])
+def test_every_optional_flag_is_in_one_group(cls):
+    grouped = [name for _, names in cls.GROUPS for name in names.split()]
+    assert sorted(grouped) == sorted(f.name for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING)
+
+
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_help_fits_80_columns(cls):
+    text = flags.format_help(cls, prog="vbon verb", description="Do it.", show_all=True)
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+def test_help_shows_defaults():
+    joined = " ".join(flags.format_help(TrainConfig, prog="vbon train", description="", show_all=True).split())
+    for shown in (
+        "--gae-lambda FLOAT λ of",
+        "Default: 0.95.",
+        "Default: on.",
+        "--lora-rank INT Rank of",
+        "Default: 0.",
+    ):
+        assert shown in joined
+    assert "None" not in joined
+    assert "SUPPRESS" not in joined
+
+
+def test_a_flag_of_every_verb_is_no_field():
+    given = flags.parse_args(InspectConfig, ["p", "--json=x=y", "--config", "c.yaml"], prog="vbon inspect")
+    assert given == {"pool": "p", "json": "x=y", "config": "c.yaml"}

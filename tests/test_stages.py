@@ -33,7 +33,7 @@ def test_other_settings_are_refused_and_named(tmp_path, settings):
     (tmp_path / "stages").mkdir()
     records.once("reference", {"steps": 2}, dict, made="it")
     named = "width" if "width" in settings else "steps"
-    expected = f"made with another {named}; choose another --out, or remove it and what it made"
+    expected = rf"{named} was .*; repeat them, or choose another --out, or remove it and what it made"
     with pytest.raises(VbonError, match=expected):
         records.once("reference", settings, dict, made="it and what it made")
 

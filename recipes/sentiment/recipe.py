@@ -11,7 +11,8 @@ import results
 from preset import Preset
 from reviews import Split, cut_prompts, read_split, split_prompts, write_prompts
 
-from vbon.config import CollectConfig, EvaluateConfig, TrainConfig, save_yaml
+from vbon.artifacts.files import replace_file
+from vbon.config import CollectConfig, EvaluateConfig, TrainConfig, merged_text
 from vbon.errors import Paused
 from vbon.evaluation.evaluate import evaluate_command
 from vbon.models.load import load_tokenizer
@@ -126,10 +127,11 @@ class Recipe:
         configs += [("train", run.folder.name, self._train_config(run, resume=False)) for run in self.runs]
         configs += [("evaluate", self._evaluation(n), self._evaluate_config(n)) for n in self.preset.several]
         lines = []
+        (self.out / "commands").mkdir(parents=True, exist_ok=True)
         for verb, name, config in configs:
             config.validate()
             path = self.out / "commands" / f"{verb}-{name}.yaml"
-            save_yaml(config, path)
+            replace_file(path, merged_text(config).encode())
             lines.append(f"vbon {verb} --config {path}")
         return lines
 

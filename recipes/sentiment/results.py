@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from preset import HERE, Preset
 
 import vbon
+from vbon.artifacts.files import replace_file
 from vbon.commit import commit_of
-from vbon.pool.files import replace_file
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
 from vbon.recipes.stages import as_values
@@ -109,7 +109,7 @@ def best_of_n_curve(pool: ReferencePool, most: float) -> dict[str, list[float]]:
     """
     wanted = [*CURVE_N, *(n for n in CURVE_BEYOND if n <= 1.5 * most)]
     sizes = [n for n in wanted if n <= pool.num_samples.min()]
-    rewards = [pool.rewards[start:end] for start, end in zip(pool.offsets[:-1], pool.offsets[1:], strict=True)]
+    rewards = pool.per_prompt(pool.rewards)
     rows = [np.mean([predict(one, n) for one in rewards], axis=0).tolist() for n in sizes]
     reward, win_rate, kl = (list(column) for column in zip(*rows, strict=True))
     return {"n": sizes, "reward": reward, "win_rate": win_rate, "kl_policy_ref": kl}

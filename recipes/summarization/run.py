@@ -15,13 +15,13 @@ from typing import Any
 from papers import Paper, read_papers, split, write_prompts
 from preset import HERE, Preset, load_preset
 
+from vbon.artifacts.files import replace_file
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
 from vbon.evaluation.warnings import JUDGE
 from vbon.models.load import load_tokenizer
 from vbon.pool.collect import collect
-from vbon.pool.files import replace_file
 from vbon.pool.store import ReferencePool
 from vbon.recipes.stages import exit_status, first_until
 from vbon.training.train import train

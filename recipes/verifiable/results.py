@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from preset import HERE, Preset
 
 import vbon
+from vbon.artifacts.files import replace_file
 from vbon.commit import commit_of
 from vbon.core import stats
-from vbon.pool.files import replace_file
 from vbon.pool.prompts import read_prompts
 from vbon.recipes.stages import as_values
 

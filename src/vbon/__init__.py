@@ -1,8 +1,9 @@
-"""Variational Best-of-N: a model whose single sample is as good as the best of N."""
+"""Variational Best-of-N: a model whose single sample is nearly as good as the best of N."""
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from vbon.version import __version__
 
 if TYPE_CHECKING:
     from vbon.core import best_of_n
@@ -21,11 +22,6 @@ _HOMES = {
     "VBoNTrainer": "vbon.training.trainer",
     "evaluate": "vbon.evaluation.evaluate",
 }
-
-try:
-    __version__ = version("vbon")
-except PackageNotFoundError:  # a source tree on PYTHONPATH, not installed
-    __version__ = "0+unknown"
 
 
 def __getattr__(name: str) -> Any:

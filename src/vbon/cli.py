@@ -1,10 +1,11 @@
-"""The command line: `vbon VERB …`. Help and errors come without torch; a verb's own module loads when it runs."""
+"""The command line, `vbon VERB …`. Help and errors need no torch: the module of a verb is imported when it runs."""
 
 import errno
 import importlib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from vbon.errors import VbonError
 
 @dataclass(frozen=True)
 class Verb:
-    """One row of the command line: `function` takes the config and returns what --json writes, or a folder."""
+    """One row of the command line: `function` takes the config and returns the result for --json, or a folder."""
 
     summary: str
     example: str
@@ -24,41 +25,42 @@ class Verb:
 
 
 VERBS = {
-    "demo": Verb(
-        "All stages with small models, on two cores: a table and a report.",
-        "vbon demo --out runs/demo",
-        "DemoConfig",
-        "vbon.demo:demo",
-    ),
     "collect": Verb(
-        "Draw M samples per prompt from the reference, score them, keep them as a pool.",
+        "Sample M completions per prompt from a model, and score them.",
         "vbon collect --model gpt2 --reward reward.py:score --prompts prompts.jsonl --num-samples 64 --out pools/train",
         "CollectConfig",
         "vbon.pool.collect:collect",
     ),
-    "import": Verb(
-        "Turn samples that were scored elsewhere into a pool.",
-        "vbon import samples.jsonl --out pools/train --declare temperature=1.0 --declare max_new_tokens=40",
-        "ImportConfig",
-        "vbon.pool.importers:import_pool",
-    ),
     "inspect": Verb(
-        "Is M enough? What would best-of-N buy, for each N? Ties, lengths, drift.",
+        "Check a pool, and predict the gain of best-of-N for each N.",
         "vbon inspect pools/train --n 2 8 32",
         "InspectConfig",
         "vbon.pool.inspect:inspect_command",
     ),
     "train": Verb(
-        "Train a policy whose one sample is as good as the best of N.",
-        "vbon train --pool pools/train --model gpt2 --reward reward.py:score --n 8 --out runs/n8",
+        "Train a policy whose single sample comes close to the best of N.",
+        "vbon train --pool pools/train --model gpt2 --reward reward.py:score --n 8 --out runs/n8 --algorithm ppo "
+        "--warm-start critic --gae-lambda 0.5",
         "TrainConfig",
         "vbon.training.train:train",
     ),
     "evaluate": Verb(
-        "Measure runs against the reference and true best-of-N, on a held-out pool.",
+        "Compare runs with the reference and best-of-N, on held-out prompts.",
         "vbon evaluate runs/n8 --pool pools/heldout --out runs/n8-eval",
         "EvaluateConfig",
         "vbon.evaluation.evaluate:evaluate_command",
+    ),
+    "report": Verb(
+        "Write one HTML page about runs and evaluations.",
+        "vbon report runs/n8 runs/n8-eval --out report.html",
+        "ReportConfig",
+        "vbon.report.report:report_command",
+    ),
+    "demo": Verb(
+        "Run all stages with small models on two cores, without a network.",
+        "vbon demo --out runs/demo",
+        "DemoConfig",
+        "vbon.demo:demo",
     ),
     "generate": Verb(
         "Sample from a model, or take the best of N of its samples.",
@@ -66,33 +68,34 @@ VERBS = {
         "GenerateConfig",
         "vbon.evaluation.generate:generate_command",
     ),
+    "import": Verb(
+        "Turn samples that were scored elsewhere into a pool.",
+        "vbon import samples.jsonl --out pools/train --declare temperature=1.0 --declare max_new_tokens=40",
+        "ImportConfig",
+        "vbon.pool.importers:import_pool",
+    ),
     "sweep": Verb(
-        "Every method on the same pool, over one grid and several seeds: one table, one report.",
+        "Compare methods on one pool, over a grid of N and several seeds.",
         "vbon sweep recipes/demo/sweep.yaml --num-workers 2",
         "SweepConfig",
         "vbon.sweep:sweep_command",
     ),
-    "report": Verb(
-        "One self-contained HTML page from runs and evaluations.",
-        "vbon report runs/n8 runs/n8-eval --out report.html",
-        "ReportConfig",
-        "vbon.report.report:report_command",
-    ),
     "integrate": Verb(
-        "Write what TRL, verl or OpenRLHF needs to run vBoN on a pool.",
+        "Write the files that TRL, verl or OpenRLHF need to train on a pool.",
         "vbon integrate trl --pool pools/train --n 8 --out trl-n8",
         "IntegrateConfig",
         "vbon.integrations.integrate:integrate_command",
     ),
     "lab": Verb(
-        "Measure what the method claims, exactly, on policies small enough to enumerate.",
+        "Check the method's claims exactly, on policies of a few tokens.",
         "vbon lab backward-kl --preset quick --out lab",
         "LabConfig",
         "vbon.lab.lab:lab_command",
     ),
 }
+STORY = ("collect", "inspect", "train", "evaluate")
 
-# Optional packages, and the extra that brings each.
+# Optional packages, and the extra that installs each.
 EXTRAS = {
     "matplotlib": "report",
     "jinja2": "report",
@@ -113,18 +116,18 @@ _BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `vbon` with these arguments and return its exit status: 2 for what the user can mend, 130 for Ctrl-C."""
+    """Run `vbon` with these arguments and return its exit status: 2 for an error of the user, 130 for Ctrl-C."""
     try:
         status = _answer(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whoever read our output has left; point stdout elsewhere so that Python's own flush at exit stays quiet.
+        # The reader of our output is gone. With stdout elsewhere, Python's own flush at exit stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except KeyboardInterrupt as interrupt:
-        # A verb may say how to go on; Python's own interrupt says nothing.
-        print(f"\nvbon: {str(interrupt) or 'interrupted; run the same command again to resume'}", file=sys.stderr)
+        # A verb may say how to continue; Python's own interrupt has no message.
+        print(f"\nvbon: {str(interrupt) or 'interrupted; repeat the command to resume'}", file=sys.stderr)
         return _INTERRUPTED
     except (VbonError, OSError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
         line = _explained(error)
@@ -150,28 +153,28 @@ def _answer(args: list[str]) -> int:
 def _run_verb(name: str, args: list[str]) -> int:
     from vbon import config, flags
 
-    verb = _find_verb(name)
+    verb, prog = _find_verb(name), f"vbon {name}"
     cls = getattr(config, verb.config)
-    if {"-h", "--help"} & set(args):
-        flags.print_help(cls, prog=f"vbon {name}", description=f"{verb.summary}\n\nexample:\n  {verb.example}")
+    if {"-h", "--help", "--help-all"} & set(args):
+        print(_verb_help(name, show_all="--help-all" in args), end="")
         return 0
-    config_file, args = flags.pull_one(args, "--config")
-    json_file, args = flags.pull_one(args, "--json")
+    given = flags.parse_args(cls, args, prog=prog)
+    config_file, json_file = given.pop("config", None), given.pop("json", None)
     file_values = {} if config_file is None else config.read_values(cls, config_file)
-    merged = flags.parse(cls, args, prog=f"vbon {name}", file_values=file_values)
+    merged = flags.make_config(cls, file_values | given, prog=prog)
     merged.validate()
     _check_writable(json_file)
     if _is_main_process():
         print(f"vbon {name} with\n{_indented(config.merged_text(config.without_secrets(merged)))}", file=sys.stderr)
     result = _function(verb)(merged)
     if json_file is not None and _is_main_process():
-        _write_json(json_file, result)
+        _write_json(Path(json_file), result)
     return 0
 
 
 def _find_verb(name: str) -> Verb:
     if name not in VERBS:
-        from vbon.config.yaml_file import nearest
+        from vbon.config.conversion import nearest
 
         raise VbonError(f"unknown verb {name!r}{nearest(name, list(VERBS))}; see vbon --help")
     return VERBS[name]
@@ -183,23 +186,56 @@ def _function(verb: Verb) -> Callable[[Any], Any]:
     return function
 
 
+def _verb_help(name: str, *, show_all: bool) -> str:
+    from vbon import config, flags
+    from vbon.config.methods import METHODS
+
+    verb = VERBS[name]
+    description = f"{verb.summary}\n\nexample:\n{_wrapped(verb.example)}"
+    methods = [
+        textwrap.fill(method.summary, flags.COLUMNS, initial_indent=f"  {key:<12}", subsequent_indent=" " * 14)
+        for key, method in METHODS.items()
+        if method.trained
+    ]
+    return flags.format_help(
+        getattr(config, verb.config),
+        prog=f"vbon {name}",
+        description=description,
+        epilog="\n".join(["methods:", *methods]) if name == "train" else "",
+        show_all=show_all,
+    )
+
+
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<10}{verb.summary}" for name, verb in VERBS.items())
-    return f"""usage: vbon VERB …
+    steps = "\n".join(
+        f"  {i}. {VERBS[name].summary}\n{_wrapped(VERBS[name].example)}" for i, name in enumerate(STORY, 1)
+    )
+    rows = "\n".join(f"  {name:<11}{verb.summary}" for name, verb in VERBS.items())
+    return f"""usage: vbon VERB FLAGS
 
-Variational Best-of-N: train a language model whose single sample is as good as the best of N.
+Variational Best-of-N: train a language model whose single sample is as good as
+the best of N.
 
+Four commands lead from a model to a trained and evaluated one:
+
+{steps}
+
+verbs:
 {rows}
 
-example:
-  {VERBS["train"].example}
+vbon VERB --help shows the flags of a verb, vbon --version the version."""
 
-Every verb takes --config FILE.yaml (the command line wins) and --json FILE (the result, for machines).
-vbon VERB --help shows its flags; vbon --version the version."""
+
+def _wrapped(command: str) -> str:
+    """A shell command in lines of less than 80 columns."""
+    # A no-break space keeps a flag and its value on one line.
+    joined = re.sub(r"(--\S+) ", "\\1\N{NO-BREAK SPACE}", command)
+    lines = textwrap.wrap(joined, 70, break_long_words=False, break_on_hyphens=False)
+    return "     " + " \\\n       ".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _explained(error: Exception) -> str | None:
-    """One line on an error that is the user's to mend; None for a bug, which keeps its traceback."""
+    """One line about an error that the user can fix; None for a bug, which keeps its traceback."""
     if isinstance(error, ModuleNotFoundError):
         return _explained_missing_module(error)
     if isinstance(error, MemoryError | RuntimeError):
@@ -215,17 +251,17 @@ def _explained_missing_module(error: ModuleNotFoundError) -> str | None:
 
 
 def _explained_memory_error(error: Exception) -> str | None:
-    # numpy raises MemoryError; torch a RuntimeError that only its words tell from a bug.
+    # numpy raises MemoryError. torch raises a RuntimeError, which only its message distinguishes from a bug.
     if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
         return None
     what = (str(error).splitlines() or [""])[0]
-    return f"out of memory ({what[:160]}); smaller batches or fewer samples need less, and what was written is intact"
+    return f"out of memory ({what[:160]}); lower the batch size or the number of samples; written files are intact"
 
 
 def _explained_os_error(error: OSError) -> str | None:
     where = f": {error.filename}" if error.filename else ""
     if error.errno in _DISK_FULL:
-        return f"no space left on the disk{where}; free some and run the same command again to resume"
+        return f"no space left on the disk{where}; free some and repeat the command to resume"
     return f"{error.strerror}{where}" if where else None
 
 
@@ -234,19 +270,19 @@ def _indented(text: str) -> str:
 
 
 def _is_main_process() -> bool:
-    # Set by `accelerate launch` and torchrun; one process prints and writes for all.
+    # `accelerate launch` and torchrun set RANK. One process prints and writes for all.
     return os.environ.get("RANK", "0") == "0"
 
 
 def _print_any_character() -> None:
-    # A terminal that cannot show π gets an escape, not a traceback.
+    # A terminal that cannot show π gets an escape sequence instead of a traceback.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _check_writable(json_file: str | None) -> None:
-    """Refuse a --json that could not be written, or would write over something else, before the work, not after it."""
+    """Raise VbonError, before the work starts, if --json names a file that cannot be written or is no result."""
     if json_file is None:
         return
     folder = Path(json_file).absolute().parent
@@ -254,11 +290,11 @@ def _check_writable(json_file: str | None) -> None:
     if Path(json_file).is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
         raise VbonError(f"--json {json_file} cannot be written; name a file in a directory that you may write to")
     if Path(json_file).is_file() and not _is_result(Path(json_file)):
-        raise VbonError(f"--json {json_file} is there already, and no result of vbon's; name another file")
+        raise VbonError(f"--json {json_file} exists and is not a result of vbon; name another file")
 
 
 def _is_result(path: Path) -> bool:
-    """Whether a file may be one that `_write_json` wrote, or is empty; JSON Lines begin otherwise."""
+    """True if the file is empty or begins as a result of `_write_json` does, which JSON Lines do not."""
     try:
         with open(path, "rb") as file:
             return file.read(2) in (b"", b"{\n")
@@ -266,31 +302,8 @@ def _is_result(path: Path) -> bool:
         return False
 
 
-def _write_json(path: str, result: object) -> None:
-    import json
+def _write_json(path: Path, result: object) -> None:
+    from vbon.artifacts.json_files import json_value, write_json
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(
-            _plain(result if isinstance(result, dict) else {"out": result}),
-            file,
-            ensure_ascii=False,
-            indent=2,
-            allow_nan=False,
-        )
-        file.write("\n")
-    os.replace(partial, path)
-
-
-def _plain(value: object) -> object:
-    """The value in JSON's own types: numpy scalars and arrays unwrapped, paths as text, NaN and ±∞ as null."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    return value if isinstance(value, str | int | None) else str(value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, json_value(result if isinstance(result, dict) else {"out": result}))

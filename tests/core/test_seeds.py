@@ -33,7 +33,7 @@ def test_neighbouring_keys_differ():
 
 
 def test_draws_across_keys_are_uniform():
-    draws = np.array([float(seeds.uniforms((1,), 4, seeds.MINIBATCH, i)) for i in range(2000)])
+    draws = np.array([float(seeds.uniforms((1,), 4, seeds.ROLLOUT, i)) for i in range(2000)])
     assert scipy.stats.kstest(draws, "uniform").pvalue > 0.01
     assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 3 / np.sqrt(len(draws))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vbon.evaluation import divergence as module
 from vbon.evaluation.divergence import divergence, sequence_logprobs
+from vbon.models.batch_size import LIMITS, Limit
 from vbon.models.load import load_policy
 
 FLOAT32 = 2e-5  # sums of at most three float32 terms of a few nats
@@ -24,7 +24,7 @@ def log_softmaxes(model: torch.nn.Module, prompt: list[int], completion: list[in
 def test_against_plain_forward_passes(
     world: Path, completion_ids: list, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(module.LOGITS_AT_A_TIME, "cpu", rows_at_a_time * 3 * 8)  # three steps, eight tokens
+    monkeypatch.setitem(LIMITS["divergence"], "cpu", Limit(rows_at_a_time * 3 * 8))  # three steps, eight tokens
     policy, ref_policy = load_policy(str(world / "policy")), load_policy(str(world / "ref"))
     prompts = [[4], [5, 6], [6, 4]] * 14
     completions = [*completion_ids, [1], [2, 3]]

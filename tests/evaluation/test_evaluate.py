@@ -216,7 +216,13 @@ def test_same_seed_same_bytes_another_seed_other_samples(world: Path, tmp_path: 
     before = {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
     evaluate_command(small)
     assert {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()} == before
-    assert set(before) == {"evaluation.json", "per_prompt.parquet", "reference.parquet", "samples.parquet"}
+    assert set(before) == {
+        "evaluation.json",
+        "inputs.json",
+        "per_prompt.parquet",
+        "reference.parquet",
+        "samples.parquet",
+    }
 
 
 def test_shares_of_gain_resample_both_sides_together(evaluated):

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from vbon.artifacts.fingerprint import FIELDS
 from vbon.config.evaluate import EvaluateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
 from vbon.evaluation.plan import make_plan
 from vbon.evaluation.runs import read_runs
 from vbon.pool import ReferencePool
-from vbon.pool.fingerprint import FIELDS
 
 
 def make_run(world: Path, folder: Path, **changes: Any) -> str:
@@ -111,8 +111,8 @@ def test_one_n_for_all(world: Path, tmp_path: Path):
     ("content", "message"),
     [
         ("{", "malformed JSON"),
-        ("[]", "format_version must be 1"),
-        ('{"format_version": 2}', "format_version must be 1"),
+        ("[]", "format_version is 2; this vbon reads 1"),
+        ('{"format_version": 2}', "format_version is 2; this vbon reads 1"),
         ('{"format_version": 1, "n": "8"}', "'n' must be float"),
         ('{"format_version": 1, "n": true}', "'n' must be float"),
         ('{"format_version": 1, "n": 0.5}', "greater than 1"),

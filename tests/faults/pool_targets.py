@@ -12,7 +12,7 @@ from mutate import HTML
 from valid import Target, Valid, json_lines, parquet
 
 from vbon import config as configs
-from vbon.pool.fingerprint import Fingerprint
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.pool.importers import import_pool
 from vbon.pool.manifest import MANIFEST_NAME, Manifest, Plan
 from vbon.pool.prompts import make_prompt, read_prompts

@@ -10,8 +10,8 @@ import torch
 from mutate import HTML
 from valid import Target, Valid, json_lines, parquet
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.evaluation.runs import read_run
-from vbon.pool.fingerprint import Fingerprint
 from vbon.report.comparison.read import read_sweep
 from vbon.report.read import read_folders
 from vbon.rewards.checked import checked

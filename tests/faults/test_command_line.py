@@ -68,7 +68,7 @@ CASES = {
     f"{EVALUATE} --out fresh --prompts prompts.jsonl": "held: has no samples of prompt",
     f"{EVALUATE} --out fresh --judge bad.py:nan": "reward bad.py:nan: returned nan",
     # Places
-    f"{COLLECT} held.jsonl {REWARD} --out pool": "pool: cannot be resumed with other settings: the prompts are others",
+    f"{COLLECT} held.jsonl {REWARD} --out pool": "pool: was started with other settings (--prompts was",
     f"{COLLECT} prompts.jsonl {REWARD} --out mine": "mine: not empty (holds notes.txt); choose another --out",
     f"{COLLECT} prompts.jsonl {REWARD} --out reward.py/x/y": "reward.py/x/y: cannot be created (Not a directory)",
     f"{TRAIN} {REWARD}": "--out run: there is a run already; --resume continues it",
@@ -76,18 +76,18 @@ CASES = {
     "evaluate mine --pool held --out fresh --n 2 --device cpu": "mine: neither a run (vbon/run.json) nor a model",
     "report mine --out fresh": "mine: neither a run (vbon/run.json) nor an evaluation",
     f"{EVALUATE} --out run": "--out run: not empty (holds README.md); choose another --out",
-    f"{EVALUATE} --out measured --seed 1": "--out measured: there is an evaluation of other settings (seed was",
+    f"{EVALUATE} --out measured --seed 1": "--out measured: was started with other settings (--seed was",
     f"{EVALUATE} --out halved": "halved/evaluation.json: malformed JSON",
     "report run --out mine": "--out mine is a directory; name a file",
     "report run --out rows.jsonl": "--out rows.jsonl: is there already and no page; name another file",
     "generate --model ref --prompts rows.jsonl --device cpu --out mine/../rows.jsonl": "holds the prompts; name",
-    "inspect pool --json rows.jsonl": "--json rows.jsonl is there already, and no result of vbon's; name another file",
+    "inspect pool --json rows.jsonl": "--json rows.jsonl exists and is not a result of vbon; name another file",
     "generate --model ref --prompts held.jsonl --max-new-tokens 3 --device cpu --out mine": "--out mine is a directory",
     "inspect mine": "mine: not a pool (no manifest.json)",
     "inspect pool --n 99": "--n 99: the pool has at most 60 samples of a prompt",
     "import prompts.jsonl --out fresh": "prompts.jsonl:1: needs 'reward'",
     "import rows.jsonl --out pool": "pool: already there; choose another --out",
-    "collect --config nul.yaml": "--out is 'a\\x00b', but must hold no NUL character",
+    "collect --config nul.yaml": "--out is 'a\\x00b', but must be text without a NUL character",
 }
 
 

@@ -23,7 +23,8 @@ def blocks(language: str) -> list[str]:
 def test_commands_of_the_guide_are_valid(command: str):
     program, verb, *words = shlex.split(command)
     cls = getattr(config, VERBS[verb].config)
-    flags.parse(cls, words, prog=f"{program} {verb}", file_values={}).validate()
+    assert program == "vbon"
+    flags.make_config(cls, flags.parse_args(cls, words, prog="vbon"), prog="vbon").validate()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

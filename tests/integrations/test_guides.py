@@ -106,7 +106,8 @@ def test_the_commands_of_the_ray_guide_are_valid():
     """`make test-ray` runs this engine on a cluster."""
     for command in commands("ray"):
         _, verb, *words = shlex.split(command)
-        flags.parse(getattr(config, cli.VERBS[verb].config), words, prog=verb, file_values={}).validate()
+        cls = getattr(config, cli.VERBS[verb].config)
+        flags.make_config(cls, flags.parse_args(cls, words, prog=verb), prog=verb).validate()
 
 
 def test_names_flags_and_links_of_the_guides_exist():

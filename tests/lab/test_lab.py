@@ -39,7 +39,7 @@ def test_training_moves_towards_best_of_n(tmp_path, small):
     """A short run in a small world ends closer to π_bon than π_ref is."""
     world = replace(small, prompts=("one",))
     scale = Scale(num_iterations=5, rollouts_per_iteration=64, offline_steps=60)
-    job = Job(world=world, reward="continuous", n=8, seed=0, scale=scale, work=str(tmp_path), num_samples=500)
+    job = Job(world=world, reward="continuous", n=8, seed=0, scale=scale, work=tmp_path, num_samples=500)
     truth = truth_of(world)
     assert run(job)["kl_policy_bon"] < 0.3 * kl(np.log(truth.ref_probs), truth.log_bon(8))
 

@@ -120,7 +120,7 @@ def test_each_method_reaches_its_own_optimum(tmp_path_factory, truth, method):
         n=n,
         seed=0,
         scale=Scale(num_iterations=40),
-        work=str(work),
+        work=work,
         num_samples=4000,
         flags=flags,
     )

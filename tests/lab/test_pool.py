@@ -31,7 +31,7 @@ def test_best_of_two_of_a_law_is_that_of_all_pairs_of_its_samples():
 
 
 def test_means_over_prompts_are_the_closed_forms_of_each_pool(tmp_path, small):
-    job = Job(world=small, reward="levels", n=8, seed=0, scale=Scale(), work=str(tmp_path), num_samples=40)
+    job = Job(world=small, reward="levels", n=8, seed=0, scale=Scale(), work=tmp_path, num_samples=40)
     pool = ReferencePool.open(collect_pool(job))
     result = lab_command(LabConfig(experiment="pool", pool=(str(pool.path),), out=str(tmp_path / "out")))
     masses = [np.unique(rewards, return_counts=True)[1] / 40 for rewards in pool.rewards.reshape(-1, 40)]

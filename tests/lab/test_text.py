@@ -9,9 +9,10 @@ from vbon.config import LabConfig
 from vbon.errors import VbonError
 from vbon.lab.enumerate import exact_log_probs
 from vbon.lab.exact import kl, measure
+from vbon.lab.experiment import Context
 from vbon.lab.experiments.pool import laws_of
 from vbon.lab.experiments.text import Preset, jobs_of, panels, run
-from vbon.lab.lab import Context, lab_command
+from vbon.lab.lab import lab_command
 from vbon.lab.maps import spread_of
 from vbon.lab.training import Job, Scale, collect_pool
 from vbon.pool.store import ReferencePool
@@ -23,7 +24,7 @@ PRESET = Preset(
 
 @pytest.fixture(scope="module")
 def pools(tmp_path_factory, small) -> tuple[Path, Path]:
-    work = str(tmp_path_factory.mktemp("pools"))
+    work = tmp_path_factory.mktemp("pools")
     jobs = [
         Job(world=small, reward="continuous", n=4, seed=seed, scale=Scale(), work=work, num_samples=500)
         for seed in (0, 1)

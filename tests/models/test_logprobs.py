@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vbon.models import forward, logprobs
 from vbon.models.batch import sequences
+from vbon.models.batch_size import LIMITS, Limit
 from vbon.models.logprobs import completion_logits, completion_logprobs, log_softmax, token_logprobs
 
 PROMPTS = [[3], [4, 5, 6], [2, 7], [1, 2, 3, 4, 5, 6, 7], [8, 8]]
@@ -14,7 +14,7 @@ FORWARD_TOLERANCE = 1e-5  # float32, other shapes, same maths
 
 @pytest.fixture(params=[1, 10**9], ids=["row by row", "one call"])
 def split(request, monkeypatch):
-    monkeypatch.setitem(forward.TOKENS_PER_CALL, "cpu", request.param)
+    monkeypatch.setitem(LIMITS["forward"], "cpu", Limit(request.param))
 
 
 def test_completion_logits_are_those_of_plain_forwards(model, row_logits, split):
@@ -75,7 +75,7 @@ def test_the_output_head_sees_completion_tokens_only(model, split):
 @pytest.mark.parametrize("temperature", [0.4, 1.0])
 @pytest.mark.parametrize("at_a_time", [1, 15, 10**9])
 def test_the_gradient_of_token_logprobs_is_that_of_the_log_softmax(monkeypatch, temperature, at_a_time):
-    monkeypatch.setattr(logprobs, "LOGITS_AT_A_TIME", at_a_time)
+    monkeypatch.setitem(LIMITS["log-softmax"], "cpu", Limit(at_a_time))
     random = torch.Generator().manual_seed(0)
     logits = (torch.randn(7, 5, generator=random) * 4).requires_grad_()
     ids, weights = torch.randint(0, 5, (7,), generator=random), torch.randn(7, generator=random)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vbon.errors import VbonError
-from vbon.models import forward
 from vbon.models.batch import sequences
+from vbon.models.batch_size import LIMITS, Limit
 from vbon.models.value_head import Critic
 
 PROMPTS = [[3], [4, 5, 6], [2, 7]]
@@ -31,7 +31,7 @@ def test_values_start_at_zero(gpt2):
 
 @torch.no_grad()
 def test_values_are_the_head_on_the_trunk_row_by_row(critic, monkeypatch):
-    monkeypatch.setitem(forward.TOKENS_PER_CALL, "cpu", 1)
+    monkeypatch.setitem(LIMITS["forward"], "cpu", Limit(1))
     for prompt, completion, values in zip(PROMPTS, COMPLETIONS, _rows(critic, PROMPTS, COMPLETIONS), strict=True):
         hidden = critic.trunk(input_ids=torch.tensor([prompt + completion])).last_hidden_state[0]
         expected = (hidden @ critic.head.weight[0] + critic.head.bias)[len(prompt) - 1 : -1]

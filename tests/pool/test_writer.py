@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from vbon.artifacts.files import replace_file
 from vbon.errors import VbonError
 from vbon.pool import PoolWriter, ReferencePool
-from vbon.pool.files import replace_file
 from vbon.pool.manifest import MANIFEST_NAME, read_manifest
 
 SECOND_PROCESS = """
@@ -76,12 +76,13 @@ def test_resume_refuses_other_settings_by_name(write_pool, setting: str):
     folder, _ = write_pool(2, 2)
     started = read_manifest(folder)
     other = "bfloat16" if setting in ("dtype", "prompts_sha256") else 99
-    named = f"{setting} was {getattr(started, setting)!r}, now {other!r}"
-    named = r"the prompts are others \(2 then, (2|99) now\)" if "prompts" in setting else named
+    before = "not set" if setting == "dtype" else getattr(started, setting)
+    named = f"--{setting.replace('_', '-')} was {before}, now it is {other!r}"
+    named = r"--prompts was '2 prompts \(\w+\)', now it is '(2|99) prompts" if "prompts" in setting else named
     with pytest.raises(VbonError, match=named):
         PoolWriter.open_for_resume(folder, dataclasses.replace(started, **{setting: other}))
     fingerprint = dataclasses.replace(started.fingerprint, temperature=0.5)
-    with pytest.raises(VbonError, match=r"temperature was 1.0, now 0.5"):
+    with pytest.raises(VbonError, match=r"--temperature was 1.0, now it is 0.5"):
         PoolWriter.open_for_resume(folder, dataclasses.replace(started, fingerprint=fingerprint))
     PoolWriter.open_for_resume(folder, started).close()  # the refusals released the lock
 

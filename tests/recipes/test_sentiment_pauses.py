@@ -135,7 +135,7 @@ def test_a_model_begun_with_other_settings_is_refused(folder, run):
         status, said = run("begun", *flags)
     finally:
         preset.write_text(SEVERAL)
-    assert status == 2 and "reference.unfinished: begun with other settings" in said
+    assert status == 2 and "reference.unfinished: was started with other settings" in said
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version must be 1"),
+        ({"format_version": 2}, "format_version is 2; this vbon reads 1"),
         ({"n": 1}, "'n' is 1"),
         ({"n": None}, "'n' is None"),
         ({"policies": []}, "'policies' must be a mapping"),

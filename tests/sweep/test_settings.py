@@ -27,18 +27,18 @@ def sweep_of(settings_of, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"n": [4, 2]}, "n must hold numbers above 1 in rising order"),
+        ({"n": [4, 2]}, "n must hold numbers greater than 1 in rising order"),
         ({"seeds": [0, 0]}, "seeds holds a value twice"),
         ({"methods": {}}, "methods is empty"),
         ({"methods": {"vbno": {}}}, "unknown method 'vbno'.*vbon"),
-        ({"methods": {"best-of-n": {}}}, "best-of-n is in every comparison already"),
+        ({"methods": {"best-of-n": {}}}, "best-of-n is part of every comparison"),
         ({"methods": {"vbon": {"kl_coef": [1, 2]}}}, "vbon has no scale to choose"),
         ({"methods": {"kl-rl": {"kl_coef": [1]}}}, "kl_coef has 1 values, n has 2"),
         ({"methods": {"kl-rl": {"kl_coef": 0.1}}}, "kl_coef must be a list of numbers"),
-        ({"methods": {"vbon": {"num_iterations": 9}}}, "num_iterations would give it a budget of its own"),
-        ({"methods": {"vbon": {"max_seconds": 9}}}, "max_seconds would give it a budget of its own"),
-        ({"methods": {"vbon": {"seed": 9}}}, "seed is the sweep's to decide"),
-        ({"train": {"objective": "vbon"}}, "train: objective is the sweep's to decide"),
+        ({"methods": {"vbon": {"num_iterations": 9}}}, "num_iterations would change its budget"),
+        ({"methods": {"vbon": {"max_seconds": 9}}}, "max_seconds would change its budget"),
+        ({"methods": {"vbon": {"seed": 9}}}, "seed is set by the sweep"),
+        ({"train": {"objective": "vbon"}}, "train: objective is set by the sweep"),
         ({"train": {"num_iteration": 3}}, "num_iteration"),
         ({"search_n": 3}, "search_n is 3, but must be one of n"),
         ({"pools": "x"}, "unknown key 'pools'.*pool"),
@@ -80,7 +80,7 @@ def test_a_method_may_choose_its_algorithm_where_it_has_the_choice(sweep_of):
     assert {(job.method, job.train.algorithm) for job in jobs} == {("vbon", "ppo"), ("kl-rl", "rloo")}
     assert {job.train.max_seconds for job in jobs} == {9.0}
     sweep = sweep_of(methods={"bonbon": {"algorithm": "ppo"}})
-    with pytest.raises(VbonError, match=r"bonbon-n2-s0: --method bonbon does not go with --algorithm ppo"):
+    with pytest.raises(VbonError, match=r"bonbon-n2-s0: --method bonbon needs --algorithm offline, not ppo"):
         grid_jobs(sweep, SweepFolder(sweep.out), {}, {}, 1)
 
 

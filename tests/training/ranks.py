@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 
 from vbon import cli
 from vbon.config.train import TrainConfig
-from vbon.models import forward, load
+from vbon.models import load
+from vbon.models.batch_size import LIMITS, Limit
 from vbon.pool import ReferencePool
 from vbon.rewards import load_reward
 from vbon.training import train as train_module
@@ -66,7 +67,7 @@ def command_line(stderr: Path, arguments: list[str]) -> None:
 
 def one_update(stderr: Path, config: TrainConfig, out: Path) -> None:
     """One iteration's update; the main process saves the weights."""
-    forward.TOKENS_PER_CALL["cpu"] = 16  # as many rows are: in several calls, where processes need not agree on them
+    LIMITS["forward"]["cpu"] = Limit(16)  # as many rows are: in several calls, where processes need not agree on them
     accelerator = make_accelerator(config)
     policy, ref_policy = load.load_policy(config.model), load.load_policy(config.model)
     pool, tokenizer = ReferencePool.open(config.pool), load.load_tokenizer(config.model)

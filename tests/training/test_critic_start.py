@@ -11,7 +11,7 @@ from vbon.models import load
 from vbon.models.batch import sequences
 from vbon.training.critic_start import critic_step
 from vbon.training.learner import make_learner
-from vbon.training.offline import PoolData
+from vbon.training.pool_data import PoolData
 from vbon.training.train import train
 
 N = 4.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vbon.config import save_yaml
+from vbon.config import merged_text
 
 ROOT = Path(__file__).parents[2]
 RUNS = [
@@ -21,7 +21,9 @@ FLOAT32 = 2e-4  # log-probabilities of two kernels, summed over an iteration or 
 def test_a_run_elsewhere_sees_what_a_run_on_the_cpu_sees(configure, tmp_path):
     few = {"num_iterations": 2, "rollouts_per_iteration": 16, "num_epochs": 1, "validation_every": 1}
     for number, changes in enumerate(RUNS):
-        save_yaml(configure(out=str(tmp_path / f"run-{number}"), **few, **changes), tmp_path / f"{number}.yaml")
+        (tmp_path / f"{number}.yaml").write_text(
+            merged_text(configure(out=str(tmp_path / f"run-{number}"), **few, **changes)), "utf-8"
+        )
     configs = [str(tmp_path / f"{number}.yaml") for number in range(len(RUNS))]
     command = [sys.executable, "-W", "ignore", "-m", "tests.training.on_two_devices", *configs]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

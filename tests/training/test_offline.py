@@ -1,31 +1,44 @@
 """Offline losses on an enumerable pool: what is drawn, and that each loss nears its own optimum."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 from tests.training.conftest import plain_token_logprobs, task_of, write_pool
 
+from vbon.config.train import OfflineLoss
 from vbon.core.best_of_n import tie_averaged_weights
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
 from vbon.pool import ReferencePool
 from vbon.training.learner import make_learner
-from vbon.training.offline import (
-    PoolData,
-    best_and_worst,
-    draw_rows,
-    held_out_loss,
-    offline_step,
-    own_objective,
-    pool_log_weights,
-    systematic_draw,
-    tilt_log_weights,
-)
+from vbon.training.offline import held_out_loss, method_objective, offline_step
+from vbon.training.offline_methods import OFFLINE_METHODS, PolicyRows, best_and_worst
+from vbon.training.pool_data import PoolData, pool_log_weights, systematic_draw, tilt_log_weights
 from vbon.training.train import train
 
 N = 4.0
 FLOAT32 = 1e-5  # a sum of at most 3 float32 log-probabilities
+
+
+def draw_rows(data, config, *key):
+    return OFFLINE_METHODS[config.offline_loss].draw(data, config, *key)
+
+
+def test_the_table_of_methods_holds_every_offline_loss_of_the_config(task, configure):
+    """Whoever adds a name to the config must say what it draws and what its loss is, and the other way round."""
+    assert set(OFFLINE_METHODS) == set(get_args(OfflineLoss)) - {"auto"}
+    data = PoolData(task, N)
+    for name, method in OFFLINE_METHODS.items():
+        config = configure(algorithm="offline", offline_loss=name, offline_batch_size=16)
+        rows = method.draw(data, config, 1, 2)
+        assert len(rows) == 16 and (rows == method.draw(data, config, 1, 2)).all(), name
+        logprobs = torch.zeros(16, dtype=torch.float64, requires_grad=True)
+        [gradient] = torch.autograd.grad(method.loss(PolicyRows(data, rows, logprobs), config), logprobs)
+        assert gradient.abs().sum() > 0, name
 
 
 def test_systematic_draw_gives_each_row_its_expectation_up_to_one():
@@ -201,7 +214,7 @@ def test_losses_on_sets_equal_those_by_hand(world, task, configure, loss):
     rows = np.concatenate([draw_rows(PoolData(task, N), config, 0, 3, 2, draw) for draw in range(4)])
     by_draw = [losses_by_hand(world, task, part, loss) for part in np.split(rows, 4)]
     assert held_out_loss(policy_of(world), PoolData(task, N), config) == pytest.approx(np.mean(by_draw), rel=1e-4)
-    objective = own_objective({}, policy_of(world), PoolData(task, N), config)["objective"]
+    objective = method_objective({}, policy_of(world), PoolData(task, N), config)["objective"]
     assert objective == pytest.approx(-np.mean(by_draw), rel=1e-4)
 
 
@@ -212,7 +225,7 @@ def test_the_objective_of_bond_is_half_of_either_divergence(world, task, configu
     rows = [draw_rows(data, configure(offline_batch_size=16), 0, 3, 2, draw) for draw in range(4)]
     forward = np.mean([losses_by_hand(world, task, part, "sft") for part in rows])
     measured = {"objective": -0.7, "objective_se": 0.02}
-    own = own_objective(measured, policy_of(world), data, config)
+    own = method_objective(measured, policy_of(world), data, config)
     assert own["objective"] == pytest.approx(0.5 * -0.7 - 0.5 * forward / 3, rel=1e-4)
     assert own["objective_se"] == 0.01
 

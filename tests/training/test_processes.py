@@ -15,7 +15,7 @@ from tests.training import ranks
 from tests.training.test_trainer import rows, weights
 
 from vbon.config.train import TrainConfig
-from vbon.config.yaml_file import save_yaml
+from vbon.config.yaml_file import merged_text
 from vbon.training.metrics import read_rows
 from vbon.training.train import train
 
@@ -23,7 +23,7 @@ FLOAT32 = 1e-5  # sums over rows in another order, through two Adam steps of siz
 
 
 def arguments_of(config: TrainConfig, folder: Path, *flags: str) -> list[str]:
-    save_yaml(config, folder / "config.yaml")
+    (folder / "config.yaml").write_text(merged_text(config), "utf-8")
     return ["train", "--config", str(folder / "config.yaml"), *flags]
 
 

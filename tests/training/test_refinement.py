@@ -10,6 +10,8 @@ from vbon.core.best_of_n import log_weight
 from vbon.errors import VbonError
 from vbon.pool.store import ReferencePool
 from vbon.training import trainer
+from vbon.training.pool_data import PoolData
+from vbon.training.refinement import Refinement
 from vbon.training.train import train
 
 N, SAMPLES = 64.0, 16
@@ -47,6 +49,21 @@ def test_it_comes_nearer_to_best_of_n_than_any_training_on_the_pool_alone(world,
     reached = world.kl_policy_bon(train(config)["out"], N, "smooth")
     # Measured with seeds 0 and 1: .050 and .065; without --refine-tail 1.47 and 1.42.
     assert reached < 0.12 < alone / 4
+
+
+def test_what_a_checkpoint_fills_is_what_ranks_the_next_completions(task, configure):
+    """The buffers of one refinement, copied into another as a checkpoint does, rank as the first one does."""
+    config = configure(refine_tail=True, rollouts_per_iteration=8)
+    first, second = (Refinement(PoolData(task, 4.0), config) for _ in range(2))
+    index, rewards = np.array([0, 0, 3, 0]), task.pool.rewards[[1, 2, 800, 3]] + 0.01
+    plain = task.cdf.interval(index, rewards)
+    first.task.cdf.refresh(0, np.linspace(-1, 1, 250))
+    first.task.cdf.add(index, rewards, np.array([0.5, 1.5, -0.3, 2.0]))
+    for name, buffer in second.state_dict().items():
+        buffer.copy_(first.state_dict()[name])
+    refined = second.task.cdf.interval(index, rewards)
+    assert np.array_equal(refined, first.task.cdf.interval(index, rewards))
+    assert (np.abs(np.subtract(refined.cdf_lt, plain.cdf_lt)) > 1e-3).any()
 
 
 def test_a_resumed_run_ends_like_the_uninterrupted_one(configure, tmp_path, monkeypatch):

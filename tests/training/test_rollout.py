@@ -1,12 +1,14 @@
 """Rollouts against plain forward passes, row by row, without padding or cache."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from tests.training.conftest import COMPLETIONS, EOS, PROMPTS, STEPS, World, plain_token_logprobs
 
 from vbon.core import seeds
-from vbon.core.objectives import bind_objective
+from vbon.core.objectives import vbon
 from vbon.models import load
 from vbon.training.rollout import Rollouts, roll_out
 
@@ -33,7 +35,7 @@ def rollouts(world: World, policy, task) -> Rollouts:
         task,
         index,
         seeds.uniforms((3, 16, STEPS), 1),
-        bind_objective("vbon", N),
+        partial(vbon, n=N),
         keep_ref_log_softmax=True,
     )
 

@@ -1,6 +1,7 @@
 """The loss against the exact gradient of KL(π_θ‖π_bon), by enumeration of all completions of a prompt."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tests.training.conftest import COMPLETIONS, STEPS, all_sequences, plain_tok
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
-from vbon.core.objectives import bind_objective
+from vbon.core.objectives import vbon
 from vbon.models import load
 from vbon.models.value_head import Critic, value_head, values_of
 from vbon.training.learner import make_learner
@@ -192,7 +193,7 @@ def test_whitening_changes_the_length_of_the_gradient_only(world, policy):
 def rollouts(world, policy, task):
     index = torch.tensor([3, 0, 3])  # prompt 3 twice: its samples are compared with each other
     return roll_out(
-        policy, load.load_policy(world.model), task, index, seeds.uniforms((3, 4, STEPS), 1), bind_objective("vbon", N)
+        policy, load.load_policy(world.model), task, index, seeds.uniforms((3, 4, STEPS), 1), partial(vbon, n=N)
     )
 
 
@@ -261,7 +262,7 @@ def test_the_values_kept_from_sampling_are_those_of_a_forward_pass(world, policy
         task,
         index,
         seeds.uniforms((2, 4, STEPS), 1),
-        bind_objective("vbon", N),
+        partial(vbon, n=N),
         value_head=head,
     )
     critic = Critic(policy)

@@ -1,12 +1,14 @@
 """Metrics of rollouts against plain sums over their rows, and validation that draws the same numbers each time."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from tests.training.conftest import enumerate_logprobs
 
 from vbon.core import seeds
-from vbon.core.objectives import bind_objective
+from vbon.core.objectives import vbon
 from vbon.models import load
 from vbon.training.rollout import roll_out
 from vbon.training.validation import rollout_metrics, validate
@@ -27,7 +29,7 @@ def policy(world):
 def test_metrics_are_means_of_sums_over_real_tokens(world, policy, task):
     index = torch.tensor([3, 0, 6])
     rollouts = roll_out(
-        policy, load.load_policy(world.model), task, index, seeds.uniforms((3, 16, 3), 1), bind_objective("vbon", N)
+        policy, load.load_policy(world.model), task, index, seeds.uniforms((3, 16, 3), 1), partial(vbon, n=N)
     )
     pools = np.split(task.pool.rewards, task.pool.offsets[1:-1])
     objective, log_ratio, wins, surprise, lengths = [], [], [], [], []
@@ -62,7 +64,7 @@ def test_metrics_are_means_of_sums_over_real_tokens(world, policy, task):
 
 def test_intervals_are_of_prompt_means(world, policy, task):
     """Against the normal interval of the eight prompts' exact means; 64 completions of each add their own spread."""
-    measured = validate(policy, load.load_policy(world.model), task, bind_objective("vbon", N), n=N, seed=1)
+    measured = validate(policy, load.load_policy(world.model), task, partial(vbon, n=N), n=N, seed=1)
     rewards = world.rewards()
     exact = (np.exp(enumerate_logprobs(policy)) * rewards).sum(1)
     width = measured["reward_high"] - measured["reward_low"]
@@ -72,9 +74,7 @@ def test_intervals_are_of_prompt_means(world, policy, task):
 
 def test_validation_estimates_the_exact_divergences_and_repeats_itself(world, policy, task):
     reference = load.load_policy(world.model)
-    first, again, other = (
-        validate(policy, reference, task, bind_objective("vbon", N), n=N, seed=seed) for seed in (1, 1, 2)
-    )
+    first, again, other = (validate(policy, reference, task, partial(vbon, n=N), n=N, seed=seed) for seed in (1, 1, 2))
     assert first == again != other
     # four standard errors of 512 samples, and what F̂ from 250 samples may add
     slack = 4 * (N - 1) * first["objective_se"] + 0.03

@@ -7,7 +7,7 @@ from vbon.config.pool import CollectConfig, ImportConfig, InspectConfig
 from vbon.config.secrets import without_secrets
 from vbon.config.sweep import SweepConfig
 from vbon.config.train import TrainConfig
-from vbon.config.yaml_file import load_yaml, merged_text, read_values, save_yaml
+from vbon.config.yaml_file import load_yaml, merged_text, read_values
 
 __all__ = [
     "CollectConfig",
@@ -24,6 +24,5 @@ __all__ = [
     "load_yaml",
     "merged_text",
     "read_values",
-    "save_yaml",
     "without_secrets",
 ]

@@ -2,152 +2,133 @@
 
 from dataclasses import dataclass, field
 
-from vbon.config import checks
-from vbon.config.pool import Dtype
+from vbon.config import types
+from vbon.config.fields import check_fields
 from vbon.errors import VbonError
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """`vbon evaluate`: measure runs against the reference and against true best-of-N, on a held-out pool."""
+    """Settings of `vbon evaluate`, which compares runs with the reference and with true best-of-N."""
 
-    runs: tuple[str, ...] = field(metadata={"positional": "RUN"})
+    GROUPS = (
+        ("common", "n samples_per_prompt limit judges throughput"),
+        ("inputs", "prompts prompt_column model reward allow_mismatch seed"),
+        ("machine", "batch_size reward_batch_size reward_timeout device dtype num_threads trust_remote_code"),
+    )
+
+    runs: tuple[types.Directory, ...] = field(metadata={"positional": "RUN"})
     """Runs, or any model directories, to evaluate."""
-    pool: str
-    """Held-out pool of reference samples; its prompts must not have been trained on."""
-    out: str
-    """Directory of the evaluation; one of the same settings there is replaced."""
-    prompts: str | None = None
-    """Evaluate on the prompts in this file, which must all be in the pool; default: the pool's."""
-    prompt_column: str = "prompt"
-    """Column of that file which holds the prompt."""
-    n: float | None = None
-    """N of best-of-N; default: the run's."""
-    samples_per_prompt: int = 20
-    """Completions drawn from each policy for each prompt."""
-    model: str | None = None
-    """Reference model; default: the one that made the pool."""
-    reward: str | None = None
-    """Reward; default: the one that scored the pool."""
-    judges: tuple[str, ...] = field(default=(), metadata={"flag": "judge", "repeat": True})
-    """A further reward, never trained on, to hold the policies against (repeatable)."""
-    limit: int | None = None
-    """Evaluate on only this many prompts."""
-    batch_size: int = 256
-    """Completions sampled at a time."""
-    reward_batch_size: int = 64
-    """Completions scored at a time."""
-    reward_timeout: float = 60.0
-    """Seconds to wait for one batch of a Python function or one HTTP request; a classifier has no limit."""
+    pool: types.Directory
+    """Pool of reference samples for held-out prompts, which no run was trained on."""
+    out: types.Directory
+    """Directory of the evaluation. An evaluation with the same settings that is there is replaced."""
+    prompts: types.File | None = None
+    """Evaluate on the prompts in this file, which must all be in the pool. Default: the pool's prompts."""
+    prompt_column: types.PromptColumn = "prompt"
+    n: types.BestOf | None = None
+    """N of best-of-N. Default: the N that the run was trained for."""
+    samples_per_prompt: types.Count = 20
+    """Completions that each policy samples per prompt. Raise it for narrower intervals."""
+    model: types.Model | None = None
+    """Reference model. Default: the one that made the pool."""
+    reward: types.RewardSpec | None = None
+    """Reward. Default: the one that scored the pool."""
+    judges: tuple[types.RewardSpec, ...] = field(default=(), metadata={"flag": "judge", "repeat": True})
+    """Another reward, which was not trained on, to check for reward hacking. May be repeated."""
+    limit: types.PromptLimit | None = None
+    """Evaluate on only this many prompts, for a quick trial."""
+    batch_size: types.Count = 256
+    """Completions sampled at a time. Lower it if memory runs out."""
+    reward_batch_size: types.RewardBatch = 64
+    reward_timeout: types.RewardTimeout = 60.0
     throughput: bool = True
-    """Also time the policies against best-of-N on this machine."""
-    allow_mismatch: tuple[str, ...] = field(default=(), metadata={"repeat": True})
-    """Evaluate although this field of the pool's fingerprint differs (repeatable)."""
-    device: str = "auto"
-    """auto, cpu, mps, cuda or cuda:NUMBER. auto is cuda where there is a CUDA device, otherwise cpu (never mps)."""
-    dtype: Dtype = "float32"
-    """Floating-point type of the weights."""
-    num_threads: int | None = None
-    """CPU threads; default: torch's choice."""
-    seed: int = 0
+    """Also measure how fast the policies and best-of-N sample on this machine."""
+    allow_mismatch: tuple[types.AllowedMismatch, ...] = field(default=(), metadata={"repeat": True})
+    device: types.Device = "auto"
+    dtype: types.Dtype = "float32"
+    num_threads: types.Threads | None = None
+    seed: types.NonNegative = 0
     """Seed of the samples and of the bootstrap intervals."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the models. Only for models whose code you have read."""
+    trust_remote_code: types.TrustRemoteCode = False
 
     def validate(self) -> None:
-        """Raise VbonError naming the first flag whose value will not do."""
+        """Raise VbonError naming the first flag whose value is not allowed."""
         if not self.runs:
             raise VbonError("evaluate needs at least one RUN, as in: vbon evaluate runs/n8 --pool heldout --out eval")
-        checks.check_text(self, "pool", "out", "model", "reward", "prompts", "prompt_column")
-        checks.check_above(self, 1, "n")
-        checks.check_above(self, 0, "reward_timeout")
-        checks.check_at_least(self, 1, "samples_per_prompt", "limit", "batch_size", "reward_batch_size", "num_threads")
-        checks.check_at_most(self, checks.MOST_WORKERS, "num_threads")
-        checks.check_at_least(self, 0, "seed")
-        checks.check_device(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """`vbon generate`: sample from a model, or take the best of N of its samples."""
+    """Settings of `vbon generate`, which samples from a model or takes the best of N of its samples."""
 
-    model: str
-    """Model: a run, a local directory or a hub id."""
-    prompts: str
-    """Prompts: a JSONL, Parquet, CSV or text file, or a hub dataset id."""
-    best_of: int | None = None
-    """Draw this many for each completion and keep the one with the highest reward; needs --reward."""
-    reward: str | None = None
-    """Reward, spelled as for `vbon collect`; without --best-of it is only reported."""
-    num_samples: int = 1
+    GROUPS = (
+        ("common", "out num_samples best_of reward temperature max_new_tokens limit"),
+        ("prompts and completions", "prompt_column stop_token_ids seed"),
+        ("machine", "batch_size reward_batch_size reward_timeout device dtype trust_remote_code"),
+    )
+
+    model: types.Model
+    """Model: a run, a model directory or a hub id."""
+    prompts: types.Prompts
+    best_of: types.Count | None = None
+    """Sample this many for each completion and keep the one with the highest reward. Needs --reward."""
+    reward: types.RewardSpec | None = None
+    """Reward, spelled as for `vbon collect`. Without --best-of it is only reported."""
+    num_samples: types.Count = 1
     """Completions per prompt."""
-    out: str | None = None
-    """JSONL file to write; default: standard output."""
-    temperature: float | None = None
-    """Sampling temperature; default: the model's generation_config.json."""
-    max_new_tokens: int | None = None
-    """Longest completion, in tokens; default: the model's generation_config.json."""
-    stop_token_ids: tuple[int, ...] = ()
-    """Token ids that end a completion, in addition to the end-of-sequence ids of the model and of its tokenizer."""
-    prompt_column: str = "prompt"
-    """Column that holds the prompt: a string or a list of chat messages."""
-    limit: int | None = None
-    """Read only this many prompts."""
-    batch_size: int = 256
-    """Completions sampled at a time."""
-    reward_batch_size: int = 64
-    """Completions scored at a time."""
-    reward_timeout: float = 60.0
-    """Seconds to wait for one batch of a Python function or one HTTP request; a classifier has no limit."""
-    device: str = "auto"
-    """auto, cpu, mps, cuda or cuda:NUMBER. auto is cuda where there is a CUDA device, otherwise cpu (never mps)."""
-    dtype: Dtype = "float32"
-    """Floating-point type of the weights."""
-    seed: int = 0
+    out: types.File | None = None
+    """JSON Lines file to write. Default: standard output."""
+    temperature: types.Positive | None = None
+    """Sampling temperature. Default: that of the model's generation_config.json."""
+    max_new_tokens: types.Count | None = None
+    """Longest completion, in tokens. Default: that of the model's generation_config.json."""
+    stop_token_ids: tuple[types.StopTokens, ...] = ()
+    prompt_column: types.PromptColumn = "prompt"
+    limit: types.PromptLimit | None = None
+    batch_size: types.Count = 256
+    """Completions sampled at a time. Lower it if memory runs out."""
+    reward_batch_size: types.RewardBatch = 64
+    reward_timeout: types.RewardTimeout = 60.0
+    device: types.Device = "auto"
+    dtype: types.Dtype = "float32"
+    seed: types.NonNegative = 0
     """Seed of the samples."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model. Only for models whose code you have read."""
+    trust_remote_code: types.TrustRemoteCode = False
 
     def validate(self) -> None:
-        """Raise VbonError naming the first flag whose value will not do."""
-        checks.check_text(self, "model", "prompts", "reward", "out", "prompt_column")
-        checks.check_above(self, 0, "temperature", "reward_timeout")
-        checks.check_at_least(
-            self, 1, "best_of", "num_samples", "max_new_tokens", "limit", "batch_size", "reward_batch_size"
-        )
-        checks.check_at_least(self, 0, "seed")
-        checks.check_each_at_least(self, 0, "stop_token_ids")
-        checks.check_device(self)
+        """Raise VbonError naming the first flag whose value is not allowed."""
+        check_fields(self)
         if self.best_of is not None and self.reward is None:
             raise VbonError("--best-of needs --reward, which chooses the best")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """`vbon report`: one self-contained HTML page from runs and evaluations."""
+    """Settings of `vbon report`, which writes one self-contained HTML page about runs and evaluations."""
 
-    dirs: tuple[str, ...] = field(metadata={"positional": "DIR"})
+    dirs: tuple[types.Directory, ...] = field(metadata={"positional": "DIR"})
     """Directories of runs and evaluations."""
-    out: str = "report.html"
+    out: types.File = "report.html"
     """HTML file to write."""
 
     def validate(self) -> None:
-        """Raise VbonError naming the first flag whose value will not do."""
+        """Raise VbonError naming the first flag whose value is not allowed."""
         if not self.dirs:
             raise VbonError("report needs at least one DIR, as in: vbon report runs/n8 eval --out report.html")
-        checks.check_text(self, "out")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """`vbon demo`: every stage with small models on a review corpus of its own; it downloads nothing."""
+    """Settings of `vbon demo`, which runs every step on a small corpus of its own, without a network."""
 
-    out: str = "runs/demo"
-    """Directory for everything that the demo makes."""
-    seed: int = 0
+    out: types.Directory = "runs/demo"
+    """Directory for everything that the demo makes. Repeat the command to continue."""
+    seed: types.NonNegative = 0
     """Seed of the corpus, the models and the samples."""
 
     def validate(self) -> None:
-        """Raise VbonError naming the first flag whose value will not do."""
-        checks.check_text(self, "out")
-        checks.check_at_least(self, 0, "seed")
+        """Raise VbonError naming the first flag whose value is not allowed."""
+        check_fields(self)

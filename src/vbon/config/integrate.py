@@ -1,33 +1,32 @@
-"""Config of `vbon integrate`: handing a pool over to another trainer."""
+"""Config of `vbon integrate`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vbon.config import checks
+from vbon.config import types
+from vbon.config.fields import check_fields
 
 Host = Literal["trl", "verl", "openrlhf"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntegrateConfig:
-    """`vbon integrate`: write what another trainer needs to run vBoN on a pool: data, reward, settings, README."""
+    """Settings of `vbon integrate`, which writes data, reward, settings and a README for another trainer."""
 
     host: Host = field(metadata={"positional": "HOST"})
-    """trl, verl or openrlhf."""
-    pool: str
+    """Trainer to write for: trl, verl or openrlhf."""
+    pool: types.Directory
     """Directory of the pool."""
-    out: str
-    """Directory to write; new or empty."""
-    n: float = 8.0
+    out: types.Directory
+    """Directory to write. It must be new or empty."""
+    n: types.BestOf = 8.0
     """N of best-of-N."""
-    model: str | None = None
-    """Reference model, where training starts; default: the one that made the pool."""
-    reward: str | None = None
-    """Reward; default: the one that scored the pool."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model's tokenizer or the reward. Only for code you have read."""
+    model: types.Model | None = None
+    """Reference model, where training starts. Default: the one that made the pool."""
+    reward: types.RewardSpec | None = None
+    """Reward. Default: the one that scored the pool."""
+    trust_remote_code: types.TrustRemoteCode = False
 
     def validate(self) -> None:
-        """Raise VbonError naming the first flag whose value will not do."""
-        checks.check_text(self, "pool", "out", "model", "reward")
-        checks.check_above(self, 1, "n")
+        """Raise VbonError naming the first flag whose value is not allowed."""
+        check_fields(self)

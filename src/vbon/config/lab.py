@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vbon.config import checks
+from vbon.config import types
+from vbon.config.fields import check_fields
 from vbon.errors import VbonError
 
 Experiment = Literal[
@@ -23,31 +24,27 @@ Experiment = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class LabConfig:
-    """`vbon lab`: measure what the method claims, exactly, on policies small enough to enumerate."""
+    """Settings of `vbon lab`, which checks the method's claims on policies that can be enumerated."""
 
     experiment: Experiment = field(metadata={"positional": "EXPERIMENT"})
-    """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference, beyond-m, methods;
-    of text: pool, and text, which trains."""
+    """backward-kl, monotone, bound, samples, ties, n-beta, weak-reference, beyond-m or methods; on pools of text: pool,
+    or text, which also trains."""
     preset: str = "quick"
-    """quick: minutes on two cores. full: the largest. Others, where an experiment has them: untrained, medium, wide,
-    vbon. docs/experiments.md names the preset of each result."""
-    seeds: tuple[int, ...] = ()
-    """Training and sampling seeds; default: the preset's."""
-    out: str = "lab"
+    """Size of the experiment. quick takes minutes on two cores; full is the largest. Most experiments have further
+    presets, such as medium or untrained: an unknown name lists them."""
+    seeds: tuple[types.NonNegative, ...] = ()
+    """Seeds of training and sampling. Default: the preset's."""
+    out: types.Directory = "lab"
     """Directory for EXPERIMENT-PRESET.json and .svg."""
-    work: str | None = None
-    """Directory for pools and runs, kept; default: a temporary one, removed."""
-    pool: tuple[str, ...] = ()
-    """Pools to measure, for `vbon lab pool`; for `vbon lab text`, the pool to train on and the held-out one."""
-    num_workers: int = 1
-    """Runs trained at the same time, one thread each."""
+    work: types.Directory | None = None
+    """Directory for pools and runs, which are kept. Default: a temporary one, which is removed."""
+    pool: tuple[types.Directory, ...] = ()
+    """Pools to measure with `vbon lab pool`; for `vbon lab text`, the pool to train on and the held-out one."""
+    num_workers: types.Count = 1
+    """Runs that train at the same time, one thread each."""
 
     def validate(self) -> None:
-        """Raise VbonError naming the first flag whose value will not do."""
-        checks.check_text(self, "out", "work")
+        """Raise VbonError naming the first flag whose value is not allowed."""
+        check_fields(self)
         if bool(self.pool) != (self.experiment in ("pool", "text")):
-            raise VbonError(
-                "--pool goes with vbon lab pool and text, which need it: directories that vbon collect wrote"
-            )
-        checks.check_at_least(self, 1, "num_workers")
-        checks.check_each_at_least(self, 0, "seeds")
+            raise VbonError("--pool is needed by vbon lab pool and text, and by no other experiment")

@@ -1,10 +1,7 @@
-"""Every method by the name that `vbon train --method` takes: what it trains, and what a comparison needs to know of it.
-
-A method is a choice of the fields below; the first value of a field is its default, the others go with it as well.
-"""
+"""Every method under its name for `vbon train --method`, with the fields of `TrainConfig` that it stands for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 MethodName = Literal[
@@ -28,25 +25,25 @@ Optimum = Literal["best-of-n", "near best-of-n", "kl-rl-tilt", "quantile-tilt", 
 
 AUTO = "auto"
 DEFAULTS = {"objective": "vbon", "algorithm": "rloo", "offline_loss": "weighted-sft", "kl_estimator": "k1"}
-"""The fields of `TrainConfig` that a method is a choice of, and their values where neither it nor a flag says."""
-ONLINE = ("rloo", "ppo")
-FULL_OR_K1 = ("k1", "full")
-WARM_START_LOSSES = ("weighted-sft", "regression", "listwise")
+"""The fields of `TrainConfig` that a method sets, and their values if neither a method nor a flag sets them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Method:
-    """One row of the table. `optimum`: what the method converges to, given exact F and no limit on the network."""
+    """One row of the table. `optimum` is the limit of training, given the exact F and a network without limits."""
 
     summary: str
     family: Family
-    knob: Knob
     optimum: Optimum
     choices: Mapping[str, tuple[str, ...]]
+    """Fields of `TrainConfig` → the values that the method allows, the default first."""
+    _: KW_ONLY
+    knob: Knob = "n"
+    """The setting that says how far the policy may move from the reference."""
     trained: bool = True
-    """False for best-of-N itself, which is sampling and not training."""
+    """False for best-of-N, which samples and does not train."""
     whole_n: bool = False
-    """Whether it draws whole sets of N from the pool, hence needs an integer N of at most M."""
+    """True if it draws whole sets of N from the pool, so that N must be an integer of at most M."""
 
     @property
     def settings(self) -> dict[str, str]:
@@ -54,134 +51,77 @@ class Method:
         return {name: values[0] for name, values in self.choices.items()}
 
     def allows(self, given: Mapping[str, str]) -> bool:
-        """Whether these fields of `TrainConfig` go with it."""
+        """True if the method allows these fields of `TrainConfig`."""
         return all(given.get(name, AUTO) in (AUTO, *values) for name, values in self.choices.items())
 
 
-def _online(objective: str) -> dict[str, tuple[str, ...]]:
-    return {
-        "objective": (objective,),
-        "algorithm": ONLINE,
-        "offline_loss": WARM_START_LOSSES,
-        "kl_estimator": FULL_OR_K1,
-    }
+def _online(
+    objective: str, algorithms: tuple[str, ...] = ("rloo", "ppo"), kl_estimators: tuple[str, ...] = ("k1", "full")
+) -> dict[str, tuple[str, ...]]:
+    losses = ("weighted-sft", "regression", "listwise")  # of a warm start
+    return {"objective": (objective,), "algorithm": algorithms, "offline_loss": losses, "kl_estimator": kl_estimators}
 
 
 def _offline(loss: str) -> dict[str, tuple[str, ...]]:
-    return {"objective": ("vbon",), "algorithm": ("offline",), "offline_loss": (loss,), "kl_estimator": FULL_OR_K1}
+    return {"objective": ("vbon",), "algorithm": ("offline",), "offline_loss": (loss,), "kl_estimator": ("k1", "full")}
 
 
 METHODS: dict[MethodName, Method] = {
-    "vbon": Method(
-        summary="maximise −KL(π_θ‖π_bon), exactly",
-        family="vbon",
-        knob="n",
-        optimum="best-of-n",
-        choices=_online("vbon"),
-    ),
-    "vbon-bound": Method(
-        summary="the paper's (N−1)·log F in its place",
-        family="vbon",
-        knob="n",
-        optimum="near best-of-n",
-        choices=_online("vbon-bound"),
-    ),
+    "vbon": Method("maximise −KL(π_θ‖π_bon), exactly", "vbon", "best-of-n", _online("vbon")),
+    "vbon-bound": Method("the paper's (N−1)·log F in its place", "vbon", "near best-of-n", _online("vbon-bound")),
     "kl-rl": Method(
-        summary="the reward itself under a KL penalty (RLHF)",
-        family="kl-rl",
-        knob="kl_coef",
-        optimum="kl-rl-tilt",
-        choices=_online("reward"),
+        "the reward itself under a KL penalty (RLHF)", "kl-rl", "kl-rl-tilt", _online("reward"), knob="kl_coef"
     ),
     "quantile": Method(
-        summary="the rank of the reward under a KL penalty",
-        family="quantile",
-        knob="kl_coef",
-        optimum="quantile-tilt",
-        choices=_online("quantile"),
+        "the rank of the reward under a KL penalty", "quantile", "quantile-tilt", _online("quantile"), knob="kl_coef"
     ),
     "bon-sft-all": Method(
-        summary="cross-entropy on best-of-N, every pool sample by its weight",
-        family="bon-sft",
-        knob="n",
-        optimum="best-of-n",
-        choices=_offline("weighted-sft"),
+        "cross-entropy on best-of-N, every pool sample by its weight", "bon-sft", "best-of-n", _offline("weighted-sft")
     ),
     "bon-sft": Method(
-        summary="cross-entropy on the best of each N pool samples",
-        family="bon-sft",
-        knob="n",
-        optimum="best-of-n",
-        choices=_offline("sft"),
-        whole_n=True,
+        "cross-entropy on the best of each N pool samples", "bon-sft", "best-of-n", _offline("sft"), whole_n=True
     ),
     "regression": Method(
-        summary="offline vBoN: log π_θ/π_ref regressed on log W",
-        family="offline-vbon",
-        knob="n",
-        optimum="best-of-n",
-        choices=_offline("regression"),
+        "offline vBoN: log π_θ/π_ref regressed on log W", "offline-vbon", "best-of-n", _offline("regression")
     ),
     "listwise": Method(
-        summary="offline vBoN: softmax of log π_θ/π_ref against W",
-        family="offline-vbon",
-        knob="n",
-        optimum="best-of-n",
-        choices=_offline("listwise"),
+        "offline vBoN: softmax of log π_θ/π_ref against W", "offline-vbon", "best-of-n", _offline("listwise")
     ),
     "dpo": Method(
-        summary="the best of N pool samples preferred to the worst",
-        family="dpo",
-        knob="kl_coef",
-        optimum="none",
-        choices=_offline("dpo"),
+        "the best of N pool samples preferred to the worst",
+        "dpo",
+        "none",
+        _offline("dpo"),
         whole_n=True,
+        knob="kl_coef",
     ),
     "bonbon": Method(
-        summary="cross-entropy on the best of N, and a margin over the worst",
-        family="bonbon",
-        knob="n",
-        optimum="near best-of-n",
-        choices=_offline("bonbon"),
+        "cross-entropy on the best of N, and a margin over the worst",
+        "bonbon",
+        "near best-of-n",
+        _offline("bonbon"),
         whole_n=True,
     ),
     "bond": Method(
-        summary="half KL(π_bon‖π_θ) on pool samples, half the bound of KL(π_θ‖π_bon)",
-        family="bond",
-        knob="n",
-        optimum="near best-of-n",
-        choices=_online("bond"),
+        "half KL(π_bon‖π_θ) on pool samples, half the bound of KL(π_θ‖π_bon)", "bond", "near best-of-n", _online("bond")
     ),
     "grpo": Method(
-        summary="vbon with the KL in the loss: an approximate host",
-        family="grpo",
-        knob="n",
-        optimum="near best-of-n",
-        choices={
-            "objective": ("vbon",),
-            "algorithm": ("grpo",),
-            "offline_loss": WARM_START_LOSSES,
-            "kl_estimator": ("k3", "full"),
-        },
+        "vbon with the KL in the loss: an approximate host",
+        "grpo",
+        "near best-of-n",
+        _online("vbon", ("grpo",), ("k3", "full")),
     ),
-    "best-of-n": Method(
-        summary="N samples at inference, nothing trained",
-        family="best-of-n",
-        knob="n",
-        optimum="best-of-n",
-        choices={},
-        trained=False,
-    ),
+    "best-of-n": Method("N samples at inference, nothing trained", "best-of-n", "best-of-n", {}, trained=False),
 }
 
 
 def method_of(given: Mapping[str, str]) -> MethodName | None:
-    """The method that trains with these fields of `TrainConfig`, the first where several do; None for no method."""
+    """The first method that trains with these fields of `TrainConfig`; None if there is none."""
     return next((name for name, method in METHODS.items() if method.trained and method.allows(given)), None)
 
 
 def resolved(given: Mapping[str, str], method: MethodName | None) -> dict[str, str]:
-    """`given` with each field that is `auto` filled in: by the method, else by the first that the others go with."""
+    """`given` without `auto`: the value is the method's, or that of the first method that allows the other fields."""
     name = method or method_of(given)
     filled = DEFAULTS | (METHODS[name].settings if name else {})
     return {field: filled[field] if value == AUTO else value for field, value in given.items()}

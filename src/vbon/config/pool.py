@@ -1,101 +1,102 @@
 """Configs of the verbs that make and read pools: collect, import, inspect."""
 
+import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from vbon.config import checks
+from vbon.config import types
+from vbon.config.fields import check_fields, refuse
 from vbon.errors import VbonError
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+AtLeastTwo = Annotated[int, types.at_least(2)]
 EngineName = Literal["transformers", "vllm", "openai", "ray"]
+_SERVER = re.compile(r"https?://[^/\s@?#]+(/[^\s@?#]*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
-    """`vbon collect`: draw samples from the reference model, score them, keep them as a pool."""
+    """Settings of `vbon collect`, which samples from the reference model and scores the samples."""
 
-    model: str
-    """Reference model: a local directory or a hub id."""
-    reward: str
-    """Reward: a classifier (PATH#LABEL picks a logit), module:function, file.py:function, http://…, or builtin:NAME."""
-    prompts: str
-    """Prompts: a JSONL, Parquet, CSV or text file, or a hub dataset id."""
-    out: str
-    """Directory of the pool. Run the same command again to resume one that was interrupted."""
-    num_samples: int = 64
-    """Samples per prompt (M). At least 25·N is wanted to evaluate at N."""
-    temperature: float = 1.0
-    """Sampling temperature; a policy trained on this pool is defined at the same one."""
-    max_new_tokens: int = 64
-    """Longest completion, in tokens."""
-    stop_token_ids: tuple[int, ...] = ()
-    """Token ids that end a completion, in addition to the end-of-sequence ids of the model and of its tokenizer."""
-    batch_size: int | None = None
-    """Completions sampled at a time; default: what memory holds, at most 256 on a CPU. A resumed pool keeps its own."""
-    samples_per_shard: int = 4096
-    """Completions stored together: what a crash may lose, and what a worker of --engine ray makes at a time."""
-    prompt_column: str = "prompt"
-    """Column that holds the prompt: a string or a list of chat messages."""
-    limit: int | None = None
-    """Read only this many prompts."""
-    seed: int = 0
+    GROUPS = (
+        ("common", "num_samples temperature max_new_tokens limit batch_size engine"),
+        ("prompts and completions", "prompt_column stop_token_ids seed samples_per_shard"),
+        ("reward", "reward_batch_size reward_timeout"),
+        ("machine", "device dtype trust_remote_code"),
+        ("other engines", "num_workers base_url served_model concurrency request_timeout"),
+    )
+
+    model: types.Model
+    """Reference model: a directory or a hub id."""
+    reward: types.RewardSpec
+    prompts: types.Prompts
+    out: types.Directory
+    """Directory of the pool. Repeat the command to continue a pool that was interrupted."""
+    num_samples: types.Count = 64
+    """Samples per prompt (M). Raise it for a large N: M of about 25·N is enough to train and to evaluate."""
+    temperature: types.Positive = 1.0
+    """Sampling temperature. Set it to the one that you serve with: training on this pool keeps it."""
+    max_new_tokens: types.Count = 64
+    """Longest completion, in tokens. Raise it if `vbon inspect` reports unfinished completions."""
+    stop_token_ids: tuple[types.StopTokens, ...] = ()
+    batch_size: types.Count | None = None
+    """Completions sampled at a time. Default: as many as memory holds, on a CPU at most 256."""
+    samples_per_shard: types.Count = 4096
+    """Completions stored in one file. Lower it to lose less in a crash, or to share work among more Ray workers."""
+    prompt_column: types.PromptColumn = "prompt"
+    limit: types.PromptLimit | None = None
+    seed: types.NonNegative = 0
     """Seed of the samples."""
-    device: str = "auto"
-    """auto, cpu, mps, cuda or cuda:NUMBER. auto is cuda where there is a CUDA device, otherwise cpu (never mps)."""
-    dtype: Dtype = "float32"
-    """Floating-point type of the model's weights."""
-    reward_batch_size: int = 64
-    """Completions scored at a time."""
-    reward_timeout: float = 60.0
-    """Seconds to wait for one batch of a Python function or one HTTP request; a classifier has no limit."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model. Only for models whose code you have read."""
+    device: types.Device = "auto"
+    dtype: types.Dtype = "float32"
+    reward_batch_size: types.RewardBatch = 64
+    reward_timeout: types.RewardTimeout = 60.0
+    trust_remote_code: types.TrustRemoteCode = False
     engine: EngineName = "transformers"
-    """What samples: the model in this process, vLLM in it, an OpenAI-style server, or the workers of a Ray cluster."""
-    num_workers: int | None = None
-    """Processes that sample for --engine ray; default: one for each GPU of the cluster, or else for each CPU."""
+    """Sampler. transformers and vllm load the model here, openai asks a server, ray uses the workers of a cluster."""
+    num_workers: types.Workers | None = None
+    """Processes of --engine ray. Default: one per GPU of the cluster, or one per CPU if it has no GPU."""
     base_url: str | None = None
-    """Address of the server for --engine openai, as in http://127.0.0.1:8000/v1."""
+    """Address of the server for --engine openai, for example http://127.0.0.1:8000/v1."""
     served_model: str | None = None
-    """What the server calls the model; default: --model."""
-    concurrency: int = 8
-    """Requests to the server at a time."""
-    request_timeout: float = 300.0
+    """Name of the model on the server. Default: --model."""
+    concurrency: types.Workers = 8
+    """Requests to the server at the same time."""
+    request_timeout: types.Positive = 300.0
     """Seconds to wait for the server's answer to one request."""
 
     def validate(self) -> None:
-        """Raise VbonError naming the first flag whose value will not do."""
-        checks.check_text(self, "model", "reward", "prompts", "out", "prompt_column", "served_model")
-        checks.check_at_least(self, 1, "num_samples", "max_new_tokens", "batch_size", "limit", "reward_batch_size")
-        checks.check_at_least(self, 1, "concurrency", "num_workers", "samples_per_shard")
-        checks.check_at_most(self, checks.MOST_WORKERS, "concurrency", "num_workers")
-        checks.check_above(self, 0, "temperature", "reward_timeout", "request_timeout")
-        checks.check_server(self)
-        checks.check_at_least(self, 0, "seed")
-        checks.check_each_at_least(self, 0, "stop_token_ids")
-        checks.check_device(self)
-        checks.check_workers(self)
+        """Raise VbonError naming the first flag whose value is not allowed."""
+        check_fields(self)
+        if (self.engine == "openai") != (self.base_url is not None):
+            raise VbonError("--base-url and --engine openai go together: give both or neither")
+        if self.base_url is not None and not _SERVER.fullmatch(self.base_url):
+            raise VbonError(
+                "--base-url must be an address such as http://127.0.0.1:8000/v1; pass a token as VBON_API_TOKEN"
+            )
+        if self.engine != "ray" and self.num_workers is not None:
+            raise VbonError("--num-workers needs --engine ray; leave it out")
+        if self.engine == "ray" and ":" in self.device:
+            raise refuse("device", repr(self.device), "auto, cpu or cuda: Ray gives each worker its own GPU")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """`vbon import`: turn samples that were scored elsewhere into a pool."""
+    """Settings of `vbon import`, which turns samples that were scored elsewhere into a pool."""
 
-    file: str = field(metadata={"positional": "FILE"})
-    """A JSONL, JSON or Parquet file with rows of (prompt, text, reward), rows of (prompt, responses, rewards),
-    or a column ref_rewards."""
-    out: str
+    file: types.File = field(metadata={"positional": "FILE"})
+    """JSON Lines, JSON or Parquet: rows of prompt, text and reward; of prompt, responses and rewards; or with a column
+    ref_rewards."""
+    out: types.Directory
     """Directory of the pool."""
     declare: tuple[str, ...] = ()
-    """KEY=VALUE: how the samples were made (temperature, max_new_tokens, stop, model, tokenizer, reward)
-    or how to read the file (columns, text). What is not declared stays unknown."""
-    seed: int = 0
-    """Recorded with the pool."""
+    """KEY=VALUE: how the samples were made. Keys: temperature, max_new_tokens, stop, model, tokenizer, reward; and
+    columns and text, which say how to read the file. A key that is not declared is unknown to training."""
+    seed: types.NonNegative = 0
+    """Seed that is recorded with the pool."""
 
     def validate(self) -> None:
-        """Raise VbonError naming the first flag whose value will not do."""
-        checks.check_text(self, "file", "out")
-        checks.check_at_least(self, 0, "seed")
+        """Raise VbonError naming the first flag whose value is not allowed."""
+        check_fields(self)
         for entry in self.declare:
             key, equals, _ = entry.partition("=")
             if not (key and equals):
@@ -104,17 +105,15 @@ class ImportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """`vbon inspect`: what a pool holds, and what best-of-N would buy for each N."""
+    """Settings of `vbon inspect`, which shows a pool and predicts best-of-N for each N."""
 
-    pool: str = field(metadata={"positional": "POOL"})
+    pool: types.Directory = field(metadata={"positional": "POOL"})
     """Directory of the pool."""
-    n: tuple[int, ...] = ()
-    """Values of N to predict for; default: 2, 4, 8, … up to the samples per prompt."""
-    seed: int = 0
+    n: tuple[AtLeastTwo, ...] = ()
+    """Values of N to predict for. Default: 2, 4, 8, … up to the number of samples per prompt."""
+    seed: types.NonNegative = 0
     """Seed of the bootstrap intervals."""
 
     def validate(self) -> None:
-        """Raise VbonError naming the first flag whose value will not do."""
-        checks.check_text(self, "pool")
-        checks.check_each_at_least(self, 2, "n")
-        checks.check_at_least(self, 0, "seed")
+        """Raise VbonError naming the first flag whose value is not allowed."""
+        check_fields(self)

@@ -1,11 +1,12 @@
 """Config of `vbon train`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from vbon.config import checks
+from vbon.config import types
+from vbon.config.fields import check_fields, flag
 from vbon.config.methods import DEFAULTS, METHODS, MethodName, method_of, resolved
-from vbon.config.pool import Dtype
 from vbon.errors import VbonError
 
 Objective = Literal["auto", "vbon", "vbon-bound", "reward", "quantile", "bond"]
@@ -16,142 +17,163 @@ KlEstimator = Literal["auto", "k1", "k3", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """`vbon train`: train a policy towards best-of-N of the reference model that made the pool."""
+    """Settings of `vbon train`, which trains a policy towards best-of-N of the model that made the pool."""
 
-    pool: str
-    """Pool of scored reference samples (`vbon collect` or `vbon import`)."""
-    model: str
-    """Reference model, which is also where training starts: a local directory or a hub id."""
-    reward: str
-    """Reward, spelled as for `vbon collect`; it must be the one that scored the pool."""
-    n: float
-    """N of best-of-N: any real number greater than 1."""
-    out: str
-    """Directory of the run: a plain model directory, with logs and checkpoints under vbon/."""
-    method: MethodName | None = None
-    """The method by name, which chooses objective, algorithm and offline loss; default: vbon.
-    best-of-n trains nothing and is an error here."""
+    GROUPS = (
+        ("common", "method algorithm warm_start gae_lambda num_iterations learning_rate lora_rank mixed_precision"),
+        ("objective", "objective tie_rule refine_tail kl_coef kl_estimator refresh_kl rounds"),
+        ("rollouts", "rollouts_per_iteration samples_per_prompt prompts temperature max_new_tokens stop_token_ids"),
+        ("updates", "num_epochs minibatch_size lr_schedule max_grad_norm clip_range advantage_clip whiten_advantages"),
+        ("critic of ppo", "critic critic_layers critic_learning_rate value_clip_range value_coef"),
+        ("training on the pool", "offline_loss offline_steps offline_learning_rate offline_batch_size"),
+        (
+            "validation and checkpoints",
+            "validation_fraction validation_every checkpoint_every keep_checkpoints resume max_seconds seed",
+        ),
+        ("reward and pool", "reward_batch_size reward_timeout allow_mismatch"),
+        ("LoRA", "lora_alpha lora_target_modules"),
+        ("machine and tracking", "device dtype num_threads tracker push_to_hub trust_remote_code"),
+    )
+
+    pool: types.Directory
+    """Pool of scored reference samples, made by `vbon collect` or `vbon import`."""
+    model: types.Model
+    """Reference model, where training starts: a directory or a hub id."""
+    reward: types.RewardSpec
+    """Reward that scored the pool, spelled as for `vbon collect`."""
+    n: types.BestOf
+    """N of best-of-N: any number greater than 1. A larger N moves the policy further from the reference."""
+    out: types.Directory
+    """Directory of the run: a model directory, with logs and checkpoints under vbon/."""
+    method: Annotated[MethodName, types.Help(placeholder="METHOD")] | None = None
+    """Training method, from the list below. Change it to compare methods. Default: vbon."""
     objective: Objective = "auto"
-    """vbon: −KL(π_θ‖π_bon). vbon-bound: the paper's (N−1)·log F. reward: the reward itself. quantile: its rank."""
+    """Quantity to maximise; --method sets it. vbon: −KL(π_θ‖π_bon). vbon-bound: the paper's (N−1)·log F. reward: the
+    reward. quantile: its rank. bond: the objective of BOND."""
     algorithm: Algorithm = "auto"
-    """ppo: a critic. rloo: a leave-one-out baseline. grpo: the KL in the loss. offline: pool samples, no rollouts."""
+    """ppo uses a critic, rloo a leave-one-out baseline, grpo a KL term in the loss; offline learns from the pool and
+    needs no rollouts. Choose ppo for long or varied completions. auto: as --method says, otherwise rloo."""
     warm_start: Literal["auto", "none", "offline", "critic"] = "auto"
-    """On the pool's samples, first. offline: the policy, by the objective's own weights. critic: ppo's critic alone,
-    for long and varied completions (with a gae-lambda of 0.5). auto: offline for the objectives that lead to
-    best-of-N, where the pool has enough samples and their token ids; otherwise none."""
+    """Part to fit to the pool before the first rollout. offline: the policy, good for short, repetitive completions.
+    critic: only the critic of ppo, good for ordinary text with --gae-lambda 0.5. auto: offline if the method leads to
+    best-of-N and the pool has enough samples with token ids."""
     tie_rule: Literal["random", "order"] = "random"
-    """How equal rewards are ranked: broken at random, or by a fixed order of the completions."""
+    """Ranking of equal rewards: at random, or by a fixed order of the completions."""
     refine_tail: bool = False
-    """Let the policy's samples refine the upper tail of each prompt's F, for N near M and past it."""
-    kl_coef: float | None = None
-    """KL coefficient of kl-rl, quantile and dpo; default 1/(N−1), where the other methods fix it."""
-    prompts: str | None = None
-    """Train on the pool's prompts that are also in this file; default: all of them."""
+    """Also estimate the top ranks from the policy's own samples. For a pool with M close to or below N. It costs a
+    forward pass over the pool's samples per prompt and iteration."""
+    kl_coef: types.Positive | None = None
+    """KL coefficient of the methods kl-rl, quantile and dpo. Default: 1/(N−1), which every other method fixes."""
+    prompts: types.File | None = None
+    """Train only on the pool's prompts that are also in this file, in a column `prompt`. Default: all."""
 
-    rounds: int = 1
-    """Train this often, each time from a fresh pool of the last result: N compounds to N^rounds, also past M."""
-    num_iterations: int = 150
-    """Iterations of: roll out, score, update."""
-    max_seconds: float | None = None
-    """Stop after the first iteration, or step on the pool, past so many seconds of rollouts and updates."""
-    rollouts_per_iteration: int = 256
-    """Completions sampled in each iteration."""
-    samples_per_prompt: int = 8
-    """Completions of one prompt among them; rloo compares these with each other."""
-    num_epochs: int = 2
+    rounds: types.Count = 1
+    """Repeat collecting and training this often, each round from the last result. N compounds to N^rounds, also beyond
+    the pool's M."""
+    num_iterations: types.Count = 150
+    """Iterations of sampling, scoring and updating. Raise it if the validation objective still improves at the end."""
+    max_seconds: types.Positive | None = None
+    """Time limit of rollouts and updates; validation and checkpoints do not count. The run finishes its iteration,
+    then validates and saves."""
+    rollouts_per_iteration: types.Count = 256
+    """Completions sampled per iteration, all at once. Lower it if sampling runs out of memory."""
+    samples_per_prompt: types.Count = 8
+    """Completions that share a prompt. It must divide --rollouts-per-iteration; rloo compares them with each other."""
+    num_epochs: types.Count = 2
     """Passes over the rollouts of an iteration."""
-    minibatch_size: int = 64
-    """Completions per optimiser step."""
-    learning_rate: float | None = None
-    """Learning rate of the policy; default by its hidden size: 8e-4 at 32, 1e-4 at 128, from there 0.0128 / size."""
+    minibatch_size: types.Count = 64
+    """Completions per optimiser step, in one forward and backward pass. Lower it if training runs out of memory."""
+    learning_rate: types.Positive | None = None
+    """Learning rate of the policy. Default: 0.0128 / hidden size, for example 1.7e-5 at 768; larger for models narrower
+    than 128. The default is meant for training all weights; LoRA usually needs a larger one."""
     critic: Literal["separate", "shared"] = "separate"
-    """ppo's critic: separate has a trunk of its own; shared is a head on the policy's: one forward pass for both."""
-    critic_layers: int | None = None
-    """Layers of a separate critic, the model's first so many; default: half of them, at half the cost."""
-    critic_learning_rate: float | None = None
-    """Learning rate of the critic, or of its head where it is shared (ppo); default: the policy's."""
+    """Critic of ppo. separate: a network of its own. shared: a head on the policy, cheaper and less accurate."""
+    critic_layers: types.Count | None = None
+    """Layers of a separate critic, counted from the input of the model. Default: half of them, at half the cost."""
+    critic_learning_rate: types.Positive | None = None
+    """Learning rate of the critic, or of its head if it is shared. Default: the policy's."""
     lr_schedule: Literal["linear", "constant", "cosine"] = "linear"
-    """How the learning rate falls: to 0 linearly or as a cosine, or not at all."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    clip_range: float = 0.2
-    """The probability ratio of a token is clipped to 1 ± this."""
-    value_clip_range: float = 0.2
-    """The critic moves by no more than this from its value at the rollout."""
-    value_coef: float = 1.0
+    """Decay of the learning rate: to 0 linearly, to 0 as a cosine, or none."""
+    max_grad_norm: types.Positive = 1.0
+    """Largest norm of the gradients, which are scaled down to it."""
+    clip_range: types.Positive = 0.2
+    """Clip a token's probability ratio to 1 ± this."""
+    value_clip_range: types.Positive = 0.2
+    """Clip the change of the critic's values since the rollout to ± this."""
+    value_coef: types.Weight = 1.0
     """Weight of the critic's loss."""
-    gae_lambda: float = 0.95
-    """λ of generalised advantage estimation; 1 is Monte Carlo."""
+    gae_lambda: types.Probability = 0.95
+    """λ of generalised advantage estimation, for ppo; 1 is Monte Carlo. Use 0.5 with --warm-start critic."""
     kl_estimator: KlEstimator = "auto"
-    """k1: log-ratio of the sampled token; ends nearer (docs/experiments.md). full: over the vocabulary. k3: grpo's."""
+    """Estimator of the KL per token. k1: from the sampled token. full: over the vocabulary, which was slower and
+    less accurate in our experiments. k3: for grpo. auto: k1, or k3 for grpo."""
     refresh_kl: bool = True
-    """Take the KL part of each advantage at the current policy in every minibatch, not once at the rollout."""
-    advantage_clip: float = 10.0
-    """Advantages, in nats (divided by the KL coefficient), are bounded by ± this."""
+    """Recompute the KL term with the current policy in every minibatch. Turn it off for textbook PPO."""
+    advantage_clip: types.Positive = 10.0
+    """Clip advantages to ± this many nats."""
     whiten_advantages: bool = False
-    """Scale advantages to unit variance in every minibatch, as common PPO does, instead of keeping them in nats."""
+    """Scale advantages to unit variance in every minibatch, as is common in PPO, instead of keeping them in nats."""
 
     offline_loss: OfflineLoss = "auto"
-    """Loss on the pool's samples, for `algorithm offline` and `warm-start offline`."""
-    offline_steps: int | None = None
-    """Optimiser steps on the pool's samples; default: 200, but at most 8 passes over the samples that weigh
-    (with --warm-start critic: at most 2 passes over all samples)."""
-    offline_learning_rate: float | None = None
-    """Learning rate of these steps; default: 0.128 / hidden size."""
-    offline_batch_size: int = 256
-    """Completions in each of these steps."""
+    """Loss on the pool's samples, for --algorithm offline and --warm-start offline; --method sets it. auto:
+    weighted-sft."""
+    offline_steps: types.Count | None = None
+    """Optimiser steps on the pool. Default: 200, but at most 8 passes over the samples with weight (2 passes over all
+    samples with --warm-start critic)."""
+    offline_learning_rate: types.Positive | None = None
+    """Learning rate of these steps. Default: 0.128 / hidden size."""
+    offline_batch_size: types.Count = 256
+    """Completions per step on the pool."""
 
-    validation_fraction: float = 0.1
-    """Share of the prompts kept out of training, to choose the checkpoint and to see a plateau."""
-    validation_every: int = 25
+    validation_fraction: types.Share = 0.1
+    """Share of the prompts that is held out to choose the final checkpoint: the latest within one standard error of the
+    best."""
+    validation_every: types.Count = 25
     """Iterations between two validations."""
-    checkpoint_every: int = 50
+    checkpoint_every: types.Count = 50
     """Iterations between two checkpoints."""
-    keep_checkpoints: int = 2
-    """Latest checkpoints to keep."""
+    keep_checkpoints: types.Count = 2
+    """Number of latest checkpoints to keep."""
     resume: bool = False
     """Go on from the last checkpoint in the run's directory."""
 
-    temperature: float | None = None
-    """Sampling temperature; default: the pool's."""
-    max_new_tokens: int | None = None
-    """Longest completion, in tokens; default: the pool's."""
-    stop_token_ids: tuple[int, ...] = ()
-    """Token ids that end a completion, in place of the pool's; default: the pool's, otherwise the model's."""
-    reward_batch_size: int = 64
-    """Completions scored at a time."""
-    reward_timeout: float = 60.0
-    """Seconds to wait for one batch of a Python function or one HTTP request; a classifier has no limit."""
-    allow_mismatch: tuple[str, ...] = field(default=(), metadata={"repeat": True})
-    """Train although this field of the pool's fingerprint differs (repeatable)."""
+    temperature: types.Positive | None = None
+    """Sampling temperature. Only for imported pools without one. Default: the pool's."""
+    max_new_tokens: types.Count | None = None
+    """Longest completion, in tokens. Only for imported pools without one. Default: the pool's."""
+    stop_token_ids: tuple[types.NonNegative, ...] = ()
+    """Token ids that end a completion, in place of the pool's. Default: the pool's, otherwise the model's."""
+    reward_batch_size: types.RewardBatch = 64
+    reward_timeout: types.RewardTimeout = 60.0
+    allow_mismatch: tuple[types.AllowedMismatch, ...] = field(default=(), metadata={"repeat": True})
+    """Train although this field differs from the pool's: model, tokenizer, chat_template, temperature, max_new_tokens,
+    stop or reward; or although the pool fails the rank_test. May be repeated."""
 
-    lora_rank: int = 0
-    """Rank of LoRA adapters; 0 trains all weights. Needs the extra `peft`."""
-    lora_alpha: float = 16.0
-    """Scale of the adapters."""
+    lora_rank: types.NonNegative = 0
+    """Rank of LoRA adapters; 0 trains all weights. Set it, for example to 16, if the optimiser does not fit in memory.
+    Needs peft."""
+    lora_alpha: types.Positive = 16.0
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
     lora_target_modules: tuple[str, ...] = ()
-    """Modules that get adapters; default: peft's choice for the architecture."""
+    """Modules that get adapters. Default: peft's choice for the architecture."""
 
-    device: str = "auto"
-    """auto, cpu, mps, cuda or cuda:NUMBER. auto is cuda where there is a CUDA device, otherwise cpu (never mps)."""
-    dtype: Dtype = "float32"
-    """Floating-point type of the weights."""
+    device: types.Device = "auto"
+    dtype: types.Dtype = "float32"
+    """Floating-point type of the weights. Keep float32 to train all weights: bfloat16 rounds small updates to zero."""
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
-    """bf16: products in bfloat16 (autocast), while weights, moments and losses stay float32. auto: as `accelerate
-    launch` says, otherwise no."""
-    num_threads: int | None = None
-    """CPU threads; default: torch's choice."""
-    seed: int = 0
-    """Seed of everything that is drawn."""
+    """bf16 computes matrix products in bfloat16 and keeps weights in float32. auto: the setting of `accelerate launch`,
+    otherwise no."""
+    num_threads: types.Threads | None = None
+    seed: types.NonNegative = 0
+    """Seed of everything random in the run."""
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
-    """Where curves go besides vbon/metrics.jsonl; tensorboard (extra `tracking`) only where it is installed."""
-    push_to_hub: str | None = None
-    """Upload the finished run to this hub repository, OWNER/NAME, private where it is new; checkpoints stay here."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model. Only for models whose code you have read."""
+    """Destination of the curves besides vbon/metrics.jsonl. tensorboard is skipped if it is not installed."""
+    push_to_hub: types.Repository | None = None
+    """Upload the finished run, without checkpoints, to this hub repository. A new repository is private."""
+    trust_remote_code: types.TrustRemoteCode = False
 
     def __post_init__(self) -> None:
-        """Fill in what is `auto`, so that a config says what runs."""
+        """Replace each `auto` that a method decides, so that the config names what runs."""
         for name, value in resolved(self._choices(), self.method).items():
             object.__setattr__(self, name, value)
 
@@ -160,123 +182,76 @@ class TrainConfig:
 
     @property
     def method_name(self) -> MethodName:
-        """The method that this is, named or not."""
+        """The name of the method, whether it was given or follows from the other fields."""
         return self.method or method_of(self._choices()) or "vbon"
 
     @property
     def targets_best_of_n(self) -> bool:
-        """Whether the method leads to best-of-N or close to it; the others have optima of their own."""
+        """True if the optimum of the method is best-of-N or close to it."""
         return METHODS[self.method_name].optimum in ("best-of-n", "near best-of-n")
 
     def validate(self) -> None:
-        """Raise VbonError naming the first flag whose value will not do."""
-        _check_ranges(self)
+        """Raise VbonError naming the first flag whose value is not allowed."""
+        check_fields(self)
         _check_method(self)
-        _check_objective(self)
-        _check_rollouts(self)
-
-
-_POSITIVE = (
-    "temperature",
-    "learning_rate",
-    "critic_learning_rate",
-    "offline_learning_rate",
-    "max_grad_norm",
-    "clip_range",
-    "value_clip_range",
-    "advantage_clip",
-    "lora_alpha",
-    "reward_timeout",
-    "max_seconds",
-)
-_COUNTS = (
-    "rounds",
-    "num_iterations",
-    "rollouts_per_iteration",
-    "samples_per_prompt",
-    "num_epochs",
-    "minibatch_size",
-    "offline_steps",
-    "offline_batch_size",
-    "validation_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "max_new_tokens",
-    "reward_batch_size",
-    "num_threads",
-    "critic_layers",
-)
-
-
-def _check_ranges(config: TrainConfig) -> None:
-    checks.check_text(config, "pool", "model", "reward", "out", "prompts")
-    checks.check_above(config, 1, "n")
-    checks.check_above(config, 0, *_POSITIVE)
-    checks.check_at_least(config, 1, *_COUNTS)
-    checks.check_at_most(config, checks.MOST_WORKERS, "num_threads")
-    checks.check_at_least(config, 0, "seed", "lora_rank", "value_coef", "kl_coef")
-    checks.check_fraction(config, "validation_fraction")
-    checks.check_each_at_least(config, 0, "stop_token_ids")
-    checks.check_device(config)
-    checks.check_repository(config, "push_to_hub")
-    if not 0 <= config.gae_lambda <= 1:
-        raise checks.refuse("gae_lambda", config.gae_lambda, "between 0 and 1")
+        for is_wrong, message in _conflicts(self):
+            if is_wrong:
+                raise VbonError(message)
 
 
 def _check_method(config: TrainConfig) -> None:
     if config.method is None:
         return
     if not METHODS[config.method].trained:
-        raise VbonError(f"--method {config.method} trains nothing: sample it with vbon generate --best-of {config.n:g}")
+        raise VbonError(f"--method {config.method} trains nothing; use vbon generate --best-of {config.n:g}")
     for name, allowed in METHODS[config.method].choices.items():
         value = getattr(config, name)
         if value not in allowed:
             raise VbonError(
-                f"--method {config.method} does not go with {checks.flag(name)} {value}: "
-                f"it takes {' or '.join(allowed)}; leave one of the two out"
+                f"--method {config.method} needs {flag(name)} {' or '.join(allowed)}, not {value}; leave one flag out"
             )
 
 
-def _check_objective(config: TrainConfig) -> None:
+def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
+    """Combinations of flags that cannot run: the condition, and the error."""
+    offline, ppo = config.algorithm == "offline", config.algorithm == "ppo"
+    critic_start, shared = config.warm_start == "critic", config.critic == "shared"
     named = f"--method {config.method}" if config.method else f"--objective {config.objective}"
-    if config.algorithm == "offline" and config.objective != "vbon":
-        raise VbonError(f"--algorithm offline trains --objective vbon only, not {config.objective}")
-    if config.refine_tail and (config.algorithm == "offline" or config.tie_rule == "order"):
-        raise VbonError("--refine-tail needs rollouts and --tie-rule random: leave it, or the other, out")
-    if config.algorithm == "offline" and config.warm_start == "offline":
-        raise VbonError("--warm-start offline does not go with --algorithm offline, which is that already")
-    if config.warm_start == "critic" and config.critic == "shared":
-        raise VbonError("--warm-start critic fits a critic of its own: leave --critic shared out")
-    if config.critic_layers is not None and (config.critic == "shared" or config.algorithm != "ppo"):
-        raise VbonError("--critic-layers cuts the separate critic of --algorithm ppo: leave it out")
-    if config.warm_start == "critic" and not (config.algorithm == "ppo" and config.targets_best_of_n):
-        raise VbonError(
-            "--warm-start critic fits the critic of --algorithm ppo to best-of-N: it goes with nothing else"
-        )
-    if method_of({name: getattr(config, name) for name in DEFAULTS}) is None:
-        raise VbonError(
-            f"--objective {config.objective}, --algorithm {config.algorithm}, --offline-loss {config.offline_loss} and "
-            f"--kl-estimator {config.kl_estimator} are no method together; choose one by --method"
-        )
     method = METHODS[config.method_name]
-    if config.kl_coef is not None and method.knob != "kl_coef":
-        raise VbonError(
-            f"--kl-coef does not go with {named}, which fixes it at 1/(N-1): "
-            "leave it out and choose --n, or use --method kl-rl"
-        )
-    if method.whole_n and config.n % 1:
-        raise VbonError(f"--n is {config.n}, but {config.method_name} takes whole sets of N from the pool: an integer")
-
-
-def _check_rollouts(config: TrainConfig) -> None:
-    if config.algorithm == "offline":
-        return
-    if config.rollouts_per_iteration % config.samples_per_prompt:
-        raise VbonError(
-            f"--rollouts-per-iteration {config.rollouts_per_iteration} is not a multiple of "
-            f"--samples-per-prompt {config.samples_per_prompt}"
-        )
-    if config.algorithm in ("rloo", "grpo") and config.samples_per_prompt < 2:
-        raise VbonError(
-            f"--algorithm {config.algorithm} compares samples of one prompt: --samples-per-prompt must be at least 2"
-        )
+    rollouts, per_prompt = config.rollouts_per_iteration, config.samples_per_prompt
+    yield offline and config.objective != "vbon", f"--algorithm offline needs --objective vbon, not {config.objective}"
+    yield (
+        config.refine_tail and (offline or config.tie_rule == "order"),
+        "--refine-tail needs rollouts and --tie-rule random; leave one flag out",
+    )
+    yield (offline and config.warm_start == "offline", "--warm-start offline repeats --algorithm offline; leave it out")
+    yield critic_start and shared, "--warm-start critic needs --critic separate; leave --critic shared out"
+    yield (
+        config.critic_layers is not None and (shared or not ppo),
+        "--critic-layers needs --algorithm ppo with a separate critic; leave it out",
+    )
+    yield (
+        critic_start and not (ppo and config.targets_best_of_n),
+        "--warm-start critic needs --algorithm ppo and a method that leads to best-of-N",
+    )
+    yield (
+        method_of(config._choices()) is None,
+        f"no method combines --objective {config.objective}, --algorithm {config.algorithm}, --offline-loss "
+        f"{config.offline_loss} and --kl-estimator {config.kl_estimator}; use --method",
+    )
+    yield (
+        config.kl_coef is not None and method.knob != "kl_coef",
+        f"--kl-coef does not apply to {named}, which fixes it at 1/(N-1); leave it out, or use --method kl-rl",
+    )
+    yield (
+        method.whole_n and config.n % 1 != 0,
+        f"--n is {config.n}, but --method {config.method_name} needs a whole number",
+    )
+    yield (
+        not offline and rollouts % per_prompt != 0,
+        f"--rollouts-per-iteration {rollouts} must be a multiple of --samples-per-prompt {per_prompt}",
+    )
+    yield (
+        config.algorithm in ("rloo", "grpo") and per_prompt < 2,
+        f"--samples-per-prompt must be at least 2: --algorithm {config.algorithm} compares samples of one prompt",
+    )

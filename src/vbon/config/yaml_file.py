@@ -1,17 +1,16 @@
-"""Configs as YAML files: every mistake in one is named with its key and file."""
+"""Configs as YAML files. An error names the file and the key."""
 
-import difflib
-import os
 import reprlib
-import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
+from vbon.config.conversion import convert, describe, nearest, nearest_choice
+from vbon.config.fields import required_fields
 from vbon.errors import VbonError
 
 ConfigT = TypeVar("ConfigT")
@@ -22,25 +21,30 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring = 2, 3, 80
 
 
 def load_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
-    """A config from a YAML file.
+    """Read a config from a YAML file.
 
-    Raises VbonError naming the file and the key: not readable, not a mapping, unknown, given twice, of a wrong
-    type, or missing where there is no default.
+    Raises:
+        VbonError: naming the file that cannot be read or holds no mapping, or the key that is unknown, given twice, of
+            a wrong type, or missing.
     """
-    values = read_values(cls, path)
-    missing = [f.name for f in fields(cls) if f.name not in values and _is_required(f)]  # type: ignore[arg-type]
+    return build(cls, read_values(cls, path), path)
+
+
+def build(cls: type[ConfigT], values: Mapping[str, Any], path: str | Path) -> ConfigT:
+    """A config with the values of a file. Raises VbonError naming the file and the required keys that it lacks."""
+    missing = [f.name for f in required_fields(cls) if f.name not in values]
     if missing:
         raise VbonError(f"{path}: missing {', '.join(missing)}")
     return cls(**values)
 
 
 def read_values(cls: type[Any], path: str | Path) -> dict[str, Any]:
-    """The fields that a YAML file sets, each of its field's type; an empty file sets none."""
+    """Read the fields that a YAML file sets, converted to their types. An empty file sets none."""
     return typed_values(cls, read_mapping(path), str(path))
 
 
 def read_sections(sections: Mapping[str, type[Any]], path: str | Path) -> dict[str, dict[str, Any]]:
-    """`read_values` of each section of a YAML file that holds several configs; one that is not there sets nothing.
+    """Read a YAML file with one section per config. A section that is missing sets no fields.
 
     Raises VbonError naming the file, the section and the key.
     """
@@ -51,15 +55,6 @@ def read_sections(sections: Mapping[str, type[Any]], path: str | Path) -> dict[s
     return {name: typed_values(cls, content.get(name) or {}, f"{path}: {name}") for name, cls in sections.items()}
 
 
-def save_yaml(config: Any, path: str | Path) -> None:
-    """Write a config so that `load_yaml` gives it back; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(merged_text(config), encoding="utf-8")
-    os.replace(partial, path)
-
-
 UNICODE_LINE_BREAKS = frozenset("\x85\u2028\u2029")
 
 
@@ -67,25 +62,15 @@ def merged_text(config: Any) -> str:
     """Every field of a config as YAML, in the order of its declaration."""
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-    if UNICODE_LINE_BREAKS & set(text):  # unescaped, a reader folds them away
+    if UNICODE_LINE_BREAKS & set(text):  # a YAML reader drops these unless they are escaped
         return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=120)
     return text
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """` (did you mean …?)` with the nearest known word, or nothing where none is near."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _is_required(config_field: Any) -> bool:
-    return config_field.default is MISSING and config_field.default_factory is MISSING
-
-
 def read_mapping(path: str | Path) -> dict[Any, Any]:
-    """What a YAML file holds, read by the safe loader; an empty file holds nothing.
+    """Read the mapping in a YAML file with the safe loader. An empty file is an empty mapping.
 
-    Raises VbonError naming the file: not readable, not UTF-8, not YAML, not a mapping, a key given twice.
+    Raises VbonError naming the file if it cannot be read, is not UTF-8, YAML or a mapping, or gives a key twice.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -106,14 +91,14 @@ def read_mapping(path: str | Path) -> dict[Any, Any]:
 
 
 def _key_given_twice(root: yaml.Node | None) -> yaml.Node | None:
-    # PyYAML itself keeps the last of two equal keys in silence.
+    # PyYAML itself keeps the last of two equal keys and reports nothing.
     keys = [key for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
     names = [str(key.value) for key in keys]
     return next((key for i, key in enumerate(keys) if names[i] in names[:i]), None)
 
 
 def typed_values(cls: type[Any], values: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Values that were read from a file, each of its field's type. Raises VbonError beginning with `where`."""
+    """Convert values from a file to the types of their fields. Raises VbonError beginning with `where`."""
     hints = typing.get_type_hints(cls)
     names = [f.name for f in fields(cls)]
     return {
@@ -130,55 +115,7 @@ def _known_key(key: Any, names: list[str], path: str | Path) -> str:
 
 def _converted(value: Any, hint: Any, key: str, path: str | Path) -> Any:
     try:
-        return _as_type(value, hint)
+        return convert(value, hint)
     except (TypeError, ValueError, OverflowError) as error:
-        raise VbonError(f"{path}: {key} is {_SHORT.repr(value)}, but must be {_spelled(hint)}") from error
-
-
-def _as_type(value: Any, hint: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _as_type(value, next(a for a in arguments if a is not type(None)))
-    if origin is tuple:
-        return tuple(_as_type(item, arguments[0]) for item in _as_list(value))
-    if origin is Literal:
-        return _one_of(value, arguments)
-    return _as_scalar(value, hint)
-
-
-def _as_list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError
-    return value
-
-
-def _one_of(value: Any, choices: tuple[Any, ...]) -> Any:
-    if value not in choices:
-        raise ValueError
-    return value
-
-
-def _as_scalar(value: Any, hint: Any) -> Any:
-    if hint is float:
-        return _as_float(value)
-    if type(value) is not hint:
-        raise TypeError
-    return value
-
-
-def _as_float(value: Any) -> float:
-    # YAML 1.1 reads 1e-4 (no dot) as a string; everyone who writes it means the number.
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError
-    return float(value)
-
-
-def _spelled(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join("null" if a is type(None) else _spelled(a) for a in arguments)
-    if origin is tuple:
-        return f"a list, each item {_spelled(arguments[0])}"
-    if origin is Literal:
-        return "one of " + ", ".join(arguments)
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]
+        wanted = describe(hint) + nearest_choice(value, hint)
+        raise VbonError(f"{path}: {key} is {_SHORT.repr(value)}, but must be {wanted}") from error

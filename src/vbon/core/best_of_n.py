@@ -1,14 +1,14 @@
-"""Best-of-N (BoN) in closed form: densities, bounds, budgets.
+"""Best-of-N (BoN) in closed form: densities, bounds and budgets.
 
-Draw N completions from π_ref, keep one with the highest reward, ties broken uniformly at random. With
-F_<(R) = P(r(Y) < R) and F_≤(R) = P(r(Y) ≤ R), Y ~ π_ref,
+Draw N completions from π_ref and keep one with the highest reward; ties are broken uniformly at random. With F_<(R) =
+P(r(Y) < R) and F_≤(R) = P(r(Y) ≤ R), Y ~ π_ref,
 
     π_bon(y|x) = π_ref(y|x) · W_N(F_<, F_≤),    W_N(a, b) = (b^N − a^N)/(b − a) = Σ_{k<N} b^k a^{N−1−k}
 
-Departs from Variational Best-of-N (arXiv 2407.06057), which assumes rewards one-to-one on strings: W_N covers ties
-of every kind, and any real N ≥ 1. With one-to-one rewards it equals the paper's binomial sum.
+This departs from Variational Best-of-N (arXiv 2407.06057), which assumes that different strings have different rewards:
+W_N covers every kind of tie, and any real N ≥ 1. With different rewards it equals the paper's binomial sum.
 
-Everything is float64 numpy. Probabilities are plain, densities are logs in nats.
+Everything is float64 numpy. Probabilities are plain numbers, densities are logarithms in nats.
 """
 
 import numpy as np
@@ -20,15 +20,18 @@ Float = NDArray[np.float64]
 
 
 def log_weight(cdf_lt: ArrayLike, cdf_le: ArrayLike, n: float) -> Float:
-    """log W_N(a, b), the log-density of BoN relative to π_ref.
+    """Compute log W_N(a, b), the log-density of best-of-N relative to π_ref.
 
-    log W = (N−1)·log b + log[(1−e^{−Nδ})/(1−e^{−δ})], δ = log b − log a.
-    δ → 0 gives (N−1)·log b + log N; a = 0 gives (N−1)·log b; n = 1 gives 0; b = 0 (never reached) gives −inf.
+    log W = (N−1)·log b + log[(1−e^{−Nδ})/(1−e^{−δ})] with δ = log b − log a. Special cases: δ → 0 gives (N−1)·log b +
+    log N; a = 0 gives (N−1)·log b; N = 1 gives 0; b = 0 (a reward that is never reached) gives −inf.
 
     Args:
         cdf_lt: a = F_<, any shape, in [0, 1].
         cdf_le: b = F_≤, broadcastable with `cdf_lt`, in [a, 1].
         n: any real N ≥ 1, finite.
+
+    Returns:
+        log W_N in nats, float64, of the broadcast shape.
 
     Raises:
         ValueError: n < 1 or infinite, or probabilities out of order or out of range.
@@ -48,42 +51,75 @@ def log_weight(cdf_lt: ArrayLike, cdf_le: ArrayLike, n: float) -> Float:
 
 
 def log_prob(ref_logprob: ArrayLike, cdf_lt: ArrayLike, cdf_le: ArrayLike, n: float) -> Float:
-    """Exact log π_bon(y|x) = log π_ref(y|x) + log W_N; `ref_logprob` is the sequence log-probability in nats."""
+    """Compute the exact log π_bon(y|x) = log π_ref(y|x) + log W_N (generalises arXiv 2407.06057 to ties).
+
+    Args:
+        ref_logprob: log π_ref(y|x) of the whole sequence in nats, any shape.
+        cdf_lt: F_< of the completion's reward, broadcastable with `ref_logprob`.
+        cdf_le: F_≤ of the completion's reward, broadcastable with `ref_logprob`.
+        n: any real N ≥ 1, finite.
+
+    Returns:
+        log π_bon in nats, float64, of the broadcast shape.
+
+    Raises:
+        ValueError: as `log_weight`.
+    """
     return np.asarray(ref_logprob, np.float64) + log_weight(cdf_lt, cdf_le, n)
 
 
 def log_weight_lower_bound(cdf_lt: ArrayLike, n: float) -> Float:
-    """(N−1)·log F_< + log N ≤ log W_N: the paper's L(θ) (lower bound of the objective). −inf where F_< = 0."""
+    """Compute (N−1)·log F_< + log N ≤ log W_N, from which the paper's lower bound L(θ) is made (arXiv 2407.06057).
+
+    The result is −inf where F_< = 0.
+    """
     return _power_bound(cdf_lt, n)
 
 
 def log_weight_upper_bound(cdf_le: ArrayLike, n: float) -> Float:
-    """(N−1)·log F_≤ + log N ≥ log W_N."""
+    """Compute (N−1)·log F_≤ + log N, which is at least log W_N."""
     return _power_bound(cdf_le, n)
 
 
 def kl_coef_from_n(n: float) -> float:
-    """β = 1/(N−1), the KL coefficient of vBoN when the sequence reward is log W_N/(N−1). Raises ValueError, N ≤ 1."""
+    """Compute β = 1/(N−1), the KL coefficient that belongs to the sequence reward log W_N/(N−1).
+
+    Raises:
+        ValueError: N ≤ 1.
+    """
     if not n > 1:
         raise ValueError(f"n must be greater than 1, got {n}")
     return 1.0 / (n - 1.0)
 
 
 def n_from_kl_coef(kl_coef: float) -> float:
-    """N = 1/β + 1, the inverse of `kl_coef_from_n`."""
+    """Compute N = 1/β + 1, the inverse of `kl_coef_from_n`.
+
+    Raises:
+        ValueError: β ≤ 0.
+    """
     if not kl_coef > 0:
         raise ValueError(f"kl_coef must be positive, got {kl_coef}")
     return 1.0 / kl_coef + 1.0
 
 
 def kl_from_reference(n: float) -> float:
-    """KL(π_bon‖π_ref) = log N − (N−1)/N in nats for continuous rewards; an upper bound where rewards tie."""
+    """Compute KL(π_bon‖π_ref) = log N − (N−1)/N in nats for continuous rewards.
+
+    Where rewards tie, this is an upper bound; `kl_from_levels` is exact there.
+    """
     _check_n(n)
     return float(np.log(n) - (n - 1) / n)
 
 
 def n_from_kl(kl: float) -> float:
-    """The N whose best-of-N spends `kl` nats (continuous rewards): inverts `kl_from_reference` by bisection."""
+    """Compute the N at which best-of-N has a KL of `kl` nats to π_ref, for continuous rewards.
+
+    It inverts `kl_from_reference` by bisection in log N.
+
+    Raises:
+        ValueError: kl outside [0, 700); a larger one has no N that float64 holds.
+    """
     if not 0 <= kl < 700:  # beyond that N is no float64
         raise ValueError(f"kl must lie in [0, 700), got {kl}")
     low, high = 0.0, kl + 1.0  # in log N: log N − 1 < kl
@@ -94,25 +130,35 @@ def n_from_kl(kl: float) -> float:
 
 
 def win_rate(n: float) -> float:
-    """P(best of N beats one reference sample) = N/(N+1), continuous rewards."""
+    """Compute P(the best of N beats one reference sample) = N/(N+1), for continuous rewards."""
     _check_n(n)
     return n / (n + 1)
 
 
 def level_probabilities(mass: ArrayLike, n: float) -> Float:
-    """P_bon of each reward level = b^N − a^N. `mass`: π_ref's probability per level, in ascending reward, sums to 1."""
+    """Compute the probability of each reward level under best-of-N, b^N − a^N.
+
+    `mass` holds π_ref's probability of each level, in ascending order of reward; it sums to 1.
+    """
     cdf_lt, cdf_le = _level_cdf(mass)
     return np.asarray(cdf_le**n - cdf_lt**n)
 
 
 def win_rate_from_levels(mass: ArrayLike, n: float) -> float:
-    """Win rate with ties counted half: Σ (b^N − a^N)(a + b)/2 over reward levels in ascending order."""
+    """Compute the win rate against one reference sample where rewards tie; a tie counts as half a win.
+
+    It is Σ (b^N − a^N)(a + b)/2 over the reward levels, whose probabilities `mass` lists in ascending order of reward.
+    """
     cdf_lt, cdf_le = _level_cdf(mass)
     return float(np.sum(level_probabilities(mass, n) * (cdf_lt + cdf_le) / 2))
 
 
 def kl_from_levels(mass: ArrayLike, n: float) -> float:
-    """KL(π_bon‖π_ref) with ties: Σ (b^N − a^N)·log W_N(a, b) over reward levels in ascending order, nats."""
+    """Compute KL(π_bon‖π_ref) in nats where rewards tie.
+
+    It is Σ (b^N − a^N)·log W_N(a, b) over the reward levels, whose probabilities `mass` lists in ascending order of
+    reward.
+    """
     cdf_lt, cdf_le = _level_cdf(mass)
     probability = level_probabilities(mass, n)
     kept = probability > 0
@@ -120,10 +166,12 @@ def kl_from_levels(mass: ArrayLike, n: float) -> float:
 
 
 def order_statistic_weights(num_samples: int, n: int) -> Float:
-    """P(the k-th smallest of M is the best of N drawn without replacement) = C(k−1, N−1)/C(M, N), k = 1..M.
+    """Compute the probability that the k-th smallest of M samples is the best of N drawn without replacement.
+
+    It is C(k−1, N−1)/C(M, N) for k = 1 … M, float64 (M,).
 
     Raises:
-        ValueError: N is not an integer in [1, M] (for other N use W/M, which is biased; method: Ŵ_i/M).
+        ValueError: N is not an integer in [1, M]. For other N use Ŵ_i/M, which is biased.
     """
     if not 1 <= n <= num_samples or n % 1 != 0:
         raise ValueError(f"unbiased weights need an integer 1 ≤ n ≤ num_samples = {num_samples}, got n = {n}")
@@ -133,7 +181,9 @@ def order_statistic_weights(num_samples: int, n: int) -> Float:
 
 
 def tie_averaged_weights(rewards: ArrayLike, n: int) -> Float:
-    """`order_statistic_weights` laid on the samples of one pool, in their own order, averaged within ties. Shape (M,).
+    """Give each sample of one pool its `order_statistic_weights`, averaged over samples of equal reward.
+
+    `rewards` is (M,) in any order; the result has the same order, float64 (M,).
 
     Raises:
         ValueError: a reward is NaN, or N is not an integer in [1, M].
@@ -148,14 +198,18 @@ def tie_averaged_weights(rewards: ArrayLike, n: int) -> Float:
 
 
 def expectation(values: ArrayLike, rewards: ArrayLike, n: int) -> float:
-    """Unbiased E_bon[value] from one pool of M reference samples, for integer N ≤ M. `values`, `rewards`: (M,)."""
+    """Estimate E_bon[value] without bias from one pool of M reference samples, for an integer N ≤ M.
+
+    `values` and `rewards` are (M,) in the same order.
+    """
     return float(tie_averaged_weights(rewards, n) @ np.asarray(values, np.float64))
 
 
 def kl_floor(num_samples: int, n: float) -> float:
-    """What the plug-in estimate of KL(π_θ‖π_bon) reads at π_θ = π_bon, where the truth is 0; about (N−1)/(2M).
+    """Compute the value that the plug-in estimate of KL(π_θ‖π_bon) has at π_θ = π_bon, where the true KL is 0.
 
-    E_{u~Beta(N,1)}[log W(u) − E_{k~Bin(M,u)} log Ŵ_k] exactly, continuous rewards: k is beta-binomial.
+    It is about (N−1)/(2M), and exactly E_{u~Beta(N,1)}[log W(u) − E_{k~Bin(M,u)} log Ŵ_k] for continuous rewards, where
+    k is beta-binomial. In nats.
     """
     _check_n(n)
     k = np.arange(num_samples + 1, dtype=np.float64)

@@ -1,6 +1,6 @@
-"""Comparing methods that trade one quantity for another: Pareto fronts, and differences at matched cost.
+"""Comparison of methods that trade one quantity for another: Pareto fronts, and differences at equal cost.
 
-A method is a curve of G grid points; (S, G, P) arrays hold it for S seeds and P prompts.
+A method is a curve of G grid points; arrays of shape (S, G, P) hold it for S seeds and P prompts.
 """
 
 import numpy as np
@@ -14,7 +14,11 @@ LEAST_DEFINED = 0.9
 
 
 def pareto_front(cost: ArrayLike, gain: ArrayLike) -> NDArray[np.bool_]:
-    """Which points no other point dominates: none has cost ≤ and gain ≥ with one of them strict. (B,), (B,) → (B,)."""
+    """Mark the points that no other point dominates.
+
+    A point dominates another if its cost is not higher and its gain is not lower, and one of the two is strictly
+    better. `cost` and `gain` are (B,); the result is bool (B,).
+    """
     x, y = np.asarray(cost, np.float64), np.asarray(gain, np.float64)
     no_worse = (x[:, None] <= x) & (y[:, None] >= y)
     better = (x[:, None] < x) | (y[:, None] > y)
@@ -24,14 +28,24 @@ def pareto_front(cost: ArrayLike, gain: ArrayLike) -> NDArray[np.bool_]:
 def difference_at(
     levels: ArrayLike, cost_a: Float, gain_a: Float, cost_b: Float, gain_b: Float, seed: int = 0
 ) -> list[Estimate]:
-    """gain_a − gain_b at each level of cost, both curves interpolated linearly between their grid points.
+    """Estimate gain_a − gain_b at each level of cost; both curves are interpolated linearly between their grid points.
 
-    Curves are means over seeds and prompts; the interval resamples prompts and seeds, the same ones for both curves.
-    Arrays (S, G, P), S and P shared, G ≥ 1 of each its own. nan where a level lies outside one of the curves, in the
-    value or in more than a tenth of the resamples.
+    Curves are means over seeds and prompts. The 95 % interval resamples prompts and seeds, the same for both curves.
+
+    Args:
+        levels: costs at which the curves are compared, (L,).
+        cost_a: cost of method a, (S, G_a, P), G_a ≥ 1.
+        gain_a: gain of method a, (S, G_a, P).
+        cost_b: cost of method b, (S, G_b, P), with the same S and P.
+        gain_b: gain of method b, (S, G_b, P).
+        seed: seed of the bootstrap.
+
+    Returns:
+        One estimate for each level. It is nan where the level lies outside one of the curves, in the value itself or in
+        more than a tenth of the resamples.
 
     Raises:
-        ValueError: seeds or prompts differ.
+        ValueError: the curves differ in their seeds or prompts.
     """
     at = np.asarray(levels, np.float64)
     if {(x.shape[0], x.shape[2]) for x in (cost_a, gain_a, cost_b, gain_b)} != {(cost_a.shape[0], cost_a.shape[2])}:

@@ -1,4 +1,4 @@
-"""Where the map from N to the β of KL-constrained RL is exact: its optimum π_ref·exp(r/β) then matches best-of-N.
+"""Closed forms that map N to the β of KL-constrained RL, whose optimum π_ref·exp(r/β) then matches best-of-N.
 
 For other rewards there is no closed form (`vbon lab n-beta` solves for it). Not in the paper (arXiv 2407.06057).
 """
@@ -16,18 +16,22 @@ _BISECTIONS = 200
 
 
 def kl_coef_for_gaussian(n: float, std: float) -> float:
-    """β = σ/√(2·KL_N): equal KL to π_ref where rewards are normal (the optimum shifts their mean by σ²/β).
+    """Compute β = σ/√(2·KL_N) with KL_N = log N − (N−1)/N: the same KL to π_ref as best-of-N where rewards are normal.
 
-    KL_N = log N − (N−1)/N. Raises ValueError for std ≤ 0, N ≤ 1.
+    The optimum shifts the mean of the rewards by σ²/β.
+
+    Raises:
+        ValueError: std ≤ 0 or N ≤ 1.
     """
     _check(n, std=std)
     return std / math.sqrt(2 * kl_from_reference(n))
 
 
 def kl_coef_for_verifier(n: float, pass_rate: float) -> float:
-    """β = 1/log[(1−(1−p)^N)/(p·(1−p)^{N−1})]: the same distribution as best-of-N, for a reward of 0 or 1.
+    """Compute β = 1/log[(1−(1−p)^N)/(p·(1−p)^{N−1})]: the same distribution as best-of-N for a reward of 0 or 1.
 
-    Raises ValueError for p outside (0, 1), N ≤ 1.
+    Raises:
+        ValueError: the pass rate p is outside (0, 1), or N ≤ 1.
     """
     _check(n, pass_rate=pass_rate)
     if not pass_rate < 1:
@@ -37,32 +41,41 @@ def kl_coef_for_verifier(n: float, pass_rate: float) -> float:
 
 
 def kl_coef_for_log_rank(n: float, scale: float) -> float:
-    """β = s/(N−1): the same distribution as best-of-N, where the reward is s·log F up to a constant.
+    """Compute β = s/(N−1): the same distribution as best-of-N where the reward is s·log F plus a constant.
 
-    vBoN's own case: its sequence reward is log F, without ties. Raises ValueError for s ≤ 0, N ≤ 1.
+    This is the case of vBoN itself, whose sequence reward without ties is log F.
+
+    Raises:
+        ValueError: s ≤ 0 or N ≤ 1.
     """
     _check(n, scale=scale)
     return scale * kl_coef_from_n(n)
 
 
 def tilted_weights(scores: ArrayLike, kl_coef: float) -> NDArray[np.float64]:
-    """π_ref·exp(score/β)/Z on M samples of π_ref, the optimum of E[score] − β·KL: weights (M,) that sum to 1."""
+    """Compute the weights π_ref·exp(score/β)/Z of M samples of π_ref, the optimum of E[score] − β·KL.
+
+    `scores` is (M,); the weights are (M,) and sum to 1.
+    """
     scaled = np.asarray(scores, np.float64) / kl_coef
     weights = np.exp(scaled - scaled.max())
     return np.asarray(weights / weights.sum())
 
 
 def kl_of_tilt(scores: ArrayLike, kl_coef: float) -> float:
-    """KL(π_ref·exp(score/β)/Z ‖ π_ref), plug-in from M samples of π_ref, nats; at most log M."""
+    """Estimate KL(π_ref·exp(score/β)/Z ‖ π_ref) in nats from M samples of π_ref (plug-in); it is at most log M."""
     weights = tilted_weights(scores, kl_coef)
     kept = weights[weights > 0]
     return float(np.sum(kept * np.log(kept * len(weights))))
 
 
 def kl_coef_for_samples(scores: Sequence[ArrayLike], kl: float) -> float:
-    """The β whose optimum spends `kl` nats, mean over prompts: `scores` holds samples of π_ref, (M,) of each prompt.
+    """Find the β whose optimum has a KL of `kl` nats to π_ref, as a mean over prompts.
 
-    KL falls as β rises: bisection in log β. Raises ValueError for kl ≤ 0, or one that the samples cannot reach.
+    `scores` holds an array (M,) of scores of π_ref's samples for each prompt. KL falls as β rises: bisection in log β.
+
+    Raises:
+        ValueError: kl ≤ 0, or larger than the samples can show.
     """
     rows = [np.asarray(one, np.float64) for one in scores]
     spread = max(float(np.ptp(row)) for row in rows)
@@ -79,16 +92,17 @@ def kl_coef_for_samples(scores: Sequence[ArrayLike], kl: float) -> float:
 
 
 class Frontier(NamedTuple):
-    """A point of the win-rate–KL front."""
+    """A point on the front of win rate and KL."""
 
     kl: float
     win_rate: float
 
 
 def win_rate_frontier(scale: float) -> Frontier:
-    """The highest win rate over π_ref at its KL: ranks u of continuous rewards tilted by e^{su}, s = 1/β ≥ 0.
+    """Compute the highest win rate over π_ref that its KL allows: the optimum of the quantile reward.
 
-    E[u] = 1/(1−e^{−s}) − 1/s,  KL = s·E[u] − log((e^s − 1)/s). The optimum of the quantile reward; at s = 0, π_ref.
+    Ranks u of continuous rewards are tilted by e^{su}, s = `scale` = 1/β ≥ 0; s = 0 is π_ref. Then E[u] = 1/(1−e^{−s})
+    − 1/s and KL = s·E[u] − log((e^s − 1)/s), in nats.
     """
     if scale < 1e-4:  # the series: both differences cancel
         return Frontier(scale**2 / 24, 0.5 + scale / 12)

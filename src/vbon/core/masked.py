@@ -5,18 +5,21 @@ from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` over True entries of `mask` (any equal shapes); 0 where the mask is empty."""
+    """Compute the mean of `values` over the True entries of `mask` (equal shapes); 0 where the mask is empty."""
     return (values * mask).sum() / mask.sum().clamp_min(1)
 
 
 def masked_whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """(x − mean)/(std + 1e-8) over True entries, 0 elsewhere. Population variance. Shapes (B, T)."""
+    """Compute (x − mean)/(std + 1e-8) over the True entries of `mask`, and 0 elsewhere.
+
+    The variance is that of the population. Shapes (B, T).
+    """
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
     return (values - mean) / (variance.sqrt() + 1e-8) * mask
 
 
 def last_token(mask: Tensor) -> Tensor:
-    """Index of the last True of each row, 0 for an empty row. mask (B, T) → int64 (B,)."""
+    """Find the index of the last True in each row of `mask`, 0 for an empty row: (B, T) → int64 (B,)."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     return (mask * positions).amax(dim=1)

@@ -1,11 +1,15 @@
-"""N close to M and past it: the upper tail of F̂ refined by the policy's own samples, weighted by π_ref/π_θ.
+"""Ranks for N near M and above it: the policy's own samples, weighted by π_ref/π_θ, refine the upper tail of F̂.
 
-A pool of M says nothing of 1 − F below 1/M. The policy samples there, and each of its samples y stands for
-π_ref(y)/π_θ(y) of the reference: 1 − F_≤(R) = E_{π_θ}[π_ref/π_θ · 1{r > R}]. Pool and policy samples together are one
-sample of the mixture (M·π_ref + K·π_θ)/(M+K), each weighted by π_ref over it (the balance heuristic of multiple
-importance sampling, Veach and Guibas): weights are at most (M+K)/M, so that a sample off the policy's support is safe.
-Not in the paper (arXiv 2407.06057); what it gains is in docs/experiments.md.
+A pool of M samples cannot resolve 1 − F below 1/M. The policy samples there, and each of its samples y stands for
+π_ref(y)/π_θ(y) reference samples: 1 − F_≤(R) = E_{π_θ}[π_ref/π_θ · 1{r > R}]. Pool and policy samples together are a
+sample of the mixture (M·π_ref + K·π_θ)/(M+K), each weighted by π_ref over the mixture (the balance heuristic of
+multiple importance sampling, Veach and Guibas 1995). Weights are at most (M+K)/M, so a sample outside the policy's
+support does no harm. Not in the paper (arXiv 2407.06057); docs/experiments.md measures the gain.
 """
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,15 +22,21 @@ _MOST_LOG_RATIO = 700.0  # exp of more is no float64
 
 
 def balance_weights(log_ratio: Float, num_ref: int, num_policy: int) -> Float:
-    """π_ref over the mixture, (M+K)/(M + K·π_θ/π_ref), from log π_θ/π_ref of samples of either."""
+    """Compute π_ref over the mixture, (M+K)/(M + K·π_θ/π_ref), for samples of the reference or of the policy.
+
+    `log_ratio` is log π_θ/π_ref of the samples in nats, any shape; `num_ref` is M and `num_policy` is K.
+    """
     ratio = np.exp(np.minimum(log_ratio, _MOST_LOG_RATIO))
     return np.asarray((num_ref + num_policy) / (num_ref + num_policy * ratio))
 
 
 def weighted_interval(rewards: Float, weights: Float, at: Float) -> tuple[Float, Float]:
-    """(F̂_<, F̂_≤) at `at` from weighted reference draws; equal weights give RewardCDF's rule.
+    """Compute (F̂_<, F̂_≤) at the rewards `at` from weighted reference draws.
 
-    Upper tails are summed from the top, so that a small 1 − F keeps its relative precision.
+    Equal weights give the rule of `RewardCDF`.
+
+    Upper tails are summed from the top, so that a small 1 − F keeps its relative precision. `rewards` and `weights` are
+    (K,), `at` is (B,), and the results are (B,) each.
     """
     order = np.argsort(rewards)
     ordered, mass = rewards[order], weights[order] / weights.sum()
@@ -41,46 +51,60 @@ def weighted_interval(rewards: Float, weights: Float, at: Float) -> tuple[Float,
 
 
 class RefinedCDF:
-    """Ranks of fresh completions among a pool and the policy's samples for the same prompt; stands in for RewardCDF.
+    """Ranks of fresh completions among a pool and the policy's samples for the same prompt, in place of `RewardCDF`.
+
+    A policy sample keeps the ratio π_θ/π_ref of the policy that drew it; the pool's ratios are those of the last
+    `refresh`.
 
     Args:
-        pools: the reference's samples, without tie keys: ties are shared.
-        size: how many policy samples of all prompts together are kept, the latest.
-
-    A policy sample keeps the ratio π_θ/π_ref of the policy that drew it; the pool's is that of the last `refresh`.
+        pools: the reference's samples, without tie keys: samples of equal reward share their rank.
+        size: the number of policy samples that are kept over all prompts; the latest are.
     """
 
     def __init__(self, pools: RewardCDF, size: int):
         self.pools, self.num_samples = pools, pools.num_samples
-        self.pool_log_ratio = np.zeros(len(pools.rewards))
-        """log π_θ/π_ref of the pools' completions, (ΣM,)."""
-        self.index: Int = np.full(size, -1)
-        """Which pool each policy sample belongs to, (size,); −1 where there is none yet."""
-        self.rewards, self.log_ratio = np.zeros(size), np.zeros(size)
+        self.state: Mapping[str, NDArray[Any]] = MappingProxyType(
+            {
+                "pool_log_ratio": np.zeros(len(pools.rewards)),
+                "index": np.full(size, -1),
+                "rewards": np.zeros(size),
+                "log_ratio": np.zeros(size),
+            }
+        )
+        """All that changes, as arrays that are written in place and never replaced: a checkpoint saves and fills them.
+
+        pool_log_ratio (ΣM,): log π_θ/π_ref of the pools' completions. index, rewards and log_ratio (size,): of each
+        policy sample its pool, −1 where there is no sample yet, its reward, and log π_θ/π_ref of the policy that drew
+        it.
+        """
 
     def __len__(self) -> int:
         return len(self.pools)
 
     def counts(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> tuple[Int, Int]:
-        """(k_<, k_=) of each reward within its pool alone."""
+        """Count (k_<, k_=), the samples below and equal to each reward within its pool alone; int64 (B,) each."""
         return self.pools.counts(pool_index, rewards, tie_keys)
 
     def pool_interval(self) -> Interval:
-        """(F_<, F_≤) of the pools' own completions, from the pools alone."""
+        """Compute (F_<, F_≤) of the pools' own completions from the pools alone, (ΣM,) each."""
         return self.pools.pool_interval()
 
     def refresh(self, pool: int, log_ratio: ArrayLike) -> None:
-        """log π_θ/π_ref of one pool's completions under the latest policy, (M,)."""
-        self.pool_log_ratio[self._own(pool)] = log_ratio
+        """Store log π_θ/π_ref of one pool's completions under the latest policy, (M,)."""
+        self.state["pool_log_ratio"][self._own(pool)] = log_ratio
 
     def add(self, pool_index: ArrayLike, rewards: ArrayLike, log_ratio: ArrayLike) -> None:
-        """Fresh policy samples and log π_θ/π_ref of each, all (B,); as many of the oldest are forgotten."""
-        fresh = (np.asarray(pool_index), np.asarray(rewards), np.asarray(log_ratio))
-        for kept, rows in zip((self.index, self.rewards, self.log_ratio), fresh, strict=True):
-            kept[:] = np.concatenate([kept, rows])[-len(kept) :]
+        """Add fresh policy samples with log π_θ/π_ref of each, all (B,); as many of the oldest samples are dropped."""
+        for name, rows in {"index": pool_index, "rewards": rewards, "log_ratio": log_ratio}.items():
+            kept = self.state[name]
+            kept[:] = np.concatenate([kept, np.asarray(rows)])[-len(kept) :]
 
     def interval(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> Interval:
-        """(F_<, F_≤) of fresh completions. All arguments (B,). Raises ValueError for tie keys."""
+        """Compute (F_<, F_≤) of fresh completions. All arguments are (B,).
+
+        Raises:
+            ValueError: tie keys are given, which weighted samples cannot use.
+        """
         if tie_keys is not None:
             raise ValueError("weighted samples share their ties: tie_keys cannot be used")
         index, values = np.asarray(pool_index, np.int64), np.asarray(rewards, np.float64)
@@ -91,11 +115,12 @@ class RefinedCDF:
         return Interval(lower, upper, upper - lower)
 
     def _draws(self, pool: int) -> tuple[Float, Float]:
-        """Rewards and weights of a pool's completions and of the policy's for its prompt."""
-        own, policy = self._own(pool), self.index == pool
-        log_ratio = np.concatenate([self.pool_log_ratio[own], self.log_ratio[policy]])
+        """Collect rewards and weights of a pool's completions and of the policy's samples for its prompt."""
+        state, own = self.state, self._own(pool)
+        policy = state["index"] == pool
+        log_ratio = np.concatenate([state["pool_log_ratio"][own], state["log_ratio"][policy]])
         weights = balance_weights(log_ratio, int(self.num_samples[pool]), int(policy.sum()))
-        return np.concatenate([self.pools.rewards[own], self.rewards[policy]]), weights
+        return np.concatenate([self.pools.rewards[own], state["rewards"][policy]]), weights
 
     def _own(self, pool: int) -> slice:
         return slice(int(self.pools.offsets[pool]), int(self.pools.offsets[pool + 1]))

@@ -1,13 +1,14 @@
-"""The reward CDF of every prompt, estimated from its pool of M reference samples (the paper's F̂, tie-aware).
+"""The reward CDF of every prompt, estimated from its pool of M reference samples: the paper's F̂, extended to ties.
 
-One rule for every completion y ranked among its m other draws, k_< of them below and k_= tied:
+A completion y is ranked among m other draws, of which k_< have a lower reward and k_= the same:
 
     a = k_</(m+1),    b = (k_< + k_= + 1)/(m+1)
 
-A fresh completion has m = M; one of the pool's own has m = M−1, itself left out. y is one more exchangeable draw, so
-E_ref[W_N(a, b)] = 1 exactly, and log W_N is never −inf. Departs from the paper's one-sided (k_<+1)/(M+1): an interval
-instead of one number. Where the best completions carry mass it is 2 to 100 times closer in KL(π̂_bon‖π_bon), more
-the larger M/N; where no completion carries mass the two agree (docs/experiments.md).
+A fresh completion has m = M; a completion of the pool has m = M−1, since it is not counted itself. y is one more
+exchangeable draw, so E_ref[W_N(a, b)] = 1 exactly, and log W_N is never −inf. This departs from the one-sided
+(k_<+1)/(M+1) of arXiv 2407.06057: an interval instead of a number. Where the best completions carry mass, it is 2 to
+100 times closer in KL(π̂_bon‖π_bon), the more so the larger M/N; where no completion carries mass, the two agree
+(docs/experiments.md).
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ Int = NDArray[np.int64]
 
 
 class Interval(NamedTuple):
-    """F_< and F_≤ of some completions and what one sample weighs, 1/(m+1). float64, equal shapes."""
+    """F_< and F_≤ of completions, and the mass of one sample, 1/(m+1). float64 arrays of equal shape."""
 
     cdf_lt: Float
     cdf_le: Float
@@ -28,16 +29,16 @@ class Interval(NamedTuple):
 
 
 class RewardCDF:
-    """Ragged pools of reference rewards, sorted once; the look-ups of a batch are one binary search, vectorised.
+    """Reference rewards of pools of different sizes, sorted once; each batch of look-ups is one binary search.
 
     Args:
         rewards: float64 (ΣM,), the pools one after another.
         num_samples: int (P,), M of each pool; each at least 1.
-        tie_keys: optional int64 (ΣM,): refines equal rewards into the paper's total order ≺ (tie rule "order").
-            Left out, ties stay ties and are shared (tie rule "random": broken uniformly among the drawn).
+        tie_keys: optional int64 (ΣM,), which refine equal rewards into the paper's total order ≺ (tie rule "order").
+            Without them ties are shared (tie rule "random": broken uniformly among the samples drawn).
 
     Raises:
-        ValueError: lengths disagree, a pool is empty, or a reward is NaN; in a look-up also: no such pool.
+        ValueError: lengths disagree, a pool is empty, or a reward is NaN; in a look-up also: there is no such pool.
     """
 
     def __init__(self, rewards: ArrayLike, num_samples: ArrayLike, tie_keys: ArrayLike | None = None):
@@ -60,7 +61,10 @@ class RewardCDF:
         return len(self.num_samples)
 
     def counts(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> tuple[Int, Int]:
-        """(k_<, k_=) of each reward within its pool. All arguments (B,); tie keys are required if the pool has them."""
+        """Count (k_<, k_=), the samples below and equal to each reward within its pool.
+
+        All arguments are (B,). Tie keys are required if the pool has them.
+        """
         index = np.asarray(pool_index, np.int64)
         values = np.asarray(rewards, np.float64)
         if np.any((index < 0) | (index >= len(self))):
@@ -84,22 +88,22 @@ class RewardCDF:
         return k_lt, k_eq
 
     def interval(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> Interval:
-        """(F_<, F_≤) of fresh completions: m = M. All arguments (B,)."""
+        """Compute (F_<, F_≤) of fresh completions, for which m = M. All arguments are (B,)."""
         k_lt, k_eq = self.counts(pool_index, rewards, tie_keys)
         return _interval(k_lt, k_eq + 1, self.num_samples[np.asarray(pool_index, np.int64)] + 1)
 
     def pool_interval(self) -> Interval:
-        """(F_<, F_≤) of the pool's own completions, each ranked among the others: m = M−1. Shape (ΣM,)."""
+        """Compute (F_<, F_≤) of the pool's own completions, each ranked among the others: m = M−1. (ΣM,)."""
         k_lt, k_eq = self.counts(self._pool_index, self.rewards, self._tie_keys)
         # k_= counts the completion itself, which is the +1 of the rule; the +1 of m+1 cancels against M−1
         return _interval(k_lt, k_eq, self.num_samples[self._pool_index])
 
 
 def _count_below(ordered: NDArray[Any], first: Int, count: Int, values: NDArray[Any], below: np.ufunc) -> Int:
-    """How many of ordered[first : first + count] are `below` each value: one binary search for all of them together.
+    """Count the entries of ordered[first : first + count] that are `below` each value, all in one binary search.
 
-    All (B,), count ≥ 1. Steps are powers of two; one that leaves the range looks at its last entry instead, and where
-    that is below, all are.
+    All arrays are (B,), count ≥ 1. Steps are powers of two; a step that leaves the range looks at the last entry
+    instead, and if that entry is below, all are.
     """
     last = first + count - 1
     before = first - 1

@@ -1,23 +1,26 @@
-"""Random numbers as functions of what they are for: without state, a resumed run draws what it would have."""
+"""Random numbers as functions of their purpose: there is no state, so a resumed run draws the same numbers."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-ROLLOUT, PROMPT_ORDER, MINIBATCH, VALIDATION, RANK_TEST, OFFLINE, EVALUATION, FORWARD_KL = range(8)
+# The second part of a key, after the seed. 2 is not used: renumbering the others would change every draw.
+ROLLOUT, PROMPT_ORDER, VALIDATION, RANK_TEST, OFFLINE, EVALUATION, FORWARD_KL = 0, 1, 3, 4, 5, 6, 7
+# The third part, where one purpose draws several times.
+COMPLETIONS, HELD_OUT_LOSS = 1, 2
 
 
 def generator(*key: int) -> np.random.Generator:
-    """A Philox generator of its own for each key, e.g. (seed, MINIBATCH, iteration, epoch). Keys are ≥ 0."""
+    """Make a Philox generator for a key such as (seed, ROLLOUT, iteration); the numbers of a key are ≥ 0."""
     # the length keeps (s, k) and (s, k, 0) apart, which SeedSequence pads to the same words
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((len(key), *key))))
 
 
 def uniforms(shape: tuple[int, ...], *key: int) -> Tensor:
-    """float64 uniforms in [0, 1), a function of the key."""
+    """Draw float64 uniforms in [0, 1) as a function of the key."""
     return torch.from_numpy(generator(*key).random(shape))
 
 
 def permutation(count: int, *key: int) -> Tensor:
-    """int64 permutation of range(count), a function of the key."""
+    """Draw an int64 permutation of range(count) as a function of the key."""
     return torch.from_numpy(generator(*key).permutation(count))

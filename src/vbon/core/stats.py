@@ -1,4 +1,4 @@
-"""Statistics for honest tables: bootstrap over prompts, ratios, and the rank test of a pool."""
+"""Statistics of the tables: bootstrap over prompts, ratios, and the rank test of a pool."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,10 +25,19 @@ class Estimate(NamedTuple):
 def bootstrap(
     columns: tuple[ArrayLike, ...], statistic: Callable[..., Float], seed: int = 0, level: float = 0.95
 ) -> Estimate:
-    """Bootstrap over prompts. `columns`: per-prompt arrays (P,); `statistic` maps columns (..., P) → (...).
+    """Estimate a statistic with its percentile-bootstrap interval over prompts.
+
+    Args:
+        columns: arrays with a value per prompt, (P,) each.
+        statistic: function of the columns, (..., P) each, to (...).
+        seed: seed of the resamples.
+        level: coverage of the interval.
+
+    Returns:
+        The statistic of all prompts, and the bounds of its central interval.
 
     Raises:
-        ValueError: no prompts, or columns of different lengths.
+        ValueError: there are no prompts, or the columns differ in length.
     """
     arrays = [np.asarray(c, np.float64) for c in columns]
     if any(a.shape != arrays[0].shape for a in arrays) or not arrays[0].size:
@@ -40,22 +49,25 @@ def bootstrap(
 
 
 def mean(per_prompt: ArrayLike, seed: int = 0) -> Estimate:
-    """Mean over prompts."""
+    """Estimate the mean over prompts of `per_prompt` (P,)."""
     return bootstrap((per_prompt,), lambda v: v.mean(-1), seed)
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike, seed: int = 0) -> Estimate:
-    """mean(numerator)/mean(denominator), both resampled together: a share of gain with its interval."""
+    """Estimate mean(numerator)/mean(denominator), (P,) each; both are resampled together."""
     return bootstrap((numerator, denominator), lambda a, b: a.mean(-1) / b.mean(-1), seed)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> Estimate:
-    """mean(a − b) over the same prompts."""
+    """Estimate mean(a − b) over the same prompts, (P,) each."""
     return mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed)
 
 
 class RankTest(NamedTuple):
-    """χ² over rank bins, corrected for draws that share a pool; `p_value` is small when the draws are not from it."""
+    """Result of `rank_test`: χ² over rank bins, corrected for draws that share a pool, and the bins themselves.
+
+    A small `p_value` means that the draws are not from the distribution that made the pool.
+    """
 
     chi2: float
     dof: int
@@ -66,19 +78,27 @@ class RankTest(NamedTuple):
 def rank_test(
     k_lt: ArrayLike, k_eq: ArrayLike, num_samples: ArrayLike, pool_index: ArrayLike, seed: int = 0, num_bins: int = 10
 ) -> RankTest:
-    """Are fresh completions draws from the distribution that made the pools? (method: "Testing a pool")
+    """Test whether fresh completions are draws from the distribution that made the pools.
 
-    Tie-randomised ranks u = (k_< + V·(k_= + 1))/(M+1), V ~ U(0,1), are uniform if so. K draws ranked in the same pool
-    of M are dependent: their bin counts are Dirichlet-multinomial with concentration M+1, which inflates the variance
-    by (K+M+1)/(M+2); the statistic is divided by that, pooled over prompts. Catches a wrong temperature, template, stop
-    rule or reward. With ties the correction is too large: fewer false alarms and less power, never the reverse.
+    If so, the tie-randomised ranks u = (k_< + V·(k_= + 1))/(M+1), V ~ U(0,1), are uniform. K draws ranked in the same
+    pool of M are dependent: their bin counts are Dirichlet-multinomial with concentration M+1, which inflates the
+    variance by (K+M+1)/(M+2); the statistic is divided by that, pooled over prompts. The test detects a wrong
+    temperature, template, stop rule or reward. With ties the correction is too large, so there are fewer false alarms
+    and less power, never more.
 
     Args:
-        k_lt, k_eq: counts of each fresh completion in its pool, (B,). num_samples: M of that pool, (B,).
-        pool_index: which pool, (B,).
+        k_lt: number of pool samples below each fresh completion, (B,).
+        k_eq: number of pool samples equal to each fresh completion, (B,).
+        num_samples: M of the completion's pool, (B,).
+        pool_index: index of the completion's pool, (B,).
+        seed: seed of V.
+        num_bins: number of rank bins.
+
+    Returns:
+        The statistic, its degrees of freedom, the p-value, and the share of draws in each bin.
 
     Raises:
-        ValueError: no draws.
+        ValueError: there are no draws.
     """
     k_lt, k_eq, m = (np.asarray(x, np.float64) for x in (k_lt, k_eq, num_samples))
     if not k_lt.size:
@@ -94,7 +114,10 @@ def rank_test(
 
 
 def interpolate(x: ArrayLike, y: ArrayLike, at: ArrayLike) -> Float:
-    """Piecewise-linear y(at) through the points (x, y) in any order; nan outside their range (no extrapolation)."""
+    """Interpolate linearly between the points (x, y), given in any order, at the places `at`.
+
+    The result is nan outside the range of x: there is no extrapolation.
+    """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     order = np.argsort(x)
     return np.asarray(np.interp(np.asarray(at, np.float64), x[order], y[order], left=np.nan, right=np.nan))

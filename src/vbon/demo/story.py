@@ -3,7 +3,6 @@
 Each stage calls the function of its verb; a stage that is done is skipped.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from rich.console import Console
 
+from vbon.artifacts.files import replace_file
+from vbon.artifacts.json_files import lines_text, read_lines, read_object, write_json
+from vbon.artifacts.settings import check_same_settings
 from vbon.config import CollectConfig, DemoConfig, EvaluateConfig, InspectConfig, ReportConfig, TrainConfig
 from vbon.demo.closing import closing, print_closing
 from vbon.demo.corpus import distinct_prompts, opinions
 from vbon.errors import VbonError
-from vbon.pool.files import replace_file
 
 if TYPE_CHECKING:
     from vbon.recipes.small_models import Review
@@ -105,12 +106,12 @@ def _open_folder(config: DemoConfig, scale: Scale) -> Path:
     except OSError as error:
         raise VbonError(f"--out {folder}: cannot be made ({error.strerror}); name another directory") from None
     record = folder / "demo.json"
-    text = json.dumps(settings, indent=2) + "\n"
-    if record.is_file() and record.read_text(encoding="utf-8") != text:
-        raise VbonError(f"{record}: this folder holds a demo with other settings; give another --out, or remove it")
-    if not record.is_file() and any(folder.iterdir()):
-        raise VbonError(f"--out {folder}: holds files that are not the demo's; give another --out")
-    replace_file(record, text.encode())
+    if record.is_file():
+        mend = "choose another --out, or remove it"
+        check_same_settings(record, read_object(record), settings, may_change=(), mend=mend)
+    elif any(folder.iterdir()):
+        raise VbonError(f"--out {folder}: holds files that are not the demo's; choose another --out")
+    write_json(record, settings)
     return folder
 
 
@@ -122,7 +123,7 @@ def _write_texts(folder: Path, seed: int, scale: Scale) -> None:
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    replace_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    replace_file(path, lines_text(rows).encode())
 
 
 def _train_reference(folder: Path, seed: int, scale: Scale) -> None:
@@ -149,7 +150,7 @@ def _reviews(folder: Path, *, neutral: bool) -> tuple[list["Review"], list["Revi
     """The corpus to train on and the rest of it, labelled by stars; with or without those between."""
     from vbon.recipes.small_models import Review
 
-    rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_lines(folder / "corpus.jsonl")
     kept = [Review(row["text"], int(row["stars"] > NEUTRAL)) for row in rows if neutral or row["stars"] != NEUTRAL]
     measured = max(1, round(len(kept) * MEASURED_TEXTS))
     return kept[measured:], kept[:measured]

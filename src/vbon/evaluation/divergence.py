@@ -10,11 +10,8 @@ from torch import Tensor, nn
 
 from vbon.core import kl
 from vbon.models.batch import Sequences, sequences
+from vbon.models.batch_size import rows_at_a_time
 from vbon.models.logprobs import completion_logits, completion_logprobs, log_softmax
-
-# 64 MB in float32; a gigabyte on a GPU, which few rows leave idle. About six arrays of this size are alive at once.
-LOGITS_AT_A_TIME = {"cpu": 2**24, "cuda": 2**28}
-MOST_ROWS = 256
 
 Float = NDArray[np.float64]
 
@@ -79,9 +76,8 @@ def _chunks(batch: Sequences, model: nn.Module) -> Iterator[Tensor]:
 
 
 def _rows_per_chunk(batch: Sequences, model: nn.Module) -> int:
-    device = next(model.parameters()).device.type
-    logits = LOGITS_AT_A_TIME.get(device, LOGITS_AT_A_TIME["cuda"])
-    return max(1, min(MOST_ROWS, logits // (max(batch.completion_ids.shape[1], 1) * _vocabulary_size(model))))
+    device = next(model.parameters()).device
+    return rows_at_a_time("divergence", device, batch.completion_ids.shape[1] * _vocabulary_size(model))
 
 
 def _vocabulary_size(model: nn.Module) -> int:

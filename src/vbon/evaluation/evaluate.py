@@ -1,8 +1,8 @@
 """`vbon evaluate`: policies, the reference and best-of-N on held-out prompts, all with the same random numbers."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,65 +11,47 @@ from numpy.typing import NDArray
 from rich.console import Console
 from transformers import PreTrainedModel
 
+from vbon.artifacts.evaluation import EvaluationFolder, read_record, read_throughput
 from vbon.config.evaluate import EvaluateConfig
 from vbon.core import stats
 from vbon.errors import VbonError
 from vbon.evaluation import result, target, throughput
-from vbon.evaluation.folder import make_folder
+from vbon.evaluation.measurements import Measured, Measurements, read_measured, write_measured
 from vbon.evaluation.output import print_evaluation, write_evaluation
-from vbon.evaluation.plan import Plan, make_plan
-from vbon.evaluation.progress import progress_bar
-from vbon.evaluation.runs import Run
-from vbon.evaluation.samples import (
-    Advance,
-    Samples,
-    best_of_k,
-    draw_samples,
-    kl_bon_policy,
-    per_prompt_metrics,
-    pool_logprobs,
-)
+from vbon.evaluation.plan import Plan, make_plan, sources_of
+from vbon.evaluation.samples import Advance, Samples, best_of_k, draw_samples, kl_bon_policy, per_prompt_metrics
 from vbon.evaluation.setting import Setting
 from vbon.evaluation.warnings import judge_warnings, setting_warnings
 from vbon.models import load
+from vbon.progress import ProgressBar
 
 Float = NDArray[np.float64]
+Loaded = tuple[str, Callable[[], PreTrainedModel]]
+"""A policy's name, and a function that loads it."""
 REFERENCE = "reference"
 TARGET = "best-of-n"
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """`summary` is evaluation.json; `per_prompt` maps policy to metric to (P,); `samples` maps policy to its draws.
-
-    The reference and the target stand beside the policies under the names `reference` and `best-of-n`.
-    """
-
-    setting: Setting
-    summary: dict[str, Any]
-    per_prompt: dict[str, dict[str, Float]]
-    samples: dict[str, Samples]
-    speeds: dict[str, throughput.Speed]
-    """Empty where nothing was timed."""
-
-
 def evaluate_command(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate `config.runs`, write the folder `config.out`, print the table, return what evaluation.json holds."""
+    """Evaluate `config.runs`, write the folder `config.out`, print the table, return what evaluation.json holds.
+
+    Stopped at any moment, the same command continues: a policy that has been measured is not measured again. A
+    complete evaluation is only printed, unless what it was made of has changed.
+    """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     plan = make_plan(config)
-    folder = make_folder(config.out, plan.settings)
+    folder = EvaluationFolder(config.out)
     try:
-        evaluation = _evaluate_plan(plan, config)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # what another evaluation left there stays
-            folder.rmdir()
-        if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"stopped, and nothing written to {folder}; run the same command again") from None
-        raise
-    write_evaluation(folder, evaluation)
-    print_evaluation(evaluation, Console())
-    return evaluation.summary
+        if not folder.open(plan.settings, sources_of(plan)):
+            write_evaluation(folder, _evaluate_plan(plan, config, folder))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{folder.path}: stopped; run the same command to continue") from None
+    finally:
+        folder.close()
+    record = read_record(folder.path)
+    print_evaluation(record, read_throughput(folder.path), Console())
+    return record
 
 
 def evaluate(
@@ -78,74 +60,77 @@ def evaluate(
     *,
     with_throughput: bool = False,
     advance: Advance = lambda _: None,
-) -> Evaluation:
+) -> Measurements:
     """Measure named policies on a `Setting`. They are consumed one after another, so they may be loaded lazily.
 
     `advance` hears the number of prompts done, the reference's first. Raises VbonError for a policy of another
     vocabulary, a name given twice or kept for the reference and the target.
     """
-    ref_policy, ref_logprobs = setting.sampler.model, _ref_logprobs(setting)
+    loaded = ((name, partial(_same, policy)) for name, policy in policies)
+    return _evaluate(loaded, setting, with_throughput=with_throughput, advance=advance)
+
+
+def _same(policy: PreTrainedModel) -> PreTrainedModel:
+    return policy
+
+
+def _evaluate(
+    policies: Iterable[Loaded],
+    setting: Setting,
+    *,
+    with_throughput: bool,
+    advance: Advance,
+    folder: EvaluationFolder | None = None,
+) -> Measurements:
+    """`evaluate`, with policies loaded only when they are needed; what `folder` already holds is read from there."""
     per_prompt: dict[str, dict[str, Float]] = {TARGET: target.target_metrics(setting)}
-    samples, speeds = {}, {TARGET: throughput.best_of_n_speed(setting)} if with_throughput else {}
-    for name, policy in _with_reference(policies, ref_policy):
+    samples: dict[str, Samples] = {}
+    speeds: dict[str, throughput.Speed] = {}
+    reference: Loaded = (REFERENCE, partial(_same, setting.sampler.model))
+    for position, (name, load_it) in enumerate(chain([reference], policies)):
         if name in per_prompt:
             raise VbonError(f"two policies are named {name}; {REFERENCE} and {TARGET} stand for themselves")
-        _check_vocabulary(name, policy, ref_policy)
-        samples[name] = draw_samples(policy, setting, advance)
-        per_prompt[name] = per_prompt_metrics(samples[name], setting)
-        if ref_logprobs is not None:
-            per_prompt[name]["kl_bon_policy"] = kl_bon_policy(policy, setting, ref_logprobs)
-        if with_throughput:
-            speeds[name] = throughput.one_sample_speed(policy, setting)
-    return Evaluation(setting, _summary(setting, per_prompt, samples), per_prompt, samples, speeds)
+        measured = None if folder is None else read_measured(folder.measured(position))
+        if measured is None:
+            measured = _measure(name, load_it(), setting, with_throughput=with_throughput, advance=advance)
+            if folder is not None:
+                write_measured(folder.measured(position), measured)
+        else:
+            advance(len(setting.pool))
+        samples[name], per_prompt[name] = measured.samples, measured.per_prompt
+        speeds |= measured.speeds
+    return Measurements(setting, _summary(setting, per_prompt, samples), per_prompt, samples, speeds)
 
 
-def _evaluate_plan(plan: Plan, config: EvaluateConfig) -> Evaluation:
-    with progress_bar() as bar:
-        task = bar.add_task("prompts", total=len(plan.setting.pool) * (len(plan.runs) + 1))
-        evaluation = evaluate(
-            _load(plan.runs, plan, config),
-            plan.setting,
-            with_throughput=config.throughput,
-            advance=lambda count: bar.advance(task, count),
-        )
-    summary = evaluation.summary
+def _measure(
+    name: str, policy: PreTrainedModel, setting: Setting, *, with_throughput: bool, advance: Advance
+) -> Measured:
+    _check_vocabulary(name, policy, setting.sampler.model)
+    speeds = {TARGET: throughput.best_of_n_speed(setting)} if with_throughput and name == REFERENCE else {}
+    samples = draw_samples(policy, setting, advance)
+    per_prompt = per_prompt_metrics(samples, setting)
+    if setting.ref_logprobs is not None:
+        per_prompt["kl_bon_policy"] = kl_bon_policy(policy, setting, setting.ref_logprobs)
+    if with_throughput:
+        speeds[name] = throughput.one_sample_speed(policy, setting)
+    return Measured(samples, per_prompt, speeds)
+
+
+def _evaluate_plan(plan: Plan, config: EvaluateConfig, folder: EvaluationFolder) -> Measurements:
+    policies = [(run.name, partial(load.load_configured_policy, run.path, config, plan.device)) for run in plan.runs]
+    with ProgressBar("prompts", len(plan.setting.pool) * (len(plan.runs) + 1)) as bar:
+        made = _evaluate(policies, plan.setting, with_throughput=config.throughput, advance=bar.advance, folder=folder)
     for run in plan.runs:
-        row = summary["policies"][run.name]
+        row = made.summary["policies"][run.name]
         row |= {"path": run.path, "objective": run.objective, "algorithm": run.algorithm, "n": run.n}
-    summary |= {"settings": plan.settings, "warnings": [*plan.warnings, *summary["warnings"]]}
-    return evaluation
-
-
-def _load(runs: Sequence[Run], plan: Plan, config: EvaluateConfig) -> Iterator[tuple[str, PreTrainedModel]]:
-    for run in runs:
-        yield (
-            run.name,
-            load.load_policy(
-                run.path, dtype=config.dtype, device=plan.device, trust_remote_code=config.trust_remote_code
-            ),
-        )
-
-
-def _with_reference(
-    policies: Iterable[tuple[str, PreTrainedModel]], ref_policy: PreTrainedModel
-) -> Iterator[tuple[str, PreTrainedModel]]:
-    yield REFERENCE, ref_policy
-    yield from policies
+    made.summary.update(settings=plan.settings, warnings=[*plan.warnings, *made.summary["warnings"]])
+    return made
 
 
 def _check_vocabulary(name: str, policy: PreTrainedModel, ref_policy: PreTrainedModel) -> None:
     sizes = [model.config.get_text_config().vocab_size for model in (policy, ref_policy)]
     if sizes[0] != sizes[1]:
         raise VbonError(f"{name}: has a vocabulary of {sizes[0]}, the reference one of {sizes[1]}; name its --model")
-
-
-def _ref_logprobs(setting: Setting) -> Float | None:
-    """log π_ref of the pool's samples, as stored or computed anew; None where the pool has no token ids."""
-    if not setting.pool.has_completion_ids:
-        return None
-    stored = setting.pool.ref_logprobs
-    return stored if np.isfinite(stored).all() else pool_logprobs(setting.sampler.model, setting)
 
 
 def _summary(setting: Setting, per_prompt: dict[str, dict[str, Float]], samples: dict[str, Samples]) -> dict[str, Any]:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vbon.artifacts.files import replace_file
 from vbon.config.evaluate import GenerateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.best_of_n import sample_best_of_n
-from vbon.evaluation.progress import progress_bar
 from vbon.models import load
-from vbon.pool.files import replace_file
 from vbon.pool.prompts import Prompt, read_prompts
-from vbon.pool.sampling import Sampler, encode_prompts
-from vbon.rewards import Reward, load_reward
+from vbon.pool.sampling import Sampler, encode_prompts, load_sampler
+from vbon.progress import ProgressBar
+from vbon.rewards import Reward, load_configured_reward
 
 Row = dict[str, Any]
 
@@ -40,17 +40,24 @@ def generate_rows(config: GenerateConfig) -> Iterator[Row]:
     Raises VbonError before the first row for bad prompts, model, reward or length.
     """
     prompts = read_prompts(config.prompts, column=config.prompt_column, limit=config.limit)
-    sampler = _sampler(config)
+    sampler = load_sampler(
+        config.model,
+        config,
+        load.resolve_device(config.device),
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        extra_stop_token_ids=config.stop_token_ids,
+    )
     prompt_ids = encode_prompts(sampler, prompts, config.prompts)
-    reward = None if config.reward is None else _load_reward(config.reward, config, sampler)
+    device = str(sampler.model.device)
+    reward = None if config.reward is None else load_configured_reward(config.reward, config, device)
     return _rows(config, sampler, reward, prompts, prompt_ids)
 
 
 def _rows(
     config: GenerateConfig, sampler: Sampler, reward: Reward | None, prompts: list[Prompt], prompt_ids: list[list[int]]
 ) -> Iterator[Row]:
-    with progress_bar() as bar:
-        task = bar.add_task("prompts", total=len(prompts))
+    with ProgressBar("prompts", len(prompts)) as bar:
         drawn = sample_best_of_n(
             sampler,
             reward,
@@ -60,37 +67,12 @@ def _rows(
             num_samples=config.num_samples,
             batch_size=config.batch_size,
             seed=config.seed,
-            advance=lambda count: bar.advance(task, count),
+            advance=bar.advance,
         )
         for prompt, best in drawn:
             for index, completion in enumerate(best.completions):
                 scored = {} if best.rewards is None else {"reward": best.rewards[index]}
                 yield {"prompt": prompt.prompt, **prompt.columns, "completion": completion, **scored}
-
-
-def _sampler(config: GenerateConfig) -> Sampler:
-    device = load.resolve_device(config.device)
-    model = load.load_policy(
-        config.model, dtype=config.dtype, device=device, trust_remote_code=config.trust_remote_code
-    )
-    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    defaults = model.generation_config
-    temperature = config.temperature or getattr(defaults, "temperature", None) or 1.0
-    max_new_tokens = config.max_new_tokens or getattr(defaults, "max_new_tokens", None)
-    if max_new_tokens is None:
-        raise VbonError(f"{config.model}: its generation_config.json names no length; give --max-new-tokens")
-    stop = load.stop_token_ids(model, tokenizer, config.stop_token_ids)
-    return Sampler(model, tokenizer, float(temperature), int(max_new_tokens), stop)
-
-
-def _load_reward(spec: str, config: GenerateConfig, sampler: Sampler) -> Reward:
-    return load_reward(
-        spec,
-        device=str(sampler.model.device),
-        batch_size=config.reward_batch_size,
-        timeout=config.reward_timeout,
-        trust_remote_code=config.trust_remote_code,
-    )
 
 
 def _check_out(out: Path, prompts: Path) -> None:

@@ -1,28 +1,20 @@
 """The EVAL folder and the printed table. Same seed, same bytes: only throughput.json holds wall-clock times."""
 
-import io
-import json
-import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from vbon.evaluation.folder import SUMMARY
+from vbon.artifacts.evaluation import PER_PROMPT, REFERENCE, SAMPLES, EvaluationFolder
+from vbon.evaluation.measurements import Measurements
 from vbon.evaluation.samples import sample_win_rates
-from vbon.pool.files import replace_file
+from vbon.evaluation.throughput import Speed
 from vbon.pool.prompts import Prompt, canonical_json
-
-if TYPE_CHECKING:
-    from vbon.evaluation.evaluate import Evaluation
-    from vbon.evaluation.throughput import Speed
 
 SHOWN_SAMPLES = 4
 """Completions of each prompt and policy that samples.parquet keeps."""
@@ -53,20 +45,17 @@ _REFERENCE_SCHEMA = pa.schema(
 )
 
 
-def write_evaluation(folder: Path, evaluation: "Evaluation") -> None:
-    """The tables in Parquet, throughput.json (where timed) and, last, evaluation.json: with it the others are whole."""
-    (folder / SUMMARY).unlink(missing_ok=True)
-    replace_file(folder / "per_prompt.parquet", _parquet(per_prompt_table(evaluation)))
-    replace_file(folder / "samples.parquet", _parquet(samples_table(evaluation)))
-    replace_file(folder / "reference.parquet", _parquet(reference_table(evaluation)))
-    if evaluation.speeds:
-        replace_file(folder / "throughput.json", _json(_speeds_record(evaluation.speeds)))
-    else:
-        (folder / "throughput.json").unlink(missing_ok=True)
-    replace_file(folder / SUMMARY, _json(evaluation.summary))
+def write_evaluation(folder: EvaluationFolder, evaluation: Measurements) -> None:
+    """Write the tables, the speeds where they were measured, and the result."""
+    tables = {
+        PER_PROMPT: per_prompt_table(evaluation),
+        SAMPLES: samples_table(evaluation),
+        REFERENCE: reference_table(evaluation),
+    }
+    folder.write(tables, _speeds_record(evaluation.speeds), evaluation.summary)
 
 
-def per_prompt_table(evaluation: "Evaluation") -> pa.Table:
+def per_prompt_table(evaluation: Measurements) -> pa.Table:
     """A row for each policy and prompt, a column for each metric; null where a policy lacks one."""
     prompts = evaluation.setting.pool.prompts
     names = sorted({name for values in evaluation.per_prompt.values() for name in values})
@@ -80,17 +69,17 @@ def per_prompt_table(evaluation: "Evaluation") -> pa.Table:
     return pa.Table.from_pylist(rows, schema)
 
 
-def samples_table(evaluation: "Evaluation") -> pa.Table:
+def samples_table(evaluation: Measurements) -> pa.Table:
     """The first few completions of each policy and prompt, for reading side by side."""
     return pa.Table.from_pylist(list(_sample_rows(evaluation)), _SAMPLE_SCHEMA)
 
 
-def reference_table(evaluation: "Evaluation") -> pa.Table:
+def reference_table(evaluation: Measurements) -> pa.Table:
     """The reference's reward CDF of each prompt: rewards of its pool at 0, 1 … 100 %, each one that was drawn."""
     setting = evaluation.setting
     rows = [
         {"prompt_id": prompt.prompt_id, "prompt": _text(prompt), "reward_quantiles": reward_quantiles(rewards)}
-        for prompt, rewards in zip(setting.pool.prompts, setting.per_prompt(setting.pool.rewards), strict=True)
+        for prompt, rewards in zip(setting.pool.prompts, setting.pool.per_prompt(setting.pool.rewards), strict=True)
     ]
     return pa.Table.from_pylist(rows, _REFERENCE_SCHEMA)
 
@@ -101,17 +90,22 @@ def reward_quantiles(rewards: NDArray[np.float64]) -> list[float]:
     return [float(reward) for reward in np.sort(rewards)[np.maximum(ranks, 1) - 1]]
 
 
-def print_evaluation(evaluation: "Evaluation", console: Console) -> None:
-    """Policies × main metrics with intervals, the target, the floor, warnings."""
-    summary = evaluation.summary
-    console.print(_table(summary))
-    for line in _speed_lines(evaluation.speeds):
+def print_evaluation(record: Mapping[str, Any], throughput: Mapping[str, Any], console: Console) -> None:
+    """Policies × main metrics with intervals, the target, the floor, speeds, warnings.
+
+    Args:
+        record: What evaluation.json holds.
+        throughput: What throughput.json holds; empty where nothing was timed.
+        console: Where to print.
+    """
+    console.print(_table(record))
+    for line in _speed_lines(throughput):
         console.print(line, highlight=False)
-    for line in summary["warnings"]:
+    for line in record["warnings"]:
         console.print(f"[yellow]warning:[/] {line}", highlight=False)
 
 
-def _sample_rows(evaluation: "Evaluation") -> Iterator[dict[str, Any]]:
+def _sample_rows(evaluation: Measurements) -> Iterator[dict[str, Any]]:
     setting = evaluation.setting
     size = setting.samples_per_prompt
     for policy, samples in evaluation.samples.items():
@@ -136,7 +130,7 @@ def _text(prompt: Prompt) -> str:
     return canonical_json(prompt.prompt) if isinstance(prompt.prompt, list) else prompt.prompt
 
 
-def _table(summary: dict[str, Any]) -> Table:
+def _table(summary: Mapping[str, Any]) -> Table:
     n, prompts, size = summary["n"], summary["num_prompts"], summary["samples_per_prompt"]
     floor = summary["floor"]["kl_policy_bon"]
     table = Table(
@@ -167,34 +161,16 @@ def _cell(estimate: dict[str, float | None] | None) -> str:
     return f"{text}\n{estimate['low']:.3f}…{estimate['high']:.3f}"
 
 
-def _speeds_record(speeds: "Mapping[str, Speed]") -> dict[str, Any]:
+def _speeds_record(speeds: Mapping[str, Speed]) -> dict[str, Any]:
+    if not speeds:
+        return {}
     return {
         "completions_per_second": {name: speed.rate for name, speed in speeds.items()},
         "latency_seconds": {name: speed.latency for name, speed in speeds.items()},
     }
 
 
-def _speed_lines(speeds: "Mapping[str, Speed]") -> Iterator[str]:
-    if speeds:
-        yield "completions a second: " + ", ".join(f"{name} {speed.rate:.3g}" for name, speed in speeds.items())
-        yield "one prompt, seconds: " + ", ".join(f"{name} {speed.latency:.3g}" for name, speed in speeds.items())
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
-
-
-def _finite(value: Any) -> Any:
-    """NaN and ±∞ as null, which JSON has."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _speed_lines(throughput: Mapping[str, Any]) -> Iterator[str]:
+    for title, key in (("completions a second", "completions_per_second"), ("one prompt, seconds", "latency_seconds")):
+        if key in throughput:
+            yield f"{title}: " + ", ".join(f"{name} {value:.3g}" for name, value in throughput[key].items())

@@ -1,22 +1,25 @@
 """What `vbon evaluate` will do, checked before anything is sampled: runs, pool, reference, reward, N."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
+from vbon.artifacts.fingerprint import FIELDS, check_fingerprint
 from vbon.config.evaluate import EvaluateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.runs import Run, read_runs
 from vbon.evaluation.setting import Setting
 from vbon.models import load
-from vbon.pool.fingerprint import FIELDS, check_fingerprint
+from vbon.pool.manifest import manifest_to_json
 from vbon.pool.prompts import read_prompts
-from vbon.pool.sampling import Sampler, encode_prompts, fingerprint_of
+from vbon.pool.sampling import Sampler, encode_prompts, fingerprint_of, load_sampler
 from vbon.pool.store import ReferencePool
-from vbon.rewards import Reward, load_reward
+from vbon.pool.writer import hash_prompt_ids
+from vbon.rewards import Reward, load_configured_reward
 
 
 class Plan(NamedTuple):
@@ -39,8 +42,8 @@ def make_plan(config: EvaluateConfig) -> Plan:
     device = load.resolve_device(config.device)
     ref_model = _ref_model(config, runs, pool)
     sampler = _sampler(config, ref_model, pool, device)
-    reward = _load_reward(_reward_spec(config, runs, pool), config, device)
-    judges = tuple(_load_reward(spec, config, device) for spec in config.judges)
+    reward = load_configured_reward(_reward_spec(config, runs, pool), config, str(device))
+    judges = tuple(load_configured_reward(spec, config, str(device)) for spec in config.judges)
     _check_judges(judges)
     allowed = _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
     n = _shared_n(config, runs)
@@ -58,6 +61,19 @@ def make_plan(config: EvaluateConfig) -> Plan:
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
     settings = json.loads(json.dumps(dataclasses.asdict(filled))) | {"allowed_mismatches": allowed}
     return Plan(runs, setting, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
+
+
+def sources_of(plan: Plan) -> dict[str, Any]:
+    """Digests of all that is evaluated: where one changes, the same settings measure something else."""
+    setting, pool = plan.setting, plan.setting.pool
+    return {
+        "pool": hashlib.sha256(manifest_to_json(pool.manifest).encode()).hexdigest()[:16],
+        "prompts": hash_prompt_ids(pool.prompts)[:16],
+        "reference": load.model_fingerprint(plan.settings["model"]),
+        "reward": setting.reward.fingerprint,
+        "judges": [judge.fingerprint for judge in setting.judges],
+        "runs": [load.model_fingerprint(run.path) for run in plan.runs],
+    }
 
 
 def _select(pool: ReferencePool, config: EvaluateConfig) -> ReferencePool:
@@ -100,20 +116,13 @@ def _sampler(config: EvaluateConfig, ref_model: str, pool: ReferencePool, device
     for key in ("temperature", "max_new_tokens"):
         if getattr(made, key) is None:
             raise VbonError(f"{pool.path}: its {key} is not known; import it with --declare {key}=…")
-    model = load.load_policy(ref_model, dtype=config.dtype, device=device, trust_remote_code=config.trust_remote_code)
-    tokenizer = load.load_tokenizer(ref_model, trust_remote_code=config.trust_remote_code)
-    stop = load.stop_token_ids(model, tokenizer) if made.stop is None else made.stop
-    assert made.temperature is not None and made.max_new_tokens is not None
-    return Sampler(model, tokenizer, made.temperature, made.max_new_tokens, stop)
-
-
-def _load_reward(spec: str, config: EvaluateConfig, device: torch.device) -> Reward:
-    return load_reward(
-        spec,
-        device=str(device),
-        batch_size=config.reward_batch_size,
-        timeout=config.reward_timeout,
-        trust_remote_code=config.trust_remote_code,
+    return load_sampler(
+        ref_model,
+        config,
+        device,
+        temperature=made.temperature,
+        max_new_tokens=made.max_new_tokens,
+        stop_token_ids=made.stop,
     )
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vbon.artifacts.fingerprint import Fingerprint, parse_fingerprint
+from vbon.artifacts.json_files import parse_json
 from vbon.errors import VbonError
-from vbon.pool.fingerprint import Fingerprint
-from vbon.pool.manifest import parse_fingerprint
-from vbon.pool.records import parse_json
 
 RECORD_NAME = "vbon/run.json"
 FORMAT_VERSION = 1

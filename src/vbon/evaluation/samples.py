@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from vbon.core import best_of_n
 from vbon.evaluation import metrics
-from vbon.evaluation.divergence import Divergence, divergence, sequence_logprobs
+from vbon.evaluation.divergence import Divergence, divergence
 from vbon.evaluation.result import estimates
 from vbon.evaluation.setting import Setting
 from vbon.models import load
@@ -108,21 +108,10 @@ def best_of_k(samples: Samples, setting: Setting) -> list[dict[str, Any]]:
 
 def kl_bon_policy(policy: PreTrainedModel, setting: Setting, ref_logprobs: Float) -> Float:
     """KL(π_bon‖π_θ) of each prompt, from the pool's own samples under the policy. Shape (P,)."""
-    logprobs = ref_logprobs if policy is setting.sampler.model else pool_logprobs(policy, setting)
+    logprobs = ref_logprobs if policy is setting.sampler.model else setting.pool_logprobs(policy)
     columns = (setting.pool_log_weight, ref_logprobs, logprobs)
-    rows = zip(*(setting.per_prompt(column) for column in columns), strict=True)
+    rows = zip(*(setting.pool.per_prompt(column) for column in columns), strict=True)
     return np.array([metrics.kl_bon_policy(*row) for row in rows])
-
-
-def pool_logprobs(model: PreTrainedModel, setting: Setting) -> Float:
-    """log π(y) of every sample of the pool, (ΣM,)."""
-    return sequence_logprobs(
-        model,
-        [setting.prompt_ids[index] for index in setting.pool.prompt_index],
-        list(setting.pool.completion_ids),
-        temperature=setting.sampler.temperature,
-        pad_token_id=load.pad_token_id(setting.sampler.tokenizer),
-    )
 
 
 def _draw(policy: PreTrainedModel, setting: Setting, advance: Advance) -> list[Draws]:

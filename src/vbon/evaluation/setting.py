@@ -5,9 +5,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from vbon.core import best_of_n, seeds
 from vbon.core.reward_cdf import RewardCDF
+from vbon.evaluation.divergence import sequence_logprobs
+from vbon.models import load
 from vbon.pool.predict import sample_weights
 from vbon.pool.sampling import Sampler
 from vbon.pool.store import ReferencePool
@@ -45,7 +48,7 @@ class Setting:
     @cached_property
     def bon_cdf(self) -> list[Float]:
         """P(best-of-N is one of the k lowest of the pool's samples), k = 0 … M; (M+1,) of each prompt."""
-        ordered = (np.sort(rewards) for rewards in self.per_prompt(self.pool.rewards))
+        ordered = (np.sort(rewards) for rewards in self.pool.per_prompt(self.pool.rewards))
         return [np.concatenate([[0.0], np.cumsum(sample_weights(rewards, self.n))]) for rewards in ordered]
 
     @cached_property
@@ -53,6 +56,20 @@ class Setting:
         """One for all policies, so that they share their random numbers, and never the pool's own."""
         return int(seeds.generator(self.seed, seeds.EVALUATION).integers(2**62))
 
-    def per_prompt(self, values: Float) -> list[Float]:
-        """Flat values of the pool (ΣM,), split by prompt."""
-        return np.split(values, self.pool.offsets[1:-1])
+    @cached_property
+    def ref_logprobs(self) -> Float | None:
+        """log π_ref of the pool's samples, (ΣM,), as stored or computed anew; None where the pool has no token ids."""
+        if not self.pool.has_completion_ids:
+            return None
+        stored = self.pool.ref_logprobs
+        return stored if np.isfinite(stored).all() else self.pool_logprobs(self.sampler.model)
+
+    def pool_logprobs(self, model: PreTrainedModel) -> Float:
+        """log π(y) of every sample of the pool, (ΣM,)."""
+        return sequence_logprobs(
+            model,
+            [self.prompt_ids[index] for index in self.pool.prompt_index],
+            list(self.pool.completion_ids),
+            temperature=self.sampler.temperature,
+            pad_token_id=load.pad_token_id(self.sampler.tokenizer),
+        )

@@ -20,7 +20,7 @@ def target_metrics(setting: Setting) -> dict[str, Float]:
 
     Lengths, ends and judges' rewards are there where the pool has what they need.
     """
-    predictions = np.array([predict(rewards, setting.n) for rewards in setting.per_prompt(setting.pool.rewards)])
+    predictions = np.array([predict(rewards, setting.n) for rewards in setting.pool.per_prompt(setting.pool.rewards)])
     keys = ("reward", "win_rate", "kl_policy_ref")
     values = dict(zip(keys, predictions.T, strict=True))
     against_itself = np.full(len(predictions), 0.5)
@@ -30,7 +30,7 @@ def target_metrics(setting: Setting) -> dict[str, Float]:
 
 def pool_reward(setting: Setting) -> Float:
     """The reference's mean reward of each prompt: where a share of the gain begins."""
-    return np.array([rewards.mean() for rewards in setting.per_prompt(setting.pool.rewards)])
+    return np.array([rewards.mean() for rewards in setting.pool.per_prompt(setting.pool.rewards)])
 
 
 def kl_policy_bon_floor(setting: Setting) -> float:
@@ -57,5 +57,5 @@ def _score_pool(judge: Reward, setting: Setting) -> Float:
 
 def _expectation(values: Float, setting: Setting) -> Float:
     """E_bon[value] of each prompt."""
-    pairs = zip(setting.per_prompt(setting.pool.rewards), setting.per_prompt(values), strict=True)
+    pairs = zip(setting.pool.per_prompt(setting.pool.rewards), setting.pool.per_prompt(values), strict=True)
     return np.array([sample_weights(rewards, setting.n) @ one for rewards, one in pairs])

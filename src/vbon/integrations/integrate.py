@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from vbon.artifacts.files import replace_file
+from vbon.artifacts.json_files import first_line
 from vbon.config.integrate import IntegrateConfig
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
@@ -16,8 +18,6 @@ from vbon.integrations import handover, openrlhf, trl, verl
 from vbon.integrations.lookup import encode_reference, load_sequence_reward
 from vbon.integrations.render import Rendered, render_prompts
 from vbon.models.load import load_tokenizer
-from vbon.pool.files import replace_file
-from vbon.pool.records import first_line
 from vbon.pool.store import ReferencePool
 
 Files = dict[str, bytes]
@@ -99,7 +99,7 @@ def _trl_row(pool: ReferencePool, index: int) -> dict[str, Any]:
     taken = sorted(set(prompt.columns) & set(RIDES_ALONG))
     if taken:
         raise VbonError(f"{pool.path}: column {taken[0]!r} has a name that TRL's rewards reserve; rename it")
-    rewards = pool.rewards[pool.offsets[index] : pool.offsets[index + 1]].tolist()
+    rewards = pool.rewards[pool.rows_of(index)].tolist()
     return {"prompt": prompt.prompt, "prompt_id": prompt.prompt_id, "ref_rewards": rewards, **prompt.columns}
 
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vbon.artifacts.fingerprint import Fingerprint, check_fingerprint
+from vbon.artifacts.json_files import parse_json
 from vbon.core import objectives
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
-from vbon.pool.fingerprint import Fingerprint, check_fingerprint
 from vbon.pool.prompts import Messages, Prompt, canonical_json, reward_columns
-from vbon.pool.records import parse_json
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward, load_reward
 
@@ -116,13 +116,13 @@ def load_sequence_reward(
 
 def encode_reference(pool: ReferencePool, index: int) -> str:
     """Prompt `index` of a pool with its reference rewards as JSON, for a host's data column. Floats are exact."""
-    prompt, rows = pool.prompts[index], slice(pool.offsets[index], pool.offsets[index + 1])
+    prompt = pool.prompts[index]
     return canonical_json(
         {
             "prompt_id": prompt.prompt_id,
             "prompt": prompt.prompt,
             "columns": prompt.columns,
-            "ref_rewards": pool.rewards[rows].tolist(),
+            "ref_rewards": pool.rewards[pool.rows_of(index)].tolist(),
         }
     )
 

@@ -11,10 +11,10 @@ from functools import cached_property
 from threading import Lock
 from typing import Any
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
 from vbon.integrations.lookup import Scores, SequenceReward, load_sequence_reward, read_reference
-from vbon.pool.fingerprint import Fingerprint
 
 RewardFunc = Callable[[Sequence[str], Sequence[str], Sequence[str]], dict[str, Any]]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
 from vbon.integrations.lookup import Reference, Scores, SequenceReward, checked_rewards, load_sequence_reward
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.prompts import Prompt
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward

@@ -11,9 +11,9 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.integrations.lookup import SequenceReward, load_sequence_reward, read_reference
-from vbon.pool.fingerprint import Fingerprint
 
 EXTRA_INFO_KEY = "vbon"
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"

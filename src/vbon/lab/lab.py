@@ -1,17 +1,30 @@
 """`vbon lab EXPERIMENT`: run one experiment, print its table, write its JSON and its figure."""
 
 import contextlib
-import importlib
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vbon.config.lab import LabConfig
 from vbon.errors import VbonError
-from vbon.lab import figures, record, seeds
+from vbon.lab import figures, record, rows
+from vbon.lab.experiment import Context, Experiment
+from vbon.lab.experiments import (
+    backward_kl,
+    beyond_m,
+    bound,
+    methods,
+    monotone,
+    n_beta,
+    pool,
+    samples,
+    text,
+    ties,
+    weak_reference,
+)
 
 TRAINED_TITLE = "trained: medians over seeds, the lowest and highest distance beside (exact; nats)"
 TRAINED_COLUMNS = (
@@ -28,25 +41,28 @@ TRAINED_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Context:
-    """What an experiment is run with besides its preset."""
-
-    seeds: tuple[int, ...]
-    work: Path
-    num_workers: int
-    pools: tuple[Path, ...] = ()
-    """Of `vbon lab pool` and `text` only."""
+EXPERIMENTS: dict[str, Experiment] = {
+    "backward-kl": backward_kl,
+    "monotone": monotone,
+    "bound": bound,
+    "samples": samples,
+    "ties": ties,
+    "n-beta": n_beta,
+    "weak-reference": weak_reference,
+    "beyond-m": beyond_m,
+    "methods": methods,
+    "pool": pool,
+    "text": text,
+}
 
 
 def lab_command(config: LabConfig) -> dict[str, Any]:
-    """Run `config.experiment`; returns what its JSON holds.
+    """Run `config.experiment` and return what its JSON holds.
 
-    An experiment is a module with `TITLE`, `COLUMNS` of its table, `PRESETS`, `run(preset, context)` → {"rows": …}, and
-    `panels(result)`; where its result has "trained" runs, `TRAINED_BY` tells them apart but for their seeds.
-    Raises VbonError for a folder that cannot be written, or without matplotlib.
+    Raises:
+        VbonError: the folder cannot be written, or matplotlib is not installed.
     """
-    experiment = importlib.import_module(f"vbon.lab.experiments.{config.experiment.replace('-', '_')}")
+    experiment = EXPERIMENTS[config.experiment]
     preset = _find_preset(experiment.PRESETS, config)
     numbers, out = config.seeds or preset.seeds, Path(config.out)
     start = time.monotonic()
@@ -66,7 +82,7 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
     record.write_json(path, result)
     record.print_table(experiment.TITLE, result["rows"], experiment.COLUMNS)
     if result.get("trained"):
-        summary = seeds.summary(result["trained"], experiment.TRAINED_BY)
+        summary = rows.summary(result["trained"], experiment.TRAINED_BY)
         columns = [name for name in TRAINED_COLUMNS if name in summary[0] and name not in experiment.TRAINED_BY]
         record.print_table(TRAINED_TITLE, summary, (*experiment.TRAINED_BY, *columns))
     figures.save(path.with_suffix(".svg"), experiment.panels(result))

@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import vbon
 from vbon.commit import commit_of
 from vbon.errors import VbonError
+from vbon.version import __version__
 
 Row = dict[str, Any]
 
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 def provenance() -> dict[str, Any]:
     """What made a result: versions, commit (with + where the sources differ from it), machine."""
     return {
-        "vbon": vbon.__version__,
+        "vbon": __version__,
         "commit": commit_of(Path(__file__).parents[1]),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from vbon.config import EvaluateConfig, TrainConfig
@@ -42,7 +41,7 @@ class TextJob:
     heldout: str
     n: float
     seed: int
-    work: str
+    work: Path
     samples_per_prompt: int
     num_samples: int | None = None
     reward_map: str = "identity"
@@ -170,7 +169,7 @@ def named(value: str | None, pool: str, what: str) -> str:
 def mapped_reward(pool: ReferencePool, reward_map: str) -> MappedReward:
     """The reward that scored the pool, after the map."""
     base = load_reward(named(pool.manifest.reward, str(pool.path), "reward"))
-    return MappedReward(base, reward_map, spread_of(np.split(pool.rewards, pool.offsets[1:-1])))
+    return MappedReward(base, reward_map, spread_of(pool.per_prompt(pool.rewards)))
 
 
 def derive_pool(job: TextJob) -> Path:
@@ -195,15 +194,17 @@ def derive_pool(job: TextJob) -> Path:
 def _cut(pool: ReferencePool, num_samples: int | None, reward: MappedReward) -> Iterator[PromptSamples]:
     rewards = MAPS[reward.reward_map](pool.rewards, reward.spread)
     for index, prompt in enumerate(pool.prompts):
-        start, end = int(pool.offsets[index]), int(pool.offsets[index + 1])
-        if num_samples is not None and end - start < num_samples:
-            raise VbonError(f"{pool.path}: has {end - start} samples of prompt {prompt.prompt_id}, of {num_samples}")
-        rows = slice(start, end if num_samples is None else start + num_samples)
+        rows = pool.rows_of(index)
+        if num_samples is not None:
+            held = rows.stop - rows.start
+            if held < num_samples:
+                raise VbonError(f"{pool.path}: has {held} samples of prompt {prompt.prompt_id}, of {num_samples}")
+            rows = slice(rows.start, rows.start + num_samples)
         yield PromptSamples(
             prompt,
             pool.completions[rows],
             pool.completion_ids[rows],
             rewards[rows],
-            [None] * (rows.stop - start),
+            [None] * (rows.stop - rows.start),
             pool.finished[rows],
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,7 @@ from vbon.pool.collect import collect
 from vbon.training.metrics import read_rows
 from vbon.training.train import train
 
+Row = dict[str, Any]
 REWARDS = "vbon.lab.rewards:"
 MANY = 20_000
 """Samples of a pool whose F̂ is near exact."""
@@ -37,23 +39,27 @@ class Scale:
     minibatch_size: int = 128
 
 
+LONG = Scale(num_iterations=300, rollouts_per_iteration=512)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One run: a world, the reward it is trained on, its pool, and the flags of `vbon train` beside the scale's."""
 
     world: World
-    reward: str
+    reward: str = "continuous"
     n: float
     seed: int
     scale: Scale
-    work: str
+    work: Path
     num_samples: int = MANY
     judged_by: str = "continuous"
     flags: Mapping[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
-        return Path(self.work) / f"world-{abs(hash(self.world)):x}"
+        name = hashlib.sha256(repr(self.world).encode()).hexdigest()[:16]
+        return self.work / f"world-{name}"
 
 
 @functools.cache  # few worlds, asked for again and again
@@ -152,6 +158,14 @@ def run_all(function: Callable[[Job], Any], jobs: Sequence[Job], num_workers: in
     for job in {(job.folder, job.reward, job.num_samples, job.seed): job for job in jobs}.values():
         collect_pool(job)  # before the runs that share it
     return in_processes(function, [(run_folder(job).name, job) for job in jobs], num_workers)
+
+
+def run_cases(
+    function: Callable[[Job], Mapping[str, Any]], cases: Sequence[tuple[Row, Job]], num_workers: int
+) -> list[Row]:
+    """Run `function` of each case's job; return its labels, its seed and what the function returned."""
+    done = run_all(function, [job for _, job in cases], num_workers)
+    return [{**labels, "seed": job.seed, **row} for (labels, job), row in zip(cases, done, strict=True)]
 
 
 def in_processes(function: Callable[[Any], Any], named: Sequence[tuple[str, Any]], num_workers: int) -> list[Any]:

@@ -1,6 +1,7 @@
-"""Next-token logits, a token at a time: one prefill per prompt, its cache widened once and then written in place.
+"""Next-token logits, token by token: one prefill for each prompt, and a cache that is widened once.
 
-Departs from transformers' own cache, which copies everything it holds at every token; rows that are done can leave.
+This departs from transformers' own cache, which copies all of its content at every token: new tokens are written in
+place. Rows that are finished can be removed.
 """
 
 from collections import defaultdict
@@ -16,9 +17,9 @@ from vbon.models.forward import head_input, takes
 
 
 class ReservedLayer(DynamicLayer):
-    """Keys and values of a full-attention layer with room for `room` more tokens: a new one is written, none moved.
+    """Keys and values of a full-attention layer with room for `room` more tokens, so that a new token moves no others.
 
-    A subclass because that is how transformers is told of a cache.
+    It is a subclass because transformers recognises a cache by its type.
     """
 
     def __init__(self, filled: DynamicLayer, repeats: int, room: int):
@@ -32,12 +33,14 @@ class ReservedLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
+        """Write the keys and values of new tokens, and return those of all tokens so far."""
         start, stop = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
         self._all_keys[..., start:stop, :] = key_states
         self._all_values[..., start:stop, :] = value_states
         return self._show(stop)
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only the given rows."""
         length = self.get_seq_length()
         self._all_keys, self._all_values = self._all_keys[indices], self._all_values[indices]
         self._show(length)
@@ -48,9 +51,9 @@ class ReservedLayer(DynamicLayer):
 
 
 class CachedDecoder:
-    """P prompts, each repeated K times, left-padded; `step` appends one token to every row still in the batch.
+    """P prompts, each repeated K times, left-padded; `step` appends one token to every row that is still in the batch.
 
-    `logits` (B, V) are those of the next token, `hidden` (B, H) what they are made from.
+    `logits` (B, V) are those of the next token, and `hidden` (B, H) the states from which they are computed.
     """
 
     def __init__(self, model: nn.Module, mask: Tensor, first: "_Next", repeats: int, room: int):
@@ -63,7 +66,7 @@ class CachedDecoder:
         self._position = mask.sum(1, keepdim=True).repeat_interleave(repeats, 0)
 
     def step(self, tokens: Tensor) -> None:
-        """Append int64 (B,) tokens."""
+        """Append the tokens, int64 (B,), and compute the next logits."""
         self._length += 1
         inputs = _inputs(self._model, self._mask[:, : self._length], self._position)
         self.logits, self.hidden, _ = _next(
@@ -72,13 +75,16 @@ class CachedDecoder:
         self._position = self._position + 1
 
     def keep(self, rows: Tensor) -> None:
-        """Let the other rows go."""
+        """Keep only the given rows."""
         self._cache.batch_select_indices(rows)
         self._mask, self._position = self._mask[rows], self._position[rows]
 
 
 class PlainDecoder:
-    """The same for a model without such a cache: whole rows again at every token. Prompts of one length only."""
+    """The counterpart of `CachedDecoder` for a model without such a cache.
+
+    It runs whole rows again at every token, and all prompts must have the same length.
+    """
 
     def __init__(self, model: nn.Module, prompt_ids: Sequence[Sequence[int]], repeats: int):
         self._model = model
@@ -86,10 +92,12 @@ class PlainDecoder:
         self._look()
 
     def step(self, tokens: Tensor) -> None:
+        """Append the tokens, int64 (B,), and compute the next logits."""
         self._ids = torch.cat([self._ids, tokens[:, None]], 1)
         self._look()
 
     def keep(self, rows: Tensor) -> None:
+        """Keep only the given rows."""
         self._ids = self._ids[rows]
 
     def _look(self) -> None:
@@ -102,9 +110,18 @@ Decoder = CachedDecoder | PlainDecoder
 def decoders(
     model: nn.Module, prompt_ids: Sequence[Sequence[int]], repeats: int, room: int
 ) -> Iterator[tuple[list[int], Decoder]]:
-    """Yield (which prompts, their decoder): all at once, or length by length where the cache cannot be repeated.
+    """Yield decoders for the prompts: one for all, or one for each length where the model's cache cannot be repeated.
 
-    Recurrent and hybrid models are of the second kind: their state tells no padding from text.
+    The second case is that of recurrent and hybrid models, whose state does not distinguish padding from text.
+
+    Args:
+        model: a causal language model.
+        prompt_ids: P lists of token ids, each of at least one.
+        repeats: completions of each prompt, K.
+        room: number of tokens that `step` may append.
+
+    Yields:
+        The positions of some prompts in `prompt_ids`, and their decoder.
     """
     device = next(model.parameters()).device
     ids, mask = (tensor.to(device) for tensor in pad_left(prompt_ids, 0))
@@ -118,7 +135,7 @@ def decoders(
 
 
 class _Next(NamedTuple):
-    """Logits (B, V) of the next token, the hidden states (B, H) that they are made from, and the cache."""
+    """Logits (B, V) of the next token, the hidden states (B, H) from which they are computed, and the cache."""
 
     logits: Tensor
     hidden: Tensor
@@ -148,7 +165,7 @@ def _by_length(prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _widened(cache: Cache, repeats: int, room: int) -> Cache:
-    """Every full-attention layer gets its room; other layers (sliding windows, recurrences) grow as they do."""
+    """Reserve room in every full-attention layer; other layers (sliding windows, recurrences) grow as usual."""
     for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer and layer.get_seq_length() > 0:
             cache.layers[index] = ReservedLayer(layer, repeats, room)

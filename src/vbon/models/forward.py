@@ -1,4 +1,4 @@
-"""The one way vbon calls a Hugging Face causal LM, whatever its architecture."""
+"""The only place where vbon calls a Hugging Face causal language model, whatever its architecture."""
 
 import contextlib
 import functools
@@ -12,23 +12,25 @@ from torch.distributed.fsdp import FSDPModule
 
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences
+from vbon.models.batch_size import rows_at_a_time
 
 Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 
-# Rows of like length go through the model together, at least so many tokens at a time: fewer would be paid for in
-# overhead (kernel launches on a GPU), more in padding.
-TOKENS_PER_CALL = {"cpu": 384, "cuda": 16384}
-
 
 def per_completion_token(forward: Forward, batch: Sequences, *, split: bool = True) -> list[Tensor]:
-    """What `forward` measures where a model predicts each completion token, (B, T, ·) each; 0 off the mask.
+    """Apply `forward` at the positions that predict completion tokens, and arrange its results as (B, T, ·).
 
-    Rows are padded at their right end only, where no real token sees the padding: no attention mask, no position ids.
+    Rows are padded on their right end only, where no real token sees the padding, so neither an attention mask nor
+    position ids are needed. Results are 0 outside the completion mask.
 
     Args:
         forward: (ids (R, S), at int64 (N,), token int64 (N,)) → tensors (N, ·). The N completion tokens of these rows:
-            `at` is the flat place in (R, S) that predicts each, `token` its flat place in (B, T).
-        split: whether rows of unlike length may go through the model in separate calls.
+            `at` is the flat position in (R, S) that predicts each, `token` its flat position in (B, T).
+        batch: the prompts and completions.
+        split: True if rows of different length may go through the model in separate calls.
+
+    Returns:
+        One tensor (B, T, ·) for each tensor that `forward` returns.
     """
     calls, places = [], []
     for rows in _chunks(batch) if split else [torch.arange(len(batch.prompt_ids))]:
@@ -41,7 +43,10 @@ def per_completion_token(forward: Forward, batch: Sequences, *, split: bool = Tr
 
 
 def head_outputs(model: nn.Module, ids: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """(logits (N, V), hidden (N, H)) at flat places of ids (R, S): what leaves the output head and what enters it."""
+    """Compute logits (N, V) and hidden states (N, H) at flat positions `at` of ids (R, S).
+
+    These are the output and the input of the model's output head.
+    """
     with head_input(model, lambda hidden: hidden.flatten(0, 1).index_select(0, at)[None]) as kept:
         logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return logits[0], kept[0][0]
@@ -49,9 +54,10 @@ def head_outputs(model: nn.Module, ids: Tensor, at: Tensor) -> tuple[Tensor, Ten
 
 @contextlib.contextmanager
 def head_input(model: nn.Module, keep: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
-    """Inside, the model's output head gets `keep` of the hidden states (R, S, H) only; the list receives what it got.
+    """Restrict the model's output head, inside the context, to the hidden states that `keep` selects from (R, S, H).
 
-    No other logits are made, and what an architecture does to its logits afterwards (soft caps, scales) stays its own.
+    The list that the context gives receives these states. No other logits are computed, and what an architecture does
+    to its logits afterwards (soft caps, scales) still applies.
 
     Raises:
         VbonError: the model has no output head of its own.
@@ -73,7 +79,7 @@ def head_input(model: nn.Module, keep: Callable[[Tensor], Tensor]) -> Iterator[l
 
 
 def takes(model: nn.Module, argument: str) -> bool:
-    """Whether the architecture's forward has this argument."""
+    """Return True if the forward method of the model's architecture has this argument."""
     inner = _unwrapped(model)
     base = getattr(inner, "get_base_model", None)  # peft
     model_class: Any = type(inner if base is None else base())
@@ -81,7 +87,10 @@ def takes(model: nn.Module, argument: str) -> bool:
 
 
 def is_wrapped(model: nn.Module) -> bool:
-    """Whether the model is in DistributedDataParallel or in shards: then all processes call it equally often."""
+    """Return True if the model is inside DistributedDataParallel or sharded.
+
+    All processes must then call it equally often.
+    """
     if hasattr(model, "module"):
         return True
     if not torch.distributed.is_initialized():  # asked before every call: alone there is nothing to look for
@@ -90,13 +99,12 @@ def is_wrapped(model: nn.Module) -> bool:
 
 
 def _chunks(batch: Sequences) -> list[Tensor]:
-    """Row indices by length, cut wherever enough tokens are together."""
+    """Group row indices by length, in groups of enough tokens."""
     lengths, order = batch.lengths().sort()
-    enough = TOKENS_PER_CALL.get(lengths.device.type, TOKENS_PER_CALL["cuda"])
     sizes, rows = [], 0
     for length in lengths.tolist():
         rows += 1
-        if rows * length >= enough:
+        if rows >= rows_at_a_time("forward", lengths.device, length):
             sizes.append(rows)
             rows = 0
     if sizes and rows:  # too few to pay for a call of their own
@@ -105,13 +113,16 @@ def _chunks(batch: Sequences) -> list[Tensor]:
 
 
 def _tokens(rows: Tensor, firsts: Tensor, completion_mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """(at, token): flat places of the completion tokens of these rows, in (R, width) and in (B, T). int64 (N,) each."""
+    """Compute the flat positions of these rows' completion tokens.
+
+    `at` is the position in (R, width), `token` that in (B, T); int64 (N,) each.
+    """
     row, step = completion_mask[rows].nonzero().unbind(1)
     return row * width + firsts[row] + step, rows[row] * completion_mask.shape[1] + step
 
 
 def _put(values: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
-    """(N, ·) → (*shape, ·), 0 elsewhere."""
+    """Arrange (N, ·) as (*shape, ·) with 0 elsewhere."""
     empty = values.new_zeros(shape.numel(), *values.shape[1:])
     return empty.index_copy(0, place, values).unflatten(0, shape)
 

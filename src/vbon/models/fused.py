@@ -1,8 +1,8 @@
-"""GELU's tanh form, which GPT-2 spells out in eight passes over the widest activation, in as few as pay.
+"""GELU in its tanh form, computed in fewer passes over memory than the eight of transformers' `gelu_new`.
 
-With z = √(8/π)·(x + 0.044715·x³) it is x·σ(z), and its derivative σ(z) + x·z′·σ(z)·(1 − σ(z)). torch has the function
-as one kernel, whose tanh on a CPU takes six times as long as the passes of a sigmoid do where they stay in the cache:
-there it goes block by block, and the derivative is made beside it, while all of it is at hand.
+With z = √(8/π)·(x + 0.044715·x³) it is x·σ(z), with the derivative σ(z) + x·z′·σ(z)·(1 − σ(z)). torch has the function
+as one kernel, whose tanh on a CPU takes six times as long as the passes of a sigmoid over data in the cache. On a CPU
+it is therefore computed block by block, together with its derivative, while the block is in the cache.
 """
 
 import math
@@ -21,7 +21,7 @@ DTYPES = (torch.float32, torch.float64)
 
 
 def fuse_activations(model: nn.Module) -> None:
-    """Replace, in place, every tanh-GELU by `Gelu`."""
+    """Replace every tanh-GELU of the model by `Gelu`, in place."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) in TANH_GELU:
@@ -29,9 +29,10 @@ def fuse_activations(model: nn.Module) -> None:
 
 
 class Gelu(nn.Module):
-    """x·σ(z) of any shape, within float32 rounding of torch's gelu(approximate="tanh")."""
+    """The activation x·σ(z) for any shape, equal to torch's gelu(approximate="tanh") up to float32 rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation elementwise."""
         if x.device.type != "cpu" or x.dtype not in DTYPES:
             return functional.gelu(x, approximate="tanh")
         if torch.is_grad_enabled() and x.requires_grad:
@@ -41,7 +42,7 @@ class Gelu(nn.Module):
 
 
 class _GeluWithDerivative(torch.autograd.Function):
-    """Keeps the derivative and not x."""
+    """GELU that stores its derivative for the backward pass, and not x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -84,5 +85,5 @@ def _like(x: Tensor) -> Tensor:
 
 
 def _blocks(*tensors: Tensor) -> Any:
-    """Blocks of all tensors together, flat."""
+    """Split all tensors, flattened, into aligned blocks."""
     return zip(*(tensor.reshape(-1).split(BLOCK) for tensor in tensors), strict=True)

@@ -1,7 +1,8 @@
-"""Sampling that keeps token ids and log-probabilities: one prefill per prompt, expanded to its K completions.
+"""Sampling that keeps token ids and log-probabilities: one prefill for each prompt, expanded to its K completions.
 
-Departs from `transformers.generate`: draws are by inverse CDF from given uniforms, so a completion is a function of
-its own row of uniforms and not of the rows beside it; log-probabilities are kept, so training needs no second pass.
+This departs from `transformers.generate`: tokens are drawn by inverse CDF from given uniforms, so a completion is a
+function of its own row of uniforms and not of the other rows. Log-probabilities are kept, so training needs no second
+pass for them.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ MIN_FINISHED_SHARE = 0.25  # dropping finished rows copies the cache: worth it f
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn: the distribution that is trained is this one."""
+    """Settings by which completions are drawn; they define the distribution that is trained."""
 
     temperature: float
     max_new_tokens: int
@@ -38,12 +39,21 @@ def generate(
     pad_token_id: int,
     value_head: nn.Module | None = None,
 ) -> Completions:
-    """K completions of each of P prompts; rows of one prompt are adjacent (row = prompt·K + k). Plain sampling at τ.
+    """Draw K completions of each of P prompts at temperature τ, without top-k or top-p.
+
+    Completions of one prompt are adjacent: row = prompt·K + k.
 
     Args:
-        prompt_ids: P token id lists, each at least one long.
-        uniforms: float64 (P, K, T) in [0, 1): T is the largest number of new tokens.
-        value_head: looks on: V before each token is kept too.
+        model: a causal language model.
+        prompt_ids: P lists of token ids, each of at least one.
+        uniforms: float64 (P, K, T) in [0, 1); T is the largest number of new tokens.
+        temperature: τ.
+        stop_token_ids: token ids that end a completion.
+        pad_token_id: token id that fills the rows after their end.
+        value_head: a head on the model's hidden states, whose value before each token is kept too.
+
+    Returns:
+        P·K completions.
     """
     num_samples, steps = uniforms.shape[1:]
     device = next(model.parameters()).device
@@ -57,7 +67,10 @@ def generate(
 
 
 def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Inverse-CDF draw from softmax(logits/τ) and its log-probability. (B, V), (B,) → int64 (B,), float32 (B,)."""
+    """Draw from softmax(logits/τ) by inverse CDF, and compute the log-probability of the draw.
+
+    `logits` is (B, V) and `uniforms` (B,); the results are int64 (B,) and float32 (B,).
+    """
     logits = logits.float()
     logprobs = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, -1)
     cdf = logprobs.double().exp_().cumsum(-1)
@@ -75,7 +88,7 @@ def _fill(
     stop: Tensor,
     value_head: nn.Module | None,
 ) -> None:
-    """Sample the given rows of `out`, whose empty places hold padding."""
+    """Sample the given rows of `out`, whose empty positions hold padding."""
     steps = uniforms.shape[1]
     active = torch.ones_like(rows, dtype=torch.bool)
     for t in range(steps):

@@ -1,4 +1,4 @@
-"""Load policies and tokenizers, and fingerprint what was loaded. Safetensors only; dropout is always off."""
+"""Loading and fingerprints of policies and tokenizers. Only safetensors are read, and dropout is always off."""
 
 import hashlib
 import json
@@ -19,14 +19,21 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from vbon.config import CollectConfig, EvaluateConfig, GenerateConfig, TrainConfig
 from vbon.errors import VbonError
 from vbon.models.fused import fuse_activations
 
+Command = CollectConfig | EvaluateConfig | GenerateConfig | TrainConfig
+"""The configs of the commands that load a model."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises VbonError for a device that is not there."""
+    """Return the torch device; `auto` is CUDA where there is a CUDA device, otherwise the CPU.
+
+    Raises:
+        VbonError: the device is not available.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -40,10 +47,21 @@ def resolve_device(device: str) -> torch.device:
 def load_policy(
     name: str, *, dtype: str = "float32", device: str | torch.device = "cpu", trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """A causal LM from a directory or hub id, in eval mode (no dropout in training either: at step 0 the KL is 0).
+    """Load a causal language model in eval mode, from a directory or a hub id.
+
+    Dropout stays off in training too, so that the KL to the reference is 0 before the first update.
+
+    Args:
+        name: directory or hub id.
+        dtype: floating-point type of the weights, a key of `DTYPES`.
+        device: device of the weights.
+        trust_remote_code: True allows Python code that comes with the model to run.
+
+    Returns:
+        The model.
 
     Raises:
-        VbonError: no such model, no safetensors weights, or an unknown dtype.
+        VbonError: there is no such model, it has no safetensors weights, or the dtype is unknown.
     """
     if dtype not in DTYPES:
         raise VbonError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
@@ -58,8 +76,17 @@ def load_policy(
     return nn.Module.to(model, device).eval()
 
 
+def load_configured_policy(name: str, config: Command, device: str | torch.device) -> PreTrainedModel:
+    """Load a causal LM in the precision and with the trust that a command's config gives."""
+    return load_policy(name, dtype=config.dtype, device=device, trust_remote_code=config.trust_remote_code)
+
+
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a directory or hub id. Raises VbonError where there is none."""
+    """Load the tokenizer of a directory or hub id.
+
+    Raises:
+        VbonError: there is no tokenizer.
+    """
     _require_model_directory(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -73,9 +100,10 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
 def stop_token_ids(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, extra: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """Every token that ends a completion: the generation config's EOS (one or several), the tokenizer's, `extra`.
+    """Collect all tokens that end a completion: EOS of the generation config and of the tokenizer, and `extra`.
 
-    Raises VbonError for one of `extra` that is not in the model's vocabulary.
+    Raises:
+        VbonError: one of `extra` is not in the model's vocabulary.
     """
     vocabulary = int(model.config.get_text_config().vocab_size)
     for token in extra:
@@ -89,7 +117,17 @@ def stop_token_ids(
 def configured_stop_token_ids(
     name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, extra: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """`stop_token_ids` of a model whose weights are elsewhere: from its generation config, else its model config."""
+    """Collect the stop tokens of a model whose weights are not loaded, as `stop_token_ids` does.
+
+    Args:
+        name: directory or hub id, for its generation config.
+        config: the model's config, which is used where there is no generation config.
+        tokenizer: the model's tokenizer.
+        extra: further token ids.
+
+    Returns:
+        The token ids, sorted.
+    """
     try:
         configured = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:
@@ -99,7 +137,10 @@ def configured_stop_token_ids(
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What fills the empty places of a batch. Masks, never this id, say which tokens count."""
+    """Return the token id that fills empty positions of a batch: the tokenizer's padding, its EOS, or 0.
+
+    Masks decide which tokens count, never this id.
+    """
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)
@@ -107,7 +148,10 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def model_fingerprint(name: str) -> str:
-    """SHA-256 (16 hex digits) over names, dtypes, shapes and bytes of the weights, however they are sharded."""
+    """Compute a SHA-256 (16 hex digits) over names, dtypes, shapes and bytes of the weights.
+
+    It does not depend on how the weights are divided into files.
+    """
     digest = hashlib.sha256()
     files = {key: path for path in _weight_files(name) for key in _tensor_names(path)}
     for key in sorted(files):
@@ -119,7 +163,10 @@ def model_fingerprint(name: str) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 (16 hex digits) of vocabulary, merges and special tokens, not of padding and truncation settings."""
+    """Compute a SHA-256 (16 hex digits) of vocabulary, merges and special tokens.
+
+    Settings of padding and truncation do not enter.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
     state = {k: v for k, v in state.items() if k not in ("padding", "truncation")}
@@ -128,13 +175,16 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def chat_template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 (16 hex digits) of the chat template, or "none"."""
+    """Compute a SHA-256 (16 hex digits) of the chat template, or return "none"."""
     template = tokenizer.chat_template
     return _short_hash(json.dumps(template, sort_keys=True)) if template else "none"
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Most tokens the model takes, prompt and completion together; None where the config does not say."""
+    """Return the largest number of tokens that the model takes, prompt and completion together.
+
+    None where the config does not say.
+    """
     config = model.config.get_text_config()
     return getattr(config, "max_position_embeddings", None)
 

@@ -7,16 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from vbon.models.batch import Sequences
+from vbon.models.batch_size import rows_at_a_time
 from vbon.models.forward import head_outputs, is_wrapped, per_completion_token
 
 Measure = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 """(logits (N, V), hidden (N, H), token int64 (N,)) → tensors (N, ·); `token`: flat places of N tokens in (B, T)."""
-# Logits are raised to float32 and exponentiated so many at a time (64 MB): a large vocabulary's never lie there twice.
-LOGITS_AT_A_TIME = 2**24
 
 
 def at_completion_tokens(model: nn.Module, batch: Sequences, measure: Measure) -> list[Tensor]:
-    """`measure` of what predicts each completion token, (B, T, ·) each, differentiable; 0 off the mask."""
+    """Apply `measure` to the logits and hidden states that predict completion tokens; (B, T, ·) each, differentiable.
+
+    Results are 0 outside the completion mask.
+    """
 
     def forward(ids: Tensor, at: Tensor, token: Tensor) -> Sequence[Tensor]:
         return measure(*head_outputs(model, ids, at), token)
@@ -25,12 +27,15 @@ def at_completion_tokens(model: nn.Module, batch: Sequences, measure: Measure) -
 
 
 def completion_logits(model: nn.Module, batch: Sequences) -> Tensor:
-    """Logits that predict each completion token, (B, T, V), the model's dtype; 0 outside the mask."""
+    """Compute the logits that predict each completion token, (B, T, V) in the model's dtype; 0 outside the mask."""
     return at_completion_tokens(model, batch, lambda logits, hidden, token: [logits])[0]
 
 
 def policy_logprobs(model: nn.Module, batch: Sequences, temperature: float) -> Tensor:
-    """log π(y_t), float32 (B, T), differentiable; 0 outside the mask. No logits are kept but what a gradient needs."""
+    """Compute log π(y_t) of each completion token, float32 (B, T), differentiable; 0 outside the mask.
+
+    Of the logits only what the gradient needs is kept. `temperature` is that of sampling.
+    """
     ids = batch.completion_ids.flatten()
     return at_completion_tokens(
         model, batch, lambda logits, hidden, token: [token_logprobs(logits, ids[token], temperature)]
@@ -38,19 +43,22 @@ def policy_logprobs(model: nn.Module, batch: Sequences, temperature: float) -> T
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """log π(·) at each position, float32, at temperature τ: the logits are divided by τ."""
+    """Compute log π(·) at each position in float32 at temperature τ, by which the logits are divided."""
     logits = logits.float()
     return torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """log π(y_t) of the given ids, float32: (..., V), (...) → (...). Never holds the normalised (..., V) whole."""
+    """Compute log π(y_t) of the given ids, float32: logits (..., V), ids (...) → (...).
+
+    The normalised (..., V) never exists as a whole.
+    """
     flat: Tensor = _TokenLogprobs.apply(logits.flatten(0, -2), ids.flatten(), temperature)
     return flat.view(ids.shape)
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log softmax(z/τ)[y]; its gradient (1[v = y] − p(v))/τ is made anew from z and log Σ_v exp(z_v/τ)."""
+    """log softmax(z/τ)[y], whose gradient (1[v = y] − p(v))/τ is recomputed from z and log Σ_v exp(z_v/τ)."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
@@ -74,18 +82,30 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _parts(logits: Tensor, *others: Tensor) -> Any:
-    """Rows of all tensors together, so many that their logits are at most `LOGITS_AT_A_TIME`."""
-    rows = max(1, LOGITS_AT_A_TIME // logits.shape[-1])
+    """Split all tensors by rows into parts of a bounded number of logits."""
+    rows = rows_at_a_time("log-softmax", logits.device, logits.shape[-1])
     return zip(*(tensor.split(rows) for tensor in (logits, *others)), strict=True)
 
 
 @torch.no_grad()
-def completion_logprobs(model: nn.Module, batch: Sequences, temperature: float, rows_per_batch: int = 64) -> Tensor:
-    """log π(y_t), float32 (B, T), 0 outside the mask; rows go through the model by length."""
+def completion_logprobs(
+    model: nn.Module, batch: Sequences, temperature: float, rows_per_batch: int | None = None
+) -> Tensor:
+    """Compute log π(y_t) of each completion token without gradients, in batches of rows of similar length.
+
+    Args:
+        model: a causal language model.
+        batch: prompts and completions.
+        temperature: sampling temperature τ.
+        rows_per_batch: rows that go through the model together; default: as `rows_at_a_time` decides.
+
+    Returns:
+        float32 (B, T) on the CPU, in nats; 0 outside the completion mask.
+    """
     result = torch.zeros(batch.completion_mask.shape, dtype=torch.float32)
     order = (batch.prompt_mask.sum(1) + batch.completion_mask.sum(1)).argsort()
     device = next(model.parameters()).device
-    for rows in order.split(rows_per_batch):
+    for rows in order.split(rows_per_batch or rows_at_a_time("log-probabilities", device)):
         logprobs = policy_logprobs(model, batch.select(rows).to(device), temperature)
         result[rows.cpu(), : logprobs.shape[1]] = logprobs.cpu()
     return result

@@ -21,7 +21,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptText]) ->
     What the tokenizer appends to a text (an EOS token, say) is left off, since the completion continues the text.
 
     Raises:
-        VbonError: messages but no chat template, or a prompt without any token and no BOS to start from.
+        VbonError: a prompt has messages and there is no chat template, or it has no token and there is no BOS.
     """
     return [_encode_one(tokenizer, prompt) for prompt in prompts]
 

@@ -1,4 +1,7 @@
-"""The critic of PPO: a linear head, zero-initialised so that V = 0 at first, on a trunk of its own or the policy's."""
+"""PPO's critic: a linear head, on a trunk of its own or on the policy's.
+
+The head is initialised with zeros, so that V = 0 at first.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -14,7 +17,7 @@ from vbon.models.forward import is_wrapped, per_completion_token
 
 
 def value_head(policy: PreTrainedModel) -> nn.Linear:
-    """V(x, y_<t) = w·h + c on the hidden state h that predicts y_t, w and c 0."""
+    """Make the head V(x, y_<t) = w·h + c on the hidden state h that predicts y_t, with w and c 0."""
     head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -22,15 +25,16 @@ def value_head(policy: PreTrainedModel) -> nn.Linear:
 
 
 def values_of(head: nn.Module, hidden: Tensor) -> Tensor:
-    """The head's values of hidden states, float32: (..., H) → (...)."""
+    """Apply the head to hidden states: (..., H) → float32 (...)."""
     values: Tensor = head(hidden.float())
     return values[..., 0]
 
 
 def first_layers(trunk: PreTrainedModel, count: int) -> PreTrainedModel:
-    """The trunk with its first `count` layers alone, in place; embeddings and the last norm stay.
+    """Cut the trunk to its first `count` layers, in place; embeddings and the last norm stay.
 
-    Raises VbonError where there are fewer, or where the architecture does not say which they are.
+    Raises:
+        VbonError: the trunk has fewer layers, or its architecture does not show which its layers are.
     """
     config = trunk.config.get_text_config()
     if count > config.num_hidden_layers:
@@ -44,14 +48,17 @@ def first_layers(trunk: PreTrainedModel, count: int) -> PreTrainedModel:
 
 
 def layers_of(trunk: Any) -> nn.ModuleList | None:
-    """The layers, the one list as long as the config says; None where there is no such or more than one."""
+    """Find the list of layers, the only ModuleList of the length that the config gives.
+
+    None where there is no such list, or more than one.
+    """
     count = trunk.config.get_text_config().num_hidden_layers
     stacks = [one for one in trunk.modules() if isinstance(one, nn.ModuleList) and len(one) == count]
     return stacks[0] if len(stacks) == 1 else None
 
 
 class Critic(nn.Module):
-    """V(x, y_<t) for each completion token, from its own copy of the policy's trunk, or of its first layers."""
+    """V(x, y_<t) for each completion token, from a copy of the policy's trunk or of its first layers."""
 
     def __init__(self, policy: PreTrainedModel, num_layers: int | None = None):
         super().__init__()
@@ -61,7 +68,7 @@ class Critic(nn.Module):
         self._no_split_modules = policy._no_split_modules  # the layers, for those who shard it
 
     def forward(self, batch: Sequences) -> Tensor:
-        """Values before each completion token, float32 (B, T); 0 off the mask."""
+        """Compute the values before each completion token, float32 (B, T); 0 outside the mask."""
         return per_completion_token(self._values, batch, split=not is_wrapped(self.trunk))[0]
 
     def _values(self, ids: Tensor, at: Tensor, token: Tensor) -> Sequence[Tensor]:

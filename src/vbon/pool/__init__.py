@@ -1,6 +1,6 @@
-"""Scored reference samples of each prompt: collected or imported once, used by every later stage."""
+"""Scored reference samples of each prompt: collected or imported once, and used by every later stage."""
 
-from vbon.pool.fingerprint import Fingerprint, check_fingerprint
+from vbon.artifacts.fingerprint import Fingerprint, check_fingerprint
 from vbon.pool.prompts import Prompt, make_prompt, read_prompts, reward_columns
 from vbon.pool.store import ReferencePool, tie_keys
 from vbon.pool.writer import PoolWriter

@@ -1,47 +1,47 @@
-"""`vbon collect`: draw M completions of every prompt from the reference model, score them, keep them as a pool.
+"""`vbon collect`: draw M completions of every prompt from the reference model, score them, and store them as a pool.
 
-Stopped at any moment, the same command continues: finished shards stay, a torn one is redone, and the pool ends
-with the rows an uninterrupted run would have given (same machine and number of threads: float sums depend on both).
+If it is stopped, the same command resumes: finished shards stay and a damaged shard is drawn again. The pool ends with
+the rows of an uninterrupted run on the same machine and number of threads (sums of floats depend on both).
 """
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-import vbon
+from vbon.artifacts.files import replace_file
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
 from vbon.errors import Asks, Paused, never
 from vbon.pool.described import describe_model
-from vbon.pool.engines import Described, Engine, load_engine, load_reward_of
-from vbon.pool.files import replace_file
+from vbon.pool.engines import load_engine
 from vbon.pool.job import Part, make_shard, part_of
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import read_prompts
+from vbon.pool.sampled import Described, Engine
 from vbon.pool.sampling import make_plan
 from vbon.pool.writer import CONFIG_NAME, PoolWriter, hash_prompt_ids, is_pool
-from vbon.rewards import Reward
+from vbon.progress import ProgressBar
+from vbon.rewards import Reward, load_configured_reward
+from vbon.version import __version__
 
 
 def collect(config: CollectConfig, *, progress: bool = True, asks_to_pause: Asks = never) -> Path:
-    """Make, or finish, the pool at `config.out`. Returns its folder.
+    """Make or finish the pool at `config.out`, and return its folder.
 
-    Raises VbonError before anything is sampled for bad prompts, model or reward, and for a pool started otherwise.
-    On Ctrl-C, KeyboardInterrupt whose message says how to continue; what was written stays. The same after the shard
-    at which `asks_to_pause` says so, with Paused.
+    On Ctrl-C it raises a KeyboardInterrupt whose message says how to continue; stored shards stay.
+
+    Raises:
+        VbonError: the prompts, model or reward cannot be used, or the pool was started with other settings. Nothing has
+            been sampled then.
+        Paused: `asks_to_pause` returned True after a shard, which is stored.
     """
     prompts = read_prompts(config.prompts, column=config.prompt_column, limit=config.limit)
     local = None if config.engine == "ray" else load_engine(config)
     engine = local or describe_model(config)
     whole = Part(prompts, engine.encode(prompts, config.prompts))
-    reward = load_reward_of(config, engine.device)
+    reward = load_configured_reward(config.reward, config, engine.device)
     with _open_writer(config, _manifest(config, whole, engine, reward)) as writer:
         try:
-            with _progress_bar(len(prompts) * config.num_samples, show=progress) as bar:
+            with ProgressBar("samples", len(prompts) * config.num_samples, show=progress) as bar:
                 if local is None:
                     _fill_by_ray(config, writer, whole, bar, asks_to_pause)
                 else:
@@ -59,7 +59,7 @@ def _manifest(config: CollectConfig, whole: Part, engine: Described, reward: Rew
     prompts = whole.prompts
     return Manifest(
         fingerprint=engine.fingerprint(reward),
-        created_by=f"vbon {vbon.__version__} collect --engine {config.engine}",
+        created_by=f"vbon {__version__} collect --engine {config.engine}",
         num_prompts=len(prompts),
         prompts_sha256=hash_prompt_ids(prompts),
         num_samples=config.num_samples,
@@ -82,17 +82,9 @@ def _open_writer(config: CollectConfig, expected: Manifest) -> PoolWriter:
     return writer
 
 
-class _Bar:
-    """Rows done, of those to do; stored shards count at once."""
-
-    def __init__(self, progress: Progress, total: int):
-        self._progress, self._task = progress, progress.add_task("samples", total=total)
-
-    def advance(self, rows: int) -> None:
-        self._progress.advance(self._task, rows)
-
-
-def _fill(writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: _Bar, asks_to_pause: Asks) -> None:
+def _fill(
+    writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: ProgressBar, asks_to_pause: Asks
+) -> None:
     missing = _missing(writer, whole, bar)
     for index in missing:
         part = part_of(whole, writer.manifest, index)
@@ -101,7 +93,7 @@ def _fill(writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: 
             raise Paused
 
 
-def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: _Bar, asks_to_pause: Asks) -> None:
+def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: ProgressBar, asks_to_pause: Asks) -> None:
     from vbon.pool.ray_shards import ray_shards
 
     missing = _missing(writer, whole, bar)
@@ -115,8 +107,8 @@ def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: _B
             raise Paused
 
 
-def _missing(writer: PoolWriter, whole: Part, bar: _Bar) -> list[int]:
-    """The shards that are not stored yet."""
+def _missing(writer: PoolWriter, whole: Part, bar: ProgressBar) -> list[int]:
+    """List the shards that are not stored yet."""
     bar.advance(sum(shard.rows for shard in writer.manifest.shards))
     return [index for index in range(_num_shards(writer, whole)) if not writer.has_shard(index)]
 
@@ -125,10 +117,3 @@ def _num_shards(writer: PoolWriter, whole: Part) -> int:
     plan = writer.manifest.plan
     assert plan is not None
     return -(-len(whole.prompts) // plan.prompts_per_shard)
-
-
-@contextmanager
-def _progress_bar(total: int, *, show: bool) -> Iterator[_Bar]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show) as progress:
-        yield _Bar(progress, total)

@@ -1,4 +1,7 @@
-"""`--declare KEY=VALUE`: what the user knows of how an imported pool was made. The rest stays unknown."""
+"""`--declare KEY=VALUE`: the settings by which an imported pool was made.
+
+A setting that is not declared stays unknown.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,9 +10,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.pool.fingerprint import Fingerprint
 from vbon.rewards import load_reward
 
 TEXT_RULES = ("prompt+completion", "completion")
@@ -17,7 +20,7 @@ TEXT_RULES = ("prompt+completion", "completion")
 
 @dataclass(frozen=True)
 class Declarations:
-    """What was declared; None where it was not."""
+    """Declared settings; None where a setting was not declared."""
 
     temperature: float | None = None
     max_new_tokens: int | None = None
@@ -26,17 +29,21 @@ class Declarations:
     tokenizer: str | None = None
     reward: str | None = None
     columns: tuple[str, ...] = ()
-    """Columns of the file that travel with the prompt to the reward."""
+    """Columns of the file that are kept and passed to the reward."""
     text: str = TEXT_RULES[0]
-    """What the column `text` holds."""
+    """Content of the column `text`, one of `TEXT_RULES`."""
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer declared, or the declared model's."""
+        """Load the declared tokenizer, or that of the declared model; None where neither is declared."""
         name = self.tokenizer or self.model
         return None if name is None else load.load_tokenizer(name)
 
     def fingerprint(self, tokenizer: PreTrainedTokenizerBase | None) -> Fingerprint:
-        """Declared files are hashed as they are now. Raises VbonError for a model or reward that does not load."""
+        """Compute the fingerprint of the declared settings; files are hashed as they are now.
+
+        Raises:
+            VbonError: a declared model or reward cannot be loaded.
+        """
         return Fingerprint(
             model=self.model and load.model_fingerprint(self.model),
             tokenizer=None if tokenizer is None else load.tokenizer_fingerprint(tokenizer),
@@ -49,7 +56,11 @@ class Declarations:
 
 
 def parse_declarations(entries: Sequence[str]) -> Declarations:
-    """Read KEY=VALUE entries. Raises VbonError naming the one that will not do."""
+    """Parse KEY=VALUE entries.
+
+    Raises:
+        VbonError: an entry has no such form, an unknown key, a repeated key or a wrong value; the message names it.
+    """
     values: dict[str, Any] = {}
     for entry in entries:
         key, equals, value = entry.partition("=")

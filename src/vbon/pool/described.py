@@ -1,13 +1,13 @@
-"""A model whose weights are elsewhere (on a server, in other processes): what its directory says without them."""
+"""Properties of a model whose weights are not loaded here (they are on a server or in other processes)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
 from vbon.models import load
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.prompts import Prompt
 from vbon.pool.sampling import encode_within
 from vbon.rewards import Reward
@@ -17,7 +17,7 @@ ROWS_ELSEWHERE = 256
 
 @dataclass(frozen=True)
 class DescribedModel:
-    """Tokenizer, context and stop tokens of the model `name`, and how it is to be sampled."""
+    """Tokenizer, context length and stop tokens of the model `name`, with the settings for sampling it."""
 
     name: str
     tokenizer: PreTrainedTokenizerBase
@@ -28,11 +28,11 @@ class DescribedModel:
 
     @property
     def device(self) -> str:
-        """Where a reward model is put that is only asked for its name."""
+        """Return the device of a reward model that is loaded only for its name."""
         return "cpu"
 
     def fingerprint(self, reward: Reward) -> Fingerprint:
-        """Equal to that of the model once it is loaded (`sampling.fingerprint_of`)."""
+        """Compute the fingerprint that the loaded model would have (`sampling.fingerprint_of`)."""
         return Fingerprint(
             model=load.model_fingerprint(self.name),
             tokenizer=load.tokenizer_fingerprint(self.tokenizer),
@@ -44,16 +44,24 @@ class DescribedModel:
         )
 
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
-        """Token ids of every prompt. Raises VbonError naming the row of one that leaves no room for a completion."""
+        """Encode every prompt.
+
+        Raises:
+            VbonError: a prompt leaves no room for a completion; the message names its row.
+        """
         return encode_within(self.tokenizer, self.context, self.max_new_tokens, prompts, source)
 
     def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
-        """What is asked for at a time: the memory is elsewhere."""
+        """Return the number of completions of one request; it is fixed, since the memory is elsewhere."""
         return ROWS_ELSEWHERE
 
 
 def describe_model(config: CollectConfig) -> DescribedModel:
-    """What the directory or hub id `config.model` says. Raises VbonError where there is no tokenizer."""
+    """Read tokenizer, context length and stop tokens of the directory or hub id `config.model`, without its weights.
+
+    Raises:
+        VbonError: there is no tokenizer.
+    """
     tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     described = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
     return DescribedModel(

@@ -1,83 +1,50 @@
-"""What draws the samples of `vbon collect`: the model in this process, vLLM in this process, or a server.
+"""The engines that draw samples for `vbon collect`: the model in this process, vLLM in this process, or a server.
 
 `--engine ray` (`pool.ray_shards`) runs the first of these in the processes of a cluster.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
 from vbon.models import load
-from vbon.models.memory import rows_that_fit
+from vbon.models.batch_size import rows_that_fit
 from vbon.models.prompts import completion_texts
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt
-from vbon.pool.sampling import Sampler, draw_shard, encode_prompts, fingerprint_of
-from vbon.rewards import Reward, load_reward
-
-
-class Samples(NamedTuple):
-    """The samples of one prompt before scoring; M entries each, None where the engine does not tell."""
-
-    completions: list[str]
-    completion_ids: Sequence[list[int] | None]
-    ref_logprobs: Sequence[float | None]
-    """Sequence log-probability at the sampling temperature, nats."""
-    finished: Sequence[bool | None]
-
-
-Drawn = Iterator[tuple[list[int], list[Samples]]]
-
-
-class Described(Protocol):
-    """What is to be known before a pool is begun."""
-
-    @property
-    def device(self) -> str:
-        """Where a reward model is best put."""
-
-    def fingerprint(self, reward: Reward) -> Fingerprint:
-        """What is known of how the samples are made."""
-
-    def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
-        """Token ids of every prompt. Raises VbonError naming the row of one that is too long."""
-
-    def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
-        """Completions of these prompts to sample at a time."""
-
-
-class Engine(Described, Protocol):
-    """A sampler of completions; `draw` is a function of its arguments as far as the engine's seeds are."""
-
-    def draw(
-        self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
-    ) -> Drawn:
-        """Yield (positions of some prompts, their samples) until every prompt had its turn."""
+from vbon.pool.sampled import Drawn, Engine, Samples
+from vbon.pool.sampling import Sampler, draw_shard, encode_prompts, fingerprint_of, load_sampler
+from vbon.rewards import Reward
 
 
 class TransformersEngine(NamedTuple):
-    """The model in this process: exact draws from given uniforms, token ids and log-probabilities kept."""
+    """The model in this process: exact draws from given uniforms, with token ids and log-probabilities."""
 
     name: str
     sampler: Sampler
 
     @property
     def device(self) -> str:
+        """Return the device of the model."""
         return str(self.sampler.model.device)
 
     def fingerprint(self, reward: Reward) -> Fingerprint:
+        """Compute the fingerprint of the samples, in which every setting is known."""
         return fingerprint_of(self.name, self.sampler, reward)
 
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
+        """Encode every prompt; see `Described.encode`."""
         return encode_prompts(self.sampler, prompts, source)
 
     def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
+        """Return the number of completions that fit into the memory of the model's device."""
         return rows_that_fit(self.sampler.model, max(map(len, prompt_ids)) + self.sampler.max_new_tokens)
 
     def draw(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
     ) -> Drawn:
+        """Yield samples batch by batch; see `Engine.draw`."""
         for batch, drawn in draw_shard(self.sampler, prompts, prompt_ids, plan, seed, num_samples):
             yield (
                 batch,
@@ -89,7 +56,11 @@ class TransformersEngine(NamedTuple):
 
 
 def load_engine(config: CollectConfig) -> Engine:
-    """The engine that `config` names. Raises VbonError where its model or server cannot be had."""
+    """Load the engine that `config` names.
+
+    Raises:
+        VbonError: its model or server cannot be used.
+    """
     if config.engine == "openai":
         from vbon.pool.openai_engine import load_openai_engine
 
@@ -98,27 +69,12 @@ def load_engine(config: CollectConfig) -> Engine:
         from vbon.pool.vllm_engine import load_vllm_engine
 
         return load_vllm_engine(config)
-    return TransformersEngine(config.model, _load_sampler(config))
-
-
-def load_reward_of(config: CollectConfig, device: str) -> Reward:
-    """The reward that `config` names. Raises VbonError where it cannot be had."""
-    return load_reward(
-        config.reward,
-        device=device,
-        batch_size=config.reward_batch_size,
-        timeout=config.reward_timeout,
-        trust_remote_code=config.trust_remote_code,
-    )
-
-
-def _load_sampler(config: CollectConfig) -> Sampler:
-    model = load.load_policy(
+    sampler = load_sampler(
         config.model,
-        dtype=config.dtype,
-        device=load.resolve_device(config.device),
-        trust_remote_code=config.trust_remote_code,
+        config,
+        load.resolve_device(config.device),
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        extra_stop_token_ids=config.stop_token_ids,
     )
-    tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    stop = load.stop_token_ids(model, tokenizer, config.stop_token_ids)
-    return Sampler(model, tokenizer, config.temperature, config.max_new_tokens, stop)
+    return TransformersEngine(config.model, sampler)

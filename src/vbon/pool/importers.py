@@ -1,11 +1,15 @@
-"""Pools made elsewhere: scored samples in JSONL, JSON or Parquet become a pool.
+"""Import of pools that were made elsewhere: scored samples in JSONL, JSON or Parquet.
 
-One row a sample: "prompt", "reward", and perhaps "completion" | "response" | "text", "completion_ids" | "response_ids".
-One row a prompt: "prompt", "rewards" | "ref_rewards", and perhaps, as lists, "completions" | "responses" |
-"ref_completions", "completion_ids" | "response_ids". `text` is the prompt and its completion in one string, the prompt
-exactly at its start (as the published code writes it); `--declare text=completion` says that it is the completion
-alone. Without completions a pool of bare rewards results: enough to rank against, not to train on. Rows of one prompt
-need not be adjacent. Other columns are dropped, with a warning, unless `--declare columns=NAME,…` keeps them.
+A file has a row per sample or a row per prompt.
+
+Row per sample: "prompt", "reward", and optionally "completion" | "response" | "text" and "completion_ids" |
+"response_ids". Row per prompt: "prompt", "rewards" | "ref_rewards", and optionally, as lists, "completions" |
+"responses" | "ref_completions" and "completion_ids" | "response_ids".
+
+`text` is the prompt followed by its completion in one string, as the published code of the paper writes it; `--declare
+text=completion` says that it is the completion alone. Without completions the pool holds rewards only, which serve for
+ranking but not for training on the samples. Rows of one prompt need not be adjacent. Other columns are dropped, with a
+warning, unless `--declare columns=NAME,…` keeps them.
 """
 
 import warnings
@@ -17,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-import vbon
 from vbon.config.pool import ImportConfig
 from vbon.config.secrets import cut_urls
 from vbon.errors import VbonError
@@ -28,6 +31,7 @@ from vbon.pool.prompts import Messages, Prompt, parse_prompt
 from vbon.pool.records import read_records
 from vbon.pool.shards import PromptSamples
 from vbon.pool.writer import hash_prompt_ids, write_whole
+from vbon.version import __version__
 
 _TEXT = ("completion", "response", "text")
 _TEXTS = ("completions", "responses", "ref_completions")
@@ -38,7 +42,7 @@ _MAX_TOKEN_ID = 2**31 - 1
 
 
 class Sample(NamedTuple):
-    """One scored completion as it stood in the file."""
+    """A scored completion as it was in the file."""
 
     reward: float
     completion: str | None
@@ -53,9 +57,10 @@ class _Rows:
 
 
 def import_pool(config: ImportConfig) -> Path:
-    """Make a pool of `config.file` at `config.out`: all of it or nothing. Returns the pool's folder.
+    """Make a pool of `config.file` at `config.out`, and return its folder; after an error there is no pool.
 
-    Raises VbonError naming the line of a row that will not do, or the declaration.
+    Raises:
+        VbonError: a row or a declaration cannot be used; the message names it.
     """
     declared = parse_declarations(config.declare)
     out = Path(config.out)
@@ -72,7 +77,20 @@ def import_pool(config: ImportConfig) -> Path:
 
 
 def read_sample_rows(record: Mapping[str, Any], prompt: str | Messages, text_rule: str, where: str) -> list[Sample]:
-    """The samples of one row, in either form. Raises VbonError beginning with `where`."""
+    """Read the samples of one row, in either form.
+
+    Args:
+        record: the row, by column.
+        prompt: the prompt of the row, as parsed.
+        text_rule: content of the column `text`, one of `declarations.TEXT_RULES`.
+        where: file and line of the row, with which error messages begin.
+
+    Returns:
+        The samples: one, or all of a prompt.
+
+    Raises:
+        VbonError: the row lacks a column, or a value has a wrong type.
+    """
     per_prompt = _one_of(record, _REWARDS, where)
     if (per_prompt is None) == (record.get("reward") is None):
         columns = ", ".join(map(str, record))
@@ -154,7 +172,7 @@ def _manifest(
     sizes = {len(one.rewards) for one in samples}
     return Manifest(
         fingerprint=declared.fingerprint(tokenizer),
-        created_by=f"vbon {vbon.__version__} import",
+        created_by=f"vbon {__version__} import",
         num_prompts=len(samples),
         prompts_sha256=hash_prompt_ids(one.prompt for one in samples),
         num_samples=sizes.pop() if len(sizes) == 1 else None,

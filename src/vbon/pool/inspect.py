@@ -1,4 +1,4 @@
-"""`vbon inspect`: what a pool holds, whether M is enough, and what best-of-N would buy for every N."""
+"""`vbon inspect`: the content of a pool, whether M is large enough, and the expected gain of best-of-N for every N."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,16 +27,19 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def inspect_command(config: InspectConfig) -> dict[str, Any]:
-    """Inspect the pool at `config.pool`, print the tables, return what `inspect` does."""
+    """Inspect the pool at `config.pool`, print the tables, and return the result of `inspect`."""
     result = inspect(ReferencePool.open(config.pool, allow_incomplete=True), config.n or None, seed=config.seed)
     print_inspection(result, Console())
     return result
 
 
 def inspect(pool: ReferencePool, ns: Sequence[int] | None = None, *, seed: int = 0) -> dict[str, Any]:
-    """Everything `vbon inspect` shows, as JSON values; `ns` defaults to 2, 4, 8, … up to the smallest M.
+    """Compute all that `vbon inspect` shows, as JSON values; `ns` defaults to 2, 4, 8, … up to the smallest M.
 
-    Intervals are 95 % bootstraps over prompts. Raises VbonError for an N above every M, or a pool without samples.
+    Intervals are 95 % bootstraps over prompts.
+
+    Raises:
+        VbonError: an N is above every M, or the pool has no samples.
     """
     if not len(pool):
         raise VbonError(f"{pool.path}: holds no samples yet")
@@ -60,7 +63,7 @@ def inspect(pool: ReferencePool, ns: Sequence[int] | None = None, *, seed: int =
 
 
 def print_inspection(result: dict[str, Any], console: Console) -> None:
-    """Print what `inspect` returned."""
+    """Print the result of `inspect`."""
     console.print(_overview(result))
     console.print(_prediction_table(result["best_of_n"]))
     for line in result["warnings"]:
@@ -77,7 +80,7 @@ def _spread(values: NDArray[np.int64]) -> dict[str, float]:
 
 def _reward_summary(pool: ReferencePool) -> dict[str, Any]:
     quantiles = np.quantile(pool.rewards, QUANTILES)
-    per_prompt = _per_prompt(pool)
+    per_prompt = pool.per_prompt(pool.rewards)
     return {
         "mean": stats.mean([rewards.mean() for rewards in per_prompt])._asdict(),
         "std_within_prompts": float(np.sqrt(np.mean([rewards.var() for rewards in per_prompt]))),
@@ -86,7 +89,7 @@ def _reward_summary(pool: ReferencePool) -> dict[str, Any]:
 
 
 def _ties(pool: ReferencePool) -> dict[str, float]:
-    counts = [np.unique(rewards, return_counts=True)[1] for rewards in _per_prompt(pool)]
+    counts = [np.unique(rewards, return_counts=True)[1] for rewards in pool.per_prompt(pool.rewards)]
     pairs = [np.sum(c * (c - 1)) / max(c.sum() * (c.sum() - 1), 1) for c in counts]
     return {
         "tied_pairs": float(np.mean(pairs)),
@@ -110,7 +113,7 @@ def _mean(values: pa.ChunkedArray) -> float | None:
 
 
 def _drift(pool: ReferencePool, seed: int) -> dict[str, float] | None:
-    """Rank test of each prompt's second half of samples among its first: were all drawn alike?"""
+    """Rank the second half of each prompt's samples among the first half, to test whether all were drawn alike."""
     halves = pool.num_samples // 2
     if not halves.any():
         return None
@@ -126,7 +129,7 @@ def _drift(pool: ReferencePool, seed: int) -> dict[str, float] | None:
 
 
 def _row(pool: ReferencePool, n: int, seed: int) -> dict[str, Any]:
-    chosen = [rewards for rewards in _per_prompt(pool) if len(rewards) >= n]
+    chosen = [rewards for rewards in pool.per_prompt(pool.rewards) if len(rewards) >= n]
     predictions = np.array([predict(rewards, n) for rewards in chosen])
     smallest = min(len(rewards) for rewards in chosen)
     return {
@@ -142,10 +145,6 @@ def _row(pool: ReferencePool, n: int, seed: int) -> dict[str, Any]:
         "num_samples_wanted": pool_size.num_samples_for(n),
         "enough_samples": smallest >= pool_size.num_samples_for(n),
     }
-
-
-def _per_prompt(pool: ReferencePool) -> list[NDArray[np.float64]]:
-    return np.split(pool.rewards, pool.offsets[1:-1])
 
 
 def _warnings(result: dict[str, Any]) -> list[str]:

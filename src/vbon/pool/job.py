@@ -1,13 +1,13 @@
-"""What `vbon collect` does for one shard: draw, score, put together."""
+"""The work of `vbon collect` for one shard: draw, score and combine."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from vbon.pool.engines import Engine, Samples
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import Prompt, reward_columns
+from vbon.pool.sampled import Engine, Samples
 from vbon.pool.shards import PromptSamples
 from vbon.rewards import Reward
 
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 def part_of(whole: Part, manifest: Manifest, index: int) -> Part:
-    """The shard `index` of a collection, by the plan that it was started with."""
+    """Select the prompts of shard `index` by the plan with which the pool was started."""
     assert manifest.plan is not None
     size = manifest.plan.prompts_per_shard
     rows = slice(index * size, (index + 1) * size)
@@ -30,7 +30,21 @@ def part_of(whole: Part, manifest: Manifest, index: int) -> Part:
 def make_shard(
     part: Part, engine: Engine, reward: Reward, manifest: Manifest, advance: Callable[[int], None] = lambda rows: None
 ) -> list[PromptSamples]:
-    """Draw and score M completions of each prompt; `advance` is told of every batch's rows."""
+    """Draw and score M completions of each prompt.
+
+    Args:
+        part: the prompts of the shard.
+        engine: the sampler.
+        reward: the reward.
+        manifest: the pool's manifest, for plan, seed and M.
+        advance: is called with the number of rows after each batch.
+
+    Returns:
+        The scored samples of each prompt, in the order of `part`.
+
+    Raises:
+        VbonError: the engine or the reward failed.
+    """
     plan, seed, num_samples = manifest.plan, manifest.seed, manifest.num_samples
     assert plan is not None and seed is not None and num_samples is not None
     draws: dict[int, Samples] = {}
@@ -46,7 +60,7 @@ def make_shard(
 
 
 def score(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-    """Rewards of the completions of each prompt, in one call."""
+    """Score the completions of each prompt, in one call of the reward."""
     repeated = [prompt for prompt, texts in zip(prompts, completions, strict=True) for _ in texts]
     flat = [text for texts in completions for text in texts]
     rewards = iter(reward([prompt.prompt for prompt in repeated], flat, **reward_columns(repeated)).tolist())

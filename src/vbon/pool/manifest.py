@@ -1,4 +1,7 @@
-"""manifest.json: what a pool is, what made it, and which shards belong to it. Read as untrusted input."""
+"""manifest.json: the settings of a pool and the list of its shards.
+
+It is read as untrusted input.
+"""
 
 import dataclasses
 import json
@@ -7,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vbon.artifacts.files import replace_file
+from vbon.artifacts.fingerprint import Fingerprint, parse_fingerprint
+from vbon.artifacts.json_files import parse_json
+from vbon.artifacts.typed import read_record
 from vbon.errors import VbonError
-from vbon.pool.files import replace_file
-from vbon.pool.fingerprint import FIELDS, Fingerprint
-from vbon.pool.records import parse_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -19,18 +23,18 @@ _SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.parquet")
 
 @dataclass(frozen=True)
 class Plan:
-    """Which prompts are sampled together and stored together: fixed at the start, replayed on resume."""
+    """Sizes of batches and shards: fixed when a pool is started, and used again when it is resumed."""
 
     batch_size: int
     """Most completions sampled at a time."""
     prompts_per_batch: int
-    """Prompts whose completions are sampled together; where this is 1, a prompt may take several batches."""
+    """Prompts whose completions are sampled together; if it is 1, a prompt may take several batches."""
     prompts_per_shard: int
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file of the pool."""
+    """A Parquet file of the pool."""
 
     name: str
     num_prompts: int
@@ -40,12 +44,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a pool but its rows."""
+    """All of a pool except its rows."""
 
     fingerprint: Fingerprint
     created_by: str
     num_prompts: int
-    """How many prompts the finished pool holds."""
+    """Number of prompts of the finished pool."""
     prompts_sha256: str
     """Hash of the prompt ids in order."""
     num_samples: int | None = None
@@ -53,7 +57,7 @@ class Manifest:
     seed: int | None = None
     dtype: str | None = None
     model: str | None = None
-    """As the user named it; the fingerprint says what it was."""
+    """The name that the user gave; the fingerprint identifies the weights."""
     reward: str | None = None
     plan: Plan | None = None
     shards: tuple[Shard, ...] = field(default=())
@@ -61,26 +65,36 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def shard_name(self, index: int) -> str:
+        """Return the file name of a shard."""
         return f"shard-{index:05d}.parquet"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replace the folder's manifest in one step: a reader sees the old one or the new one."""
+    """Replace the manifest of a folder atomically: a reader sees the old one or the new one."""
     replace_file(folder / MANIFEST_NAME, manifest_to_json(manifest).encode() + b"\n")
 
 
 def manifest_to_json(manifest: Manifest) -> str:
+    """Serialise a manifest."""
     content = {**dataclasses.asdict(manifest), "fingerprint": manifest.fingerprint.to_json()}
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def manifest_from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
-    """What `manifest_to_json` was given. Raises VbonError beginning with `where`."""
+    """Parse the result of `manifest_to_json`.
+
+    Raises:
+        VbonError: it is not a valid manifest; the message begins with `where`.
+    """
     return _parse(parse_json(text, where), where)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check a manifest. Raises VbonError naming the folder and the field."""
+    """Read and check the manifest of a folder.
+
+    Raises:
+        VbonError: there is no pool, or a field is not valid; the message names the folder and the field.
+    """
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise VbonError(f"{folder}: no such pool; make one with `vbon collect` or `vbon import`")
@@ -99,76 +113,15 @@ def _parse(content: Any, where: str) -> Manifest:
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise VbonError(f"{where}: format_version is {version!r}; this vbon reads {FORMAT_VERSION}: upgrade vbon")
-    shards = _typed(content, "shards", list, where)
-    manifest = Manifest(
-        **{name: _typed(content, name, kind, where) for name, kind in _MANIFEST_TYPES.items()},
-        fingerprint=parse_fingerprint(_typed(content, "fingerprint", dict, where), f"{where}: fingerprint"),
-        plan=_parse_plan(content.get("plan"), f"{where}: plan"),
-        shards=tuple(_parse_shard(shard, f"{where}: shard {index}") for index, shard in enumerate(shards)),
-    )
-    if len({shard.name for shard in manifest.shards}) != len(shards):
+    manifest = read_record(Manifest, content, where)
+    parse_fingerprint(content["fingerprint"], f"{where}: fingerprint")  # refuses a field that is unknown here
+    if manifest.plan is not None and min(dataclasses.astuple(manifest.plan)) < 1:
+        raise VbonError(f"{where}: plan: every number must be at least 1")
+    for index, shard in enumerate(manifest.shards):
+        if not _SHARD_NAME.fullmatch(shard.name):
+            raise VbonError(
+                f"{where}: shard {index}: name {shard.name!r} is not a shard's (shard-00000.parquet, inside the pool)"
+            )
+    if len({shard.name for shard in manifest.shards}) != len(manifest.shards):
         raise VbonError(f"{where}: a shard is listed twice")
     return manifest
-
-
-def parse_fingerprint(content: dict[str, Any], where: str) -> Fingerprint:
-    """A fingerprint from JSON. Raises VbonError beginning with `where`."""
-    unknown = sorted(set(content) - set(FIELDS))
-    if unknown:
-        raise VbonError(f"{where}: unknown field {unknown[0]!r}")
-    values = {name: _typed(content, name, kind, where) for name, kind in _FINGERPRINT_TYPES.items()}
-    stop = _typed(content, "stop", list | None, where)
-    if stop is not None and not all(type(token) is int for token in stop):
-        raise VbonError(f"{where}: 'stop' must be a list of token ids")
-    return Fingerprint(**values, stop=None if stop is None else tuple(stop))
-
-
-def _parse_plan(content: Any, where: str) -> Plan | None:
-    if content is None:
-        return None
-    if not isinstance(content, dict):
-        raise VbonError(f"{where} must be an object or null")
-    plan = Plan(**{field.name: _typed(content, field.name, int, where) for field in dataclasses.fields(Plan)})
-    if min(dataclasses.astuple(plan)) < 1:
-        raise VbonError(f"{where}: every number must be at least 1")
-    return plan
-
-
-def _parse_shard(content: Any, where: str) -> Shard:
-    if not isinstance(content, dict):
-        raise VbonError(f"{where} must be an object")
-    shard = Shard(**{name: _typed(content, name, kind, where) for name, kind in _SHARD_TYPES.items()})
-    if not _SHARD_NAME.fullmatch(shard.name):
-        raise VbonError(f"{where}: name {shard.name!r} is not a shard's (shard-00000.parquet, inside the pool)")
-    return shard
-
-
-def _typed(content: dict[str, Any], name: str, kind: Any, where: str) -> Any:
-    value = content.get(name)
-    allowed = kind if isinstance(kind, type) else kind.__args__
-    allowed = allowed if isinstance(allowed, tuple) else (allowed,)
-    if type(value) not in allowed and not (type(value) is int and float in allowed):
-        raise VbonError(f"{where}: {name!r} must be {getattr(kind, '__name__', kind)}, not {value!r:.60}")
-    return value
-
-
-_SHARD_TYPES: dict[str, Any] = {"name": str, "num_prompts": int, "rows": int, "sha256": str}
-_FINGERPRINT_TYPES: dict[str, Any] = {
-    "model": str | None,
-    "tokenizer": str | None,
-    "chat_template": str | None,
-    "temperature": float | None,
-    "max_new_tokens": int | None,
-    "reward": str | None,
-}
-_MANIFEST_TYPES: dict[str, Any] = {
-    "created_by": str,
-    "num_prompts": int,
-    "prompts_sha256": str,
-    "num_samples": int | None,
-    "seed": int | None,
-    "dtype": str | None,
-    "model": str | None,
-    "reward": str | None,
-    "complete": bool,
-}

@@ -1,9 +1,11 @@
-"""Samples from any OpenAI-style server (`POST BASE_URL/completions`): vLLM, SGLang, TGI, llama.cpp, transformers serve.
+"""Samples from a server with an OpenAI-style API (`POST BASE_URL/completions`).
+
+Tested with `transformers serve` and a server of the test suite; vLLM, SGLang, TGI and llama.cpp have the same API.
 
 What a server does not tell stays unknown in the pool: its weights (the fingerprint has no model), log-probabilities at
-the sampling temperature, and token ids unless it returns them. Text encoded again need not give the sampled ids, so
-they are never made up; without them the pool trains online, not offline. The step-0 rank test of training decides
-whether the server samples what the policy samples.
+the sampling temperature, and token ids unless it returns them. Text is never tokenised again to guess the ids, since
+the result may differ from what was sampled; without ids a pool serves for online training, but not for offline
+training. The rank test at the start of training shows whether the server samples the policy's distribution.
 """
 
 import dataclasses
@@ -15,16 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
-from vbon.core.seeds import generator
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.prompts import completion_texts, encode, ids_by_default, loses_first_space, text_of
 from vbon.pool.described import DescribedModel, describe_model
-from vbon.pool.engines import Drawn, Samples
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt
+from vbon.pool.sampled import Drawn, Samples
+from vbon.pool.sampling import seed_for
 from vbon.rewards import Reward
 from vbon.rewards.http import TOKEN_VARIABLE as REWARD_TOKEN_VARIABLE
 from vbon.rewards.http import Endpoint, TransientError, parse_endpoint, post_repeatedly
@@ -35,7 +37,7 @@ MAX_ATTEMPTS, FIRST_DELAY = 5, 0.5  # seconds
 
 
 class Choice(NamedTuple):
-    """One completion of a server's answer."""
+    """A completion in a server's answer."""
 
     text: str
     ids: list[int] | None
@@ -43,7 +45,7 @@ class Choice(NamedTuple):
 
 
 class Query(NamedTuple):
-    """What is asked of a server for one prompt."""
+    """A request for completions of one prompt."""
 
     prompt: str
     prompt_ids: list[int]
@@ -53,7 +55,7 @@ class Query(NamedTuple):
 
 @dataclass(frozen=True)
 class Server:
-    """A server and how it is asked. `dialect` names the fields beyond OpenAI's own that it takes."""
+    """A server and the settings of requests. `dialect` names the fields beyond OpenAI's own that the server takes."""
 
     endpoint: Endpoint
     model: str
@@ -64,13 +66,18 @@ class Server:
     dialect: str = "plain"
 
     def ask(self, query: Query) -> list[Choice]:
-        """The choices of one answer, however many the server gives. Raises RewardError, VbonError where none."""
+        """Send one request and return its choices, of which a server may give fewer than were requested.
+
+        Raises:
+            RewardError: the server refused the request or did not answer.
+            VbonError: the answer has no choices.
+        """
         body = json.dumps(self.common(query) | DIALECTS[self.dialect](self, query)).encode()
         answer = post_repeatedly(self.endpoint, body, self.timeout, MAX_ATTEMPTS, FIRST_DELAY)
         return read_choices(answer, self.endpoint)
 
     def common(self, query: Query) -> dict[str, Any]:
-        """OpenAI's own fields."""
+        """Build the fields of a request that are OpenAI's own."""
         return {
             "model": self.model,
             "prompt": query.prompt,
@@ -82,7 +89,10 @@ class Server:
         }
 
     def sample(self, query: Query) -> list[Choice]:
-        """All the choices asked for, in as many requests as it takes: `transformers serve` ignores n, others cap it."""
+        """Collect all the choices that the query wants, in as many requests as needed.
+
+        `transformers serve` ignores n, and other servers limit it.
+        """
         choices: list[Choice] = []
         while len(choices) < query.num_samples:
             rest = query._replace(num_samples=query.num_samples - len(choices), seed=query.seed + len(choices))
@@ -91,14 +101,20 @@ class Server:
 
 
 def token_fields(server: Server, query: Query) -> dict[str, Any]:
-    """vLLM and kin: prompt as token ids, the sampled ids in the answer, nothing from the model's generation config."""
+    """Build the fields of vLLM and similar servers: prompt as token ids, and the sampled ids in the answer.
+
+    Sampling settings are sent too, so that nothing comes from the model's generation config.
+    """
     plain_sampling = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     stop = {"stop_token_ids": list(server.stop_token_ids)}
     return {"prompt": query.prompt_ids, "return_token_ids": True, **plain_sampling, **stop}
 
 
 def transformers_fields(server: Server, query: Query) -> dict[str, Any]:
-    """`transformers serve`: its own defaults are greedy with top_k 50, unless the model's say otherwise."""
+    """Build the fields of `transformers serve`.
+
+    Without them it decodes greedily with top_k 50, or as the model's generation config says.
+    """
     stop = list(server.stop_token_ids)
     settings = {"do_sample": True, "top_k": 0, "eos_token_id": stop, "pad_token_id": stop[0]} if stop else {}
     return {"generation_config": json.dumps(settings or {"do_sample": True, "top_k": 0})}
@@ -112,7 +128,11 @@ DIALECTS: dict[str, Callable[[Server, Query], dict[str, Any]]] = {
 
 
 def find_dialect(server: Server, query: Query) -> Server:
-    """The server with the first dialect it takes. Raises VbonError with its last answer where it takes none."""
+    """Find the first dialect that the server takes.
+
+    Raises:
+        VbonError: it takes none; the message has its last answer.
+    """
     refusal = RewardError("takes no dialect")
     for dialect in DIALECTS:
         candidate = dataclasses.replace(server, dialect=dialect)
@@ -128,7 +148,11 @@ def find_dialect(server: Server, query: Query) -> Server:
 
 
 def read_choices(answer: bytes, endpoint: Endpoint) -> list[Choice]:
-    """The choices of an answer. Raises VbonError where it is not one."""
+    """Parse the choices of an answer.
+
+    Raises:
+        VbonError: it is not an OpenAI-style answer, or has no choices.
+    """
     try:
         choices = [_choice(choice) for choice in json.loads(answer)["choices"]]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -147,7 +171,7 @@ def _choice(value: dict[str, Any]) -> Choice:
 
 @dataclass(frozen=True)
 class OpenAIEngine:
-    """A server as an Engine; prompts are rendered and counted by the local tokenizer of `--model`."""
+    """A server as an `Engine`; the local tokenizer of `--model` renders and counts the prompts."""
 
     server: Server
     model: DescribedModel
@@ -155,7 +179,7 @@ class OpenAIEngine:
     device: str
 
     def fingerprint(self, reward: Reward) -> Fingerprint:
-        """The server's weights, tokenizer and stop rule are its own: unknown."""
+        """Compute the fingerprint; the server's weights, tokenizer and stop rule stay unknown."""
         return Fingerprint(
             chat_template=load.chat_template_fingerprint(self.model.tokenizer),
             temperature=float(self.server.temperature),
@@ -164,14 +188,17 @@ class OpenAIEngine:
         )
 
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
+        """Encode every prompt; see `Described.encode`."""
         return self.model.encode(prompts, source)
 
     def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
+        """Return the number of completions of one request."""
         return self.model.batch_size(prompt_ids)
 
     def draw(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
     ) -> Drawn:
+        """Yield the samples of one prompt at a time; see `Engine.draw`."""
         queries = [
             Query(
                 text_of(self.model.tokenizer, prompt.prompt), list(ids), num_samples, seed_for(prompt.prompt_id, seed)
@@ -204,13 +231,14 @@ class OpenAIEngine:
             )
 
 
-def seed_for(prompt_id: str, seed: int) -> int:
-    """The seed of a prompt's first request; its k-th sample is asked for with k more. Fits 31 bits."""
-    return int(generator(seed, int(prompt_id, 16)).integers(2**30))
-
-
 def load_openai_engine(config: CollectConfig) -> OpenAIEngine:
-    """The engine for `--base-url`, with tokenizer, stop tokens and context length of `--model`; no weights are read."""
+    """Make the engine for `--base-url`, with tokenizer, stop tokens and context length of `--model`.
+
+    No weights are loaded.
+
+    Raises:
+        VbonError: the server cannot be used.
+    """
     assert config.base_url is not None  # validate() saw to it
     endpoint = parse_endpoint(config.base_url.rstrip("/") + "/completions", os.environ.get(TOKEN_VARIABLE, ""))
     described = describe_model(config)
@@ -240,7 +268,7 @@ def _server_error(server: Server, error: RewardError) -> VbonError:
 
 
 def _checked(drawn: Iterator[Samples], num_samples: int) -> Drawn:
-    """Number the prompts, and warn where no two samples of any prompt differ: a server that decodes greedily."""
+    """Number the prompts, and warn where all samples of each prompt are equal: the server may decode greedily."""
     varied = False
     for position, samples in enumerate(drawn):
         varied = varied or len(set(samples.completions)) > 1

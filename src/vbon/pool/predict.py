@@ -1,13 +1,13 @@
-"""What best-of-N would buy on these prompts, from the pool alone and before anything is trained.
+"""Prediction of best-of-N on the prompts of a pool, before anything is trained.
 
-Reward: the unbiased order-statistic mean (core.best_of_n.tie_averaged_weights). For the win rate and
-KL(π_bon‖π_ref) a sample seen once is taken to be one of a continuum, samples that tie to be an atom of mass (b − a). So
-a pool without ties gives the closed forms exactly, whatever M is, and a verifier's pool the sums over its levels:
+Reward: the unbiased order-statistic mean (core.best_of_n.tie_averaged_weights). For the win rate and KL(π_bon‖π_ref), a
+sample without ties is taken to be one of a continuum, and samples that tie to be an atom of mass (b − a). So a pool
+without ties gives the closed forms exactly, whatever M is, and a verifier's pool gives the sums over its levels:
 
     F^N, u ∈ [a, b]:  continuum ∫ N u^{N−1}·g(u) du     atom (b^N − a^N)·g(a, b)
     KL:  g(u) = log(N u^{N−1}),  g(a, b) = log W_N(a, b)          win rate:  g(u) = u,  g(a, b) = (a + b)/2
 
-For N that is no integer, or above M, the reward takes the weights Ŵ_i/M, which are biased unless N ≪ M.
+For an N that is not an integer, or is above M, the reward uses the weights Ŵ_i/M, which are biased unless N ≪ M.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ Float = NDArray[np.float64]
 
 
 class Prediction(NamedTuple):
-    """Best-of-N on one prompt: mean reward, win rate against one reference sample, KL(π_bon‖π_ref) in nats."""
+    """Best-of-N on one prompt: mean reward, win rate against one reference sample, and KL(π_bon‖π_ref) in nats."""
 
     reward: float
     win_rate: float
@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
 
 
 def predict(rewards: ArrayLike, n: float) -> Prediction:
-    """Predict best-of-N from the M rewards of one prompt, any real N ≥ 1."""
+    """Predict best-of-N from the M rewards of one prompt, for any real N ≥ 1."""
     rewards = np.asarray(rewards, np.float64)
     _, counts = np.unique(rewards, return_counts=True)
     cdf_le = np.cumsum(counts) / len(rewards)
@@ -42,9 +42,10 @@ def predict(rewards: ArrayLike, n: float) -> Prediction:
 
 
 def sample_weights(rewards: ArrayLike, n: float) -> Float:
-    """Weights, summing to 1, under which the M samples of one prompt stand for best-of-N. Shape (M,).
+    """Compute weights, (M,) with sum 1, under which the M samples of one prompt represent best-of-N.
 
-    Unbiased (core.best_of_n.tie_averaged_weights) for an integer N ≤ M, else Ŵ_i/M: drawn with replacement.
+    They are unbiased (core.best_of_n.tie_averaged_weights) for an integer N ≤ M; otherwise they are Ŵ_i/M, which are
+    those of draws with replacement.
     """
     rewards = np.asarray(rewards, np.float64)
     if n % 1 == 0 and n <= len(rewards):
@@ -66,7 +67,7 @@ def _kl_integral(a: Float, b: Float, n: float) -> Float:
 
 
 def _kl_antiderivative(u: Float, n: float) -> Float:
-    """∫₀ᵘ N v^{N−1}·log(N v^{N−1}) dv = u^N·[log N + (N−1)·(log u − 1/N)]."""
+    """Compute ∫₀ᵘ N v^{N−1}·log(N v^{N−1}) dv = u^N·[log N + (N−1)·(log u − 1/N)]."""
     log_u = np.log(np.where(u > 0, u, 1.0))
     return u**n * (np.log(n) + (n - 1) * (log_u - 1 / n))
 

@@ -1,4 +1,4 @@
-"""Prompts: a string or a list of chat messages, with the dataset columns that travel to the reward."""
+"""Prompts: a string or a list of chat messages, with the columns that are passed to the reward."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _RESERVED_COLUMNS = ("prompts", "completions")  # the reward's own arguments
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt and its columns; `row` is where it stood in its file, for messages only."""
+    """A prompt and its columns; `row` is its row in the file, for messages only."""
 
     prompt_id: str
     prompt: str | Messages
@@ -29,26 +29,38 @@ class Prompt:
 
     @property
     def is_chat(self) -> bool:
+        """Return True if the prompt is a list of chat messages."""
         return not isinstance(self.prompt, str)
 
 
 def make_prompt(prompt: str | Messages, columns: Mapping[str, Any] | None = None, *, row: int | None = None) -> Prompt:
-    """A Prompt with its id: sha256 of the canonical JSON of prompt and columns, 16 hexadecimal digits."""
+    """Make a Prompt with its id: SHA-256 of the canonical JSON of prompt and columns, 16 hexadecimal digits.
+
+    Raises:
+        ValueError, TypeError: a value cannot be represented in JSON.
+    """
     columns = dict(columns or {})
     text = canonical_json({"prompt": prompt, "columns": columns})
     return Prompt(hashlib.sha256(text.encode()).hexdigest()[:16], prompt, columns, row)
 
 
 def canonical_json(value: Any) -> str:
-    """JSON, keys sorted, no spaces, non-ASCII kept. Raises ValueError or TypeError for what JSON cannot hold."""
+    """Serialise to JSON with sorted keys, no spaces and non-ASCII characters kept.
+
+    Raises:
+        ValueError, TypeError: a value cannot be represented in JSON.
+    """
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def read_prompts(path: str | Path, *, column: str = "prompt", limit: int | None = None) -> list[Prompt]:
-    """Read prompts from a file or a hub dataset (`id` or `id:split`, `datasets` extra), at most `limit`.
+    """Read at most `limit` prompts from a file or a hub dataset (`id` or `id:split`, `datasets` extra).
 
-    All other columns become `Prompt.columns`. A repeated prompt (same columns too) is kept once, with a warning.
-    Raises VbonError naming the file and line.
+    All other columns become `Prompt.columns`. A prompt that is repeated with the same columns is kept once, with a
+    warning.
+
+    Raises:
+        VbonError: the file or a row cannot be read; the message names file and line.
     """
     prompts: dict[str, Prompt] = {}
     repeated = 0
@@ -66,7 +78,20 @@ def read_prompts(path: str | Path, *, column: str = "prompt", limit: int | None 
 
 
 def parse_prompt(record: Mapping[str, Any], column: str, where: str, *, row: int | None = None) -> Prompt:
-    """The Prompt in `record[column]`, every other column kept. Raises VbonError beginning with `where`."""
+    """Parse the prompt in `record[column]`, and keep every other column.
+
+    Args:
+        record: the row, by column.
+        column: name of the column that holds the prompt.
+        where: file and line of the row, with which error messages begin.
+        row: number of the row in its file.
+
+    Returns:
+        The prompt.
+
+    Raises:
+        VbonError: the column is missing, or a value cannot be used.
+    """
     if column not in record:
         raise VbonError(f"{where}: no column {column!r} (columns here: {', '.join(map(str, record)) or 'none'})")
     columns = {name: value for name, value in record.items() if name != column}
@@ -81,7 +106,11 @@ def parse_prompt(record: Mapping[str, Any], column: str, where: str, *, row: int
 
 
 def check_prompt(value: Any, where: str) -> str | Messages:
-    """`value` if it is a string or a non-empty list of {"role", "content"} messages, else VbonError."""
+    """Return `value` if it is a string or a non-empty list of {"role", "content"} messages.
+
+    Raises:
+        VbonError: it is neither; the message begins with `where`.
+    """
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value:
@@ -90,13 +119,16 @@ def check_prompt(value: Any, where: str) -> str | Messages:
 
 
 def reward_columns(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
-    """The prompts' columns as aligned lists, the reward's keyword arguments; None where a prompt lacks one."""
+    """Arrange the columns of the prompts as lists of equal length, the reward's keyword arguments.
+
+    An entry is None where a prompt lacks the column.
+    """
     names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
     return {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
 
 
 def shorten(prompt: str | Messages, length: int = 60) -> str:
-    """A prompt on one line, quoted and cut to `length` characters, for messages."""
+    """Quote a prompt on one line of at most `length` characters, for messages."""
     text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
     return repr(text if len(text) <= length else text[: length - 1] + "…")
 

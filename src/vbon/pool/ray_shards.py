@@ -1,9 +1,9 @@
-"""`--engine ray`: whole shards made by the workers of Ray Data, on any number of nodes (`ray` extra).
+"""`--engine ray`: the workers of Ray Data make whole shards, on any number of nodes (`ray` extra).
 
-A worker holds model and reward as the transformers engine does, and a shard is a function of what travels to it. So the
-pool is the one that a single process would have made (same kind of machine and number of threads), whichever worker
-made which shard, and however often: Ray makes a shard again whose worker or node died, and would for ever, so that
-deaths are counted here. Its transport pickles; what we send through it is text and Parquet bytes.
+A worker holds model and reward as the transformers engine does, and a shard is a function of what is sent to the
+worker. So the pool is that of a single process on the same kind of machine and number of threads, whichever worker made
+a shard, and however often. Ray repeats a shard whose worker or node died without end, so the deaths are counted here.
+Ray's transport uses pickle; what is sent through it is text and Parquet bytes.
 """
 
 import dataclasses
@@ -18,11 +18,12 @@ from typing import Any
 
 from vbon.config.pool import CollectConfig
 from vbon.errors import VbonError
-from vbon.pool.engines import load_engine, load_reward_of
+from vbon.pool.engines import load_engine
 from vbon.pool.job import Part, make_shard, part_of
 from vbon.pool.manifest import Manifest, manifest_from_json, manifest_to_json
 from vbon.pool.prompts import make_prompt
 from vbon.pool.shards import encode_shard
+from vbon.rewards import load_configured_reward
 
 MOST_ATTEMPTS = 5  # at one shard: a preempted node is no reason to stop, a reward that crashes its process is
 
@@ -30,24 +31,25 @@ Row = dict[str, Any]
 
 
 class Attempts:
-    """An actor that all workers ask: how often was this shard begun?"""
+    """An actor that counts, for all workers, how often each shard was started."""
 
     def __init__(self) -> None:
         self._begun: Counter[int] = Counter()
 
     def begin(self, index: int) -> int:
+        """Count one more start of a shard, and return the number of its starts."""
         self._begun[index] += 1
         return self._begun[index]
 
 
 class ShardMaker:
-    """A worker: model and reward once, then a shard a call.
+    """A worker: it loads model and reward once, and makes one shard per call.
 
-    What the user can mend comes back as text: an exception would arrive wrapped in Ray's own.
+    Errors that the user can fix are returned as text, since Ray would wrap an exception in one of its own.
     """
 
     def __init__(self, config: Row, manifest: str, folder: str, begin: Callable[[int], int]):
-        """`begin` counts the attempts at a shard, `folder` is where the driver runs."""
+        """Load what the shards need. `begin` counts the attempts at a shard; `folder` is the driver's directory."""
         if os.path.isdir(folder):  # where relative paths are meant from
             os.chdir(folder)
         self._begin, self._manifest, self._mistake = begin, manifest_from_json(manifest), ""
@@ -58,14 +60,14 @@ class ShardMaker:
 
     def _load(self, config: CollectConfig) -> None:
         self._engine = load_engine(dataclasses.replace(config, engine="transformers", num_workers=None))
-        self._reward = load_reward_of(config, self._engine.device)
+        self._reward = load_configured_reward(config.reward, config, self._engine.device)
         differences = self._manifest.fingerprint.differences(self._engine.fingerprint(self._reward))
         if differences:
             name, there, here = differences[0]
             raise VbonError(f"{name} is {there!r} where the pool was begun but {here!r} on this node; copy it anew")
 
     def __call__(self, row: Row) -> Row:
-        """{index, part} → {index, content (Parquet bytes), mistake}."""
+        """Make a shard: {index, part} → {index, content (Parquet bytes), mistake (text)}."""
         content, mistake = b"", self._mistake
         try:
             if not mistake:
@@ -89,10 +91,19 @@ class ShardMaker:
 def ray_shards(
     config: CollectConfig, whole: Part, manifest: Manifest, missing: Sequence[int]
 ) -> Iterator[tuple[int, bytes]]:
-    """Yield (index, Parquet bytes) of the missing shards, in the order in which they are done.
+    """Make the missing shards on a Ray cluster.
+
+    Args:
+        config: settings of the collection.
+        whole: all prompts of the pool.
+        manifest: the manifest of the pool.
+        missing: indices of the shards to make.
+
+    Yields:
+        Index and Parquet bytes of each shard, in the order in which they are finished.
 
     Raises:
-        VbonError: a worker's mistake, or workers that die again and again on one shard.
+        VbonError: a worker met an error that the user can fix, or workers died repeatedly on one shard.
     """
     import ray
     import ray.data
@@ -145,13 +156,13 @@ def _ask(attempts: Any, index: int) -> int:
 
 
 def pack(part: Part) -> str:
-    """A part as JSON."""
+    """Serialise a part to JSON."""
     prompts = [{"prompt": one.prompt, "columns": one.columns, "row": one.row} for one in part.prompts]
     return json.dumps({"prompts": prompts, "prompt_ids": part.prompt_ids})
 
 
 def unpack(text: str) -> Part:
-    """The part that `pack` was given."""
+    """Parse the result of `pack`."""
     content = json.loads(text)
     prompts = [make_prompt(one["prompt"], one["columns"], row=one["row"]) for one in content["prompts"]]
     return Part(prompts, content["prompt_ids"])

@@ -1,18 +1,17 @@
-"""Rows from user files (JSONL, JSON, CSV/TSV, Parquet, text), each with the line number an error can name."""
+"""Rows of user files (JSONL, JSON, CSV/TSV, Parquet, text), each with the line number for error messages."""
 
 import csv
 import gzip
 import io
-import json
-import math
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vbon.artifacts.json_files import first_line, parse_json
 from vbon.errors import VbonError
 
 Record = tuple[int, dict[str, Any]]
@@ -21,10 +20,12 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_records(path: Path, *, text_column: str = "prompt") -> Iterator[Record]:
-    """Yield (line or row number from 1, row) of a file, the format taken from its suffix.
+    """Yield (line or row number from 1, row) for a file whose format its suffix gives.
 
-    `.gz` may follow any suffix but Parquet's. A text file gives one row a line, under `text_column`.
-    Raises VbonError naming the file and line for anything that cannot be read.
+    `.gz` may follow any suffix except Parquet's. A text file gives a row per line, under `text_column`.
+
+    Raises:
+        VbonError: the file or a line cannot be read; the message names both.
     """
     if not path.is_file():
         raise VbonError(f"{path}: {'is a directory, not a file' if path.is_dir() else 'no such file'}")
@@ -38,24 +39,8 @@ def read_records(path: Path, *, text_column: str = "prompt") -> Iterator[Record]
 
 
 def is_known_format(name: str) -> bool:
-    """Whether `name` ends in a suffix that read_records understands."""
+    """Return True if `name` ends in a suffix that `read_records` can read."""
     return _reader(Path(name)) is not None
-
-
-def parse_json(text: str, where: str) -> Any:
-    """Parse strict JSON: no repeated keys, no NaN or infinity, no lone surrogates. VbonError beginning with `where`."""
-    try:
-        value = json.loads(
-            text, object_pairs_hook=_unique_keys, parse_constant=_not_a_number, parse_float=_finite_float
-        )
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8 form
-    except UnicodeEncodeError:
-        raise VbonError(f"{where}: holds half of a surrogate pair, which is not valid Unicode") from None
-    except RecursionError:
-        raise VbonError(f"{where}: JSON nested too deeply") from None
-    except ValueError as error:
-        raise VbonError(f"{where}: malformed JSON ({first_line(error)})") from None
-    return value
 
 
 def _reader(path: Path) -> Callable[[Path, str], Iterator[Record]] | None:
@@ -130,30 +115,6 @@ def _as_object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise VbonError(f'{where}: must be a JSON object such as {{"prompt": "…"}}, not {type(value).__name__}')
     return value
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} appears twice")
-    return row
-
-
-def _not_a_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"number {text[:20]} is out of range")
-    return value
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, on one line of at most 200 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 _READERS: dict[str, Callable[[Path, str], Iterator[Record]]] = {

@@ -1,7 +1,7 @@
-"""Drawing reference samples: which prompts go together, from which uniforms, by what model.
+"""Drawing of reference samples: the division of prompts into batches, the uniforms of each prompt, and the sampler.
 
-Everything here is a function of the settings and of (seed, prompt_id): an interrupted collection repeats the draws it
-lost and no others, and a prompt's draws do not depend on the prompts beside it.
+Everything here is a function of the settings and of (seed, prompt_id): an interrupted collection repeats the draws that
+were lost and no others, and the draws of a prompt do not depend on the prompts in its batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.core.seeds import generator
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.generate import generate
 from vbon.models.prompts import encode
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt, shorten
 from vbon.rewards import Reward
 
 
 class Draws(NamedTuple):
-    """The samples of one prompt before scoring."""
+    """The M samples of one prompt before scoring."""
 
     completion_ids: list[list[int]]
     ref_logprobs: list[float]
@@ -32,7 +32,7 @@ class Draws(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """A model and how it is sampled."""
+    """A model and the settings for sampling it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -41,8 +41,49 @@ class Sampler(NamedTuple):
     stop_token_ids: tuple[int, ...]
 
 
+def load_sampler(
+    name: str,
+    config: load.Command,
+    device: torch.device,
+    *,
+    temperature: float | None,
+    max_new_tokens: int | None,
+    stop_token_ids: Sequence[int] | None = None,
+    extra_stop_token_ids: Sequence[int] = (),
+) -> Sampler:
+    """Load a model and its tokenizer; a setting that is None comes from the model's generation config.
+
+    Args:
+        name: directory or hub id of the model.
+        config: gives the dtype of the weights, and whether Python code that comes with the model may run.
+        device: device of the model.
+        temperature: sampling temperature; 1.0 if neither the caller nor the model gives one.
+        max_new_tokens: the largest number of tokens of a completion.
+        stop_token_ids: all tokens that end a completion.
+        extra_stop_token_ids: tokens that end a completion in addition to the model's own; used without
+            `stop_token_ids`.
+
+    Returns:
+        The model with its settings.
+
+    Raises:
+        VbonError: there is no such model, a stop token is not in its vocabulary, or `max_new_tokens` is not given
+            anywhere.
+    """
+    model = load.load_configured_policy(name, config, device)
+    tokenizer = load.load_tokenizer(name, trust_remote_code=config.trust_remote_code)
+    own = model.generation_config
+    temperature = temperature or getattr(own, "temperature", None) or 1.0
+    max_new_tokens = max_new_tokens or getattr(own, "max_new_tokens", None)
+    if max_new_tokens is None:
+        raise VbonError(f"{name}: its generation_config.json names no length; give --max-new-tokens")
+    if stop_token_ids is None:
+        stop_token_ids = load.stop_token_ids(model, tokenizer, extra_stop_token_ids)
+    return Sampler(model, tokenizer, float(temperature), int(max_new_tokens), tuple(stop_token_ids))
+
+
 def fingerprint_of(name: str, sampler: Sampler, reward: Reward) -> Fingerprint:
-    """What a pool made by this sampler (its model loaded from `name`) and reward is fingerprinted with."""
+    """Compute the fingerprint of a pool made by this sampler, whose model was loaded from `name`, and this reward."""
     return Fingerprint(
         model=load.model_fingerprint(name),
         tokenizer=load.tokenizer_fingerprint(sampler.tokenizer),
@@ -55,14 +96,21 @@ def fingerprint_of(name: str, sampler: Sampler, reward: Reward) -> Fingerprint:
 
 
 def make_plan(num_samples: int, batch_size: int, samples_per_shard: int = 4096) -> Plan:
-    """Whole prompts in batches of up to `batch_size` samples, or one prompt in several; whole batches in a shard."""
+    """Divide the work: batches of whole prompts with up to `batch_size` samples, and shards of whole batches.
+
+    A prompt with more than `batch_size` samples takes several batches.
+    """
     prompts_per_batch = max(1, batch_size // num_samples)
     batches_per_shard = max(1, samples_per_shard // (num_samples * prompts_per_batch))
     return Plan(batch_size, prompts_per_batch, prompts_per_batch * batches_per_shard)
 
 
 def encode_prompts(sampler: Sampler, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
-    """Token ids of every prompt. Raises VbonError naming the row of one that leaves no room for a completion."""
+    """Encode every prompt. `source` is the file of the prompts, for messages.
+
+    Raises:
+        VbonError: a prompt leaves no room for a completion; the message names its row.
+    """
     context = load.context_length(sampler.model)
     return encode_within(sampler.tokenizer, context, sampler.max_new_tokens, prompts, source)
 
@@ -70,7 +118,21 @@ def encode_prompts(sampler: Sampler, prompts: Sequence[Prompt], source: str) -> 
 def encode_within(
     tokenizer: PreTrainedTokenizerBase, context: int | None, max_new_tokens: int, prompts: Sequence[Prompt], source: str
 ) -> list[list[int]]:
-    """`encode_prompts` for a model of which only tokenizer and context are known."""
+    """Encode every prompt for a model of which only tokenizer and context length are known.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        context: the largest number of tokens of prompt and completion together; None where it is not known.
+        max_new_tokens: the largest number of tokens of a completion.
+        prompts: the prompts.
+        source: their file, for messages.
+
+    Returns:
+        Token ids of each prompt.
+
+    Raises:
+        VbonError: a prompt leaves no room for a completion; the message names its row.
+    """
     encoded = [_encode_one(tokenizer, prompt, f"{source}:{prompt.row}") for prompt in prompts]
     for prompt, ids in zip(prompts, encoded, strict=True):
         if context is not None and len(ids) + max_new_tokens > context:
@@ -83,8 +145,23 @@ def encode_within(
 
 
 def uniforms_for(prompt_id: str, seed: int, num_samples: int, max_new_tokens: int) -> NDArray[np.float64]:
-    """The uniforms a prompt's completions are drawn from, (M, T) in [0, 1); the first rows do not depend on M."""
+    """Draw the uniforms from which a prompt's completions are made; the first rows do not depend on M.
+
+    Args:
+        prompt_id: id of the prompt, hexadecimal.
+        seed: seed of the pool.
+        num_samples: M, the number of completions.
+        max_new_tokens: T, the largest number of tokens of a completion.
+
+    Returns:
+        float64 (M, T) in [0, 1).
+    """
     return generator(seed, int(prompt_id, 16)).random((num_samples, max_new_tokens))
+
+
+def seed_for(prompt_id: str, seed: int) -> int:
+    """Compute the seed of a prompt's first request; the k-th sample adds k to it. It fits into 31 bits."""
+    return int(generator(seed, int(prompt_id, 16)).integers(2**30))
 
 
 def draw_shard(
@@ -95,7 +172,19 @@ def draw_shard(
     seed: int,
     num_samples: int,
 ) -> Iterator[tuple[list[int], list[Draws]]]:
-    """Yield (positions of the prompts in the batch, their draws), batch by batch, prompts of like length together."""
+    """Draw the samples of a shard, batch by batch; prompts of similar length are sampled together.
+
+    Args:
+        sampler: model and settings.
+        prompts: the prompts of the shard.
+        prompt_ids: token ids of each prompt.
+        plan: sizes of the batches.
+        seed: seed of the pool.
+        num_samples: M, completions of each prompt.
+
+    Yields:
+        Positions of the prompts in a batch, and the draws of each.
+    """
     order = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]))
     for start in range(0, len(order), plan.prompts_per_batch):
         batch = order[start : start + plan.prompts_per_batch]

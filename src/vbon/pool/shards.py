@@ -1,4 +1,4 @@
-"""The rows of a pool: one per completion, in Parquet shards."""
+"""The rows of a pool, one per completion, in Parquet shards."""
 
 import hashlib
 import io
@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vbon.artifacts.json_files import first_line
 from vbon.errors import VbonError
 from vbon.pool.manifest import Shard
 from vbon.pool.prompts import Prompt, canonical_json
-from vbon.pool.records import first_line
 
 SCHEMA = pa.schema(
     [
@@ -48,11 +48,11 @@ class PromptSamples:
     ref_logprobs: Sequence[float | None]
     """Sequence log-probability under the reference policy at the sampling temperature, nats."""
     finished: Sequence[bool | None]
-    """Whether the completion ended by a stop token, not by length."""
+    """True where a stop token ended the completion, False where the length limit did."""
 
 
 def encode_shard(samples: Sequence[PromptSamples], seed: int | None) -> bytes:
-    """The shard as Parquet bytes, a function of its rows alone."""
+    """Encode a shard as Parquet bytes, which are a function of its rows alone."""
     table = pa.concat_tables([_table(one, seed) for one in samples])
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", use_dictionary=list(_PER_PROMPT))
@@ -60,11 +60,22 @@ def encode_shard(samples: Sequence[PromptSamples], seed: int | None) -> bytes:
 
 
 def describe_shard(name: str, num_prompts: int, rows: int, content: bytes) -> Shard:
+    """Make the manifest's entry of a shard, with its checksum.
+
+    Args:
+        name: file name.
+        num_prompts: number of its prompts.
+        rows: number of its rows.
+        content: its Parquet bytes.
+
+    Returns:
+        The entry.
+    """
     return Shard(name, num_prompts, rows, hashlib.sha256(content).hexdigest())
 
 
 def is_intact(folder: Path, shard: Shard) -> bool:
-    """Whether the shard's file is there, is a plain file, and has the recorded checksum."""
+    """Return True if the shard's file exists, is a plain file and has the recorded checksum."""
     path = folder / shard.name
     if path.is_symlink() or not path.is_file():
         return False
@@ -73,7 +84,11 @@ def is_intact(folder: Path, shard: Shard) -> bool:
 
 
 def check_shard(folder: Path, shard: Shard) -> None:
-    """Raise VbonError naming a shard that is missing, a link, or torn."""
+    """Check the file of a shard.
+
+    Raises:
+        VbonError: it is missing, is a link, or its checksum differs.
+    """
     path = folder / shard.name
     if path.is_symlink():
         raise VbonError(f"{path}: is a symbolic link; a pool's shards must lie in the pool")
@@ -84,7 +99,11 @@ def check_shard(folder: Path, shard: Shard) -> None:
 
 
 def read_shard(folder: Path, shard: Shard, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a shard. Raises VbonError where it is not what the manifest says."""
+    """Read some columns of a shard.
+
+    Raises:
+        VbonError: its content is not what the manifest says.
+    """
     path = folder / shard.name
     try:
         _check_schema(path, pq.read_schema(path))

@@ -1,31 +1,32 @@
-"""Reading a pool: M scored reference samples of each prompt, checked at the door."""
+"""Reading of a pool: M scored reference samples of each prompt, checked when it is opened."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vbon.artifacts.fingerprint import Fingerprint
+from vbon.artifacts.json_files import parse_json
 from vbon.core.reward_cdf import RewardCDF
 from vbon.errors import VbonError
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Manifest, read_manifest
 from vbon.pool.prompts import Prompt, check_prompt, make_prompt
-from vbon.pool.records import parse_json
 from vbon.pool.shards import SCHEMA, check_shard, read_shard
 
 _KEYS = ("prompt_id", "prompt", "is_chat", "columns", "sample_index")
 TIE_RULES = ("random", "order")
+T = TypeVar("T", bound=np.generic)
 
 
 class Column(Sequence[Any]):
-    """A pool column kept in Arrow's compact form; each access makes the Python values asked for."""
+    """A column of a pool in Arrow's compact form; an access makes the Python values that it returns."""
 
     def __init__(self, values: pa.ChunkedArray):
         self.values = values
@@ -51,7 +52,7 @@ class Column(Sequence[Any]):
 class ReferencePool:
     """M scored reference samples of each of P prompts; flat columns hold ΣM rows, the prompts one after another.
 
-    Prompt p owns rows `offsets[p]` to `offsets[p + 1]`.
+    The rows of prompt p are `rows_of(p)`.
     """
 
     path: Path
@@ -60,14 +61,15 @@ class ReferencePool:
     num_samples: NDArray[np.int64]
     """M of each prompt, shape (P,)."""
     rows: NDArray[np.int64] | None
-    """Which stored rows these are, after `select`; None for all."""
+    """Indices of the stored rows, after `select`; None for all rows."""
 
     @classmethod
     def open(cls, path: str | Path, *, allow_incomplete: bool = False) -> "ReferencePool":
-        """Open and check a pool: manifest, checksums, rows.
+        """Open a pool and check its manifest, checksums and rows.
 
-        Raises VbonError naming the path for what is no pool, an unfinished pool (unless allowed), a damaged or foreign
-        shard, a reward that is not finite.
+        Raises:
+            VbonError: there is no pool, it is unfinished (unless that is allowed), a shard is damaged or foreign, or a
+                reward is not finite. The message names the path.
         """
         folder = Path(path)
         manifest = read_manifest(folder)
@@ -89,41 +91,53 @@ class ReferencePool:
 
     @property
     def fingerprint(self) -> Fingerprint:
+        """Return the fingerprint of the settings that made the pool."""
         return self.manifest.fingerprint
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """First row of each prompt and the end, shape (P + 1,)."""
+        """Compute the first row of each prompt, and the end: int64 (P + 1,)."""
         return np.concatenate([[0], np.cumsum(self.num_samples)])
+
+    def rows_of(self, prompt: int) -> slice:
+        """Return the rows of the prompt at a position."""
+        return slice(int(self.offsets[prompt]), int(self.offsets[prompt + 1]))
+
+    def per_prompt(self, values: NDArray[T]) -> list[NDArray[T]]:
+        """Split flat values (ΣM,) into those of each prompt, (M,) each."""
+        return np.split(values, self.offsets[1:-1])
 
     @cached_property
     def prompt_index(self) -> NDArray[np.int64]:
-        """The prompt of each row, shape (ΣM,)."""
+        """Compute the index of the prompt of each row, int64 (ΣM,)."""
         return np.repeat(np.arange(len(self.prompts)), self.num_samples)
 
     @cached_property
     def rewards(self) -> NDArray[np.float64]:
-        """Shape (ΣM,)."""
+        """Read the rewards, float64 (ΣM,)."""
         return self._column("reward").to_numpy().astype(np.float64)
 
     @cached_property
     def completions(self) -> Column:
-        """Text of each completion, special tokens left out; None in a pool of bare rewards."""
+        """Read the text of each completion, without special tokens; None in a pool of rewards only."""
         return Column(self._column("completion"))
 
     @cached_property
     def completion_ids(self) -> Column:
-        """Token ids of each completion as sampled, its stop token included; None where unknown."""
+        """Read the token ids of each completion as sampled, with its stop token; None where unknown."""
         return Column(self._column("completion_ids"))
 
     @cached_property
     def ref_logprobs(self) -> NDArray[np.float64]:
-        """Sequence log-probability at the sampling temperature, nats, NaN where unknown. Shape (ΣM,)."""
+        """Read the log-probability of each completion, float64 (ΣM,), nats; NaN where unknown.
+
+        It is taken at the sampling temperature.
+        """
         return self._column("ref_logprob").to_numpy(zero_copy_only=False).astype(np.float64)
 
     @cached_property
     def finished(self) -> Column:
-        """True where a stop token ended the completion, False where the length did, None where unknown."""
+        """Read how each completion ended: True for a stop token, False for the length limit, None where unknown."""
         return Column(self._column("finished"))
 
     @cached_property
@@ -131,21 +145,33 @@ class ReferencePool:
         return {prompt.prompt_id: index for index, prompt in enumerate(self.prompts)}
 
     def index_of(self, prompt_id: str) -> int:
-        """Position of a prompt. Raises VbonError where the pool lacks it."""
+        """Find the position of a prompt.
+
+        Raises:
+            VbonError: the pool does not have it.
+        """
         try:
             return self._index[prompt_id]
         except KeyError:
             raise VbonError(f"{self.path}: has no samples of prompt {prompt_id}; collect a pool for it") from None
 
     def cdf(self, tie_rule: str = "random") -> RewardCDF:
-        """The reward CDF of every prompt: `random` keeps ties as ties, `order` refines them by `tie_keys`."""
+        """Make the reward CDF of every prompt; tie rule `random` keeps ties, and `order` refines them by `tie_keys`.
+
+        Raises:
+            VbonError: there is no such tie rule.
+        """
         if tie_rule not in TIE_RULES:
             raise VbonError(f"tie_rule {tie_rule!r}: must be one of {', '.join(TIE_RULES)}")
         return RewardCDF(self.rewards, self.num_samples, self.tie_keys if tie_rule == "order" else None)
 
     @cached_property
     def tie_keys(self) -> NDArray[np.int64]:
-        """`tie_keys` of the completions: of their ids where all are known, else of their text."""
+        """Compute `tie_keys` of the completions: of their token ids where all are known, otherwise of their text.
+
+        Raises:
+            VbonError: the pool holds rewards only.
+        """
         column = self.completion_ids if self.has_completion_ids else self.completions
         if column.values.null_count:
             raise VbonError(f"{self.path}: tie rule 'order' needs completions, and this pool holds only rewards")
@@ -153,19 +179,25 @@ class ReferencePool:
 
     @property
     def has_completion_ids(self) -> bool:
-        """Whether every row has token ids, as training on the pool itself requires."""
+        """Return True if every row has token ids, which training on the pool itself requires."""
         return self.completion_ids.values.null_count == 0
 
     def select(self, prompt_ids: Sequence[str]) -> "ReferencePool":
-        """The pool of these prompts alone, in this order. Raises VbonError naming one the pool lacks."""
+        """Select prompts, in the given order.
+
+        Raises:
+            VbonError: the pool does not have one of them; the message names it.
+        """
         index = np.array([self.index_of(prompt_id) for prompt_id in prompt_ids], np.int64)
-        pieces = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in index]
-        rows = np.concatenate(pieces) if pieces else np.empty(0, np.int64)
-        rows = rows if self.rows is None else self.rows[rows]
+        stored = np.arange(len(self.prompt_index)) if self.rows is None else self.rows
+        rows = np.concatenate([np.empty(0, np.int64), *(stored[self.rows_of(i)] for i in index)])
         return ReferencePool(self.path, self.manifest, [self.prompts[i] for i in index], self.num_samples[index], rows)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["ReferencePool", "ReferencePool"]:
-        """(about `fraction` of the prompts, the rest) by a hash of seed and id: no prompt moves when others come."""
+        """Split the prompts into about `fraction` of them and the rest.
+
+        The split is by a hash of seed and prompt id, so that further prompts do not change the part of the others.
+        """
         chosen = [_unit_hash(f"{seed}:{prompt.prompt_id}") < fraction for prompt in self.prompts]
         ids = [prompt.prompt_id for prompt in self.prompts]
         return (
@@ -181,7 +213,10 @@ class ReferencePool:
 
 
 def tie_keys(completions: Iterable[str | Sequence[int]]) -> NDArray[np.int64]:
-    """A stable 64-bit hash of each completion (text or token ids): the total order of tie rule `order`. Shape (B,)."""
+    """Compute a stable 64-bit hash of each completion (text or token ids), int64 (B,).
+
+    It is the total order ≺ of tie rule `order` (arXiv 2407.06057 assumes one).
+    """
     return np.fromiter((_hash64(completion) for completion in completions), np.int64)
 
 
@@ -213,7 +248,7 @@ def _read_prompts(folder: Path, manifest: Manifest) -> tuple[list[Prompt], NDArr
 
 
 def _first_rows(table: pa.Table, where: str) -> NDArray[np.int64]:
-    """The row of each prompt's sample 0, after checking that samples count 0, 1, 2, … within one prompt."""
+    """Find the row of each prompt's sample 0, and check that samples count 0, 1, 2, … within a prompt."""
     if any(table.column(name).null_count for name in _KEYS):
         raise VbonError(f"{where}: a row has no prompt or sample number")
     sample_index = table.column("sample_index").to_numpy()

@@ -1,40 +1,44 @@
-"""Samples from vLLM in this process (`vllm` extra). The test-suite, which has no GPU, does not run it."""
+"""Samples from vLLM in this process (`vllm` extra). It has not been run: the test suite has no GPU."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
 from vbon.models.prompts import completion_texts
 from vbon.pool.described import DescribedModel, describe_model
-from vbon.pool.engines import Drawn, Samples
-from vbon.pool.fingerprint import Fingerprint
 from vbon.pool.manifest import Plan
-from vbon.pool.openai_engine import seed_for
 from vbon.pool.prompts import Prompt
+from vbon.pool.sampled import Drawn, Samples
+from vbon.pool.sampling import seed_for
 from vbon.rewards import Reward
 
 
 @dataclass(frozen=True)
 class VllmEngine:
-    """vLLM's offline `LLM`: token ids in and out, log-probabilities at the sampling temperature."""
+    """vLLM's offline `LLM`: token ids in and out, with log-probabilities at the sampling temperature."""
 
     llm: Any
     model: DescribedModel
     device: str = "cpu"
 
     def fingerprint(self, reward: Reward) -> Fingerprint:
+        """Compute the fingerprint of the samples, in which every setting is known."""
         return self.model.fingerprint(reward)
 
     def encode(self, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
+        """Encode every prompt; see `Described.encode`."""
         return self.model.encode(prompts, source)
 
     def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
+        """Return the number of completions of one call."""
         return self.model.batch_size(prompt_ids)
 
     def draw(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]], plan: Plan, seed: int, num_samples: int
     ) -> Drawn:
+        """Yield the samples of one prompt at a time; see `Engine.draw`."""
         requests = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
         params = [self._params(seed_for(prompt.prompt_id, seed), num_samples) for prompt in prompts]
         for position, output in enumerate(self.llm.generate(requests, params, use_tqdm=False)):
@@ -63,7 +67,10 @@ class VllmEngine:
 
 
 def load_vllm_engine(config: CollectConfig) -> VllmEngine:
-    """vLLM on `--model`. `processed_logprobs` are taken after the temperature; vLLM's default is before it."""
+    """Load `--model` into vLLM.
+
+    `processed_logprobs` are taken after division by the temperature; vLLM's default is before it.
+    """
     from vllm import LLM
 
     llm = LLM(

@@ -1,29 +1,31 @@
-"""Writing a pool: shard by shard, each whole or not there, one writer at a time, resumable after any crash."""
+"""Writing of a pool, shard by shard.
+
+A shard is complete or absent, there is one writer at a time, and a pool can be resumed after any crash.
+"""
 
 import contextlib
 import dataclasses
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from vbon.artifacts.files import LOCK_NAME, FolderLock, remove_leftovers, replace_file, replace_folder
+from vbon.artifacts.settings import check_same_settings
+from vbon.config.fields import flag
 from vbon.errors import VbonError
-from vbon.pool.files import LOCK_NAME, FolderLock, remove_leftovers, replace_file
-from vbon.pool.fingerprint import FIELDS
-from vbon.pool.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from vbon.pool.manifest import MANIFEST_NAME, Manifest, Plan, read_manifest, write_manifest
 from vbon.pool.prompts import Prompt
 from vbon.pool.shards import ROWS_PER_SHARD, PromptSamples, describe_shard, encode_shard, is_intact
 
 CONFIG_NAME = "config.yaml"
 """What made the pool, as a config of its verb."""
-_SETTINGS = ("num_samples", "seed", "dtype")
 
 
 class PoolWriter:
-    """Holds the pool's lock from `create` or `open_for_resume` until `close`; use it as a context manager.
+    """Holder of the pool's lock from `create` or `open_for_resume` until `close`; use it as a context manager.
 
-    A pool in which nothing was stored is not left behind.
+    A pool in which nothing was stored is removed.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, lock: FolderLock, made: Sequence[Path] = ()):
@@ -31,14 +33,18 @@ class PoolWriter:
 
     @classmethod
     def create(cls, folder: str | Path, manifest: Manifest) -> "PoolWriter":
-        """Start a pool in a new or empty folder. Raises VbonError where something else is there."""
+        """Start a pool in a new or empty folder.
+
+        Raises:
+            VbonError: the folder holds something else.
+        """
         folder = Path(folder)
-        _refuse_strangers(folder)  # before a lock file is left among somebody's files
+        _require_empty(folder)  # before a lock file is left among somebody's files
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         lock = _lock(folder)
         try:
             remove_leftovers(folder)
-            _refuse_strangers(folder)
+            _require_empty(folder)
             write_manifest(folder, manifest)
         except BaseException:
             _discard(folder, made)
@@ -48,12 +54,13 @@ class PoolWriter:
 
     @classmethod
     def open_for_resume(cls, folder: str | Path, expected: Manifest, *, own_plan: bool = False) -> "PoolWriter":
-        """Continue an unfinished pool. Torn or missing shards are dropped from the manifest, to be redone.
+        """Continue an unfinished pool; damaged or missing shards are removed from the manifest, to be made again.
 
-        A pool in which nothing is stored yet is started anew, with other settings too. Raises VbonError naming each
-        setting in which `expected` differs from what the pool was started with.
+        A pool in which nothing is stored yet is started anew, also with other settings. With `own_plan` the batch size
+        is that of the pool, and not the expected one.
 
-        `own_plan`: a plan other than the expected one is no difference; the pool's own is followed in any case.
+        Raises:
+            VbonError: `expected` differs from the settings with which the pool was started; the message names each.
         """
         folder = Path(folder)
         read_manifest(folder)  # before a lock file is left in a folder that is no pool
@@ -64,10 +71,11 @@ class PoolWriter:
             if not manifest.shards:
                 write_manifest(folder, expected)
                 return cls(folder, expected, lock)
-            _check_same(folder, manifest, dataclasses.replace(expected, plan=manifest.plan) if own_plan else expected)
+            check_same_settings(folder, _settings_of(manifest), _settings_of(expected), spell=_spelled)
             intact = tuple(shard for shard in manifest.shards if is_intact(folder, shard))
             complete = manifest.complete and len(intact) == len(manifest.shards)
-            manifest = dataclasses.replace(manifest, shards=intact, complete=complete)
+            plan = _resumed_plan(manifest.plan, expected.plan, own_plan=own_plan)
+            manifest = dataclasses.replace(manifest, shards=intact, complete=complete, plan=plan)
         except BaseException:
             lock.release()
             raise
@@ -80,16 +88,24 @@ class PoolWriter:
         self.close()
 
     def has_shard(self, index: int) -> bool:
+        """Return True if the shard is stored."""
         name = self.manifest.shard_name(index)
         return any(shard.name == name for shard in self.manifest.shards)
 
     def write_shard(self, index: int, samples: Sequence[PromptSamples]) -> None:
-        """Store one shard; when this returns, it is on disk and listed."""
+        """Store a shard; when this returns, it is on disk and in the manifest."""
         rows = sum(len(one.rewards) for one in samples)
         self.write_content(index, encode_shard(samples, self.manifest.seed), len(samples), rows)
 
     def write_content(self, index: int, content: bytes, num_prompts: int, rows: int) -> None:
-        """Store one shard that was encoded elsewhere."""
+        """Store a shard that was encoded elsewhere.
+
+        Args:
+            index: index of the shard.
+            content: its Parquet bytes.
+            num_prompts: number of its prompts.
+            rows: number of its rows.
+        """
         name = self.manifest.shard_name(index)
         replace_file(self.folder / name, content)
         others = [shard for shard in self.manifest.shards if shard.name != name]
@@ -98,13 +114,18 @@ class PoolWriter:
         self._update(dataclasses.replace(self.manifest, shards=tuple(shards)))
 
     def finish(self) -> None:
-        """Mark the pool complete. Raises VbonError where prompts are still missing."""
+        """Mark the pool as complete.
+
+        Raises:
+            VbonError: prompts are missing.
+        """
         stored = sum(shard.num_prompts for shard in self.manifest.shards)
         if stored != self.manifest.num_prompts:
             raise VbonError(f"{self.folder}: holds {stored} of {self.manifest.num_prompts} prompts; resume it first")
         self._update(dataclasses.replace(self.manifest, complete=True))
 
     def close(self) -> None:
+        """Release the lock, and remove a pool in which nothing was stored."""
         if not self.manifest.shards:
             _discard(self.folder, self._made)
         self._lock.release()
@@ -115,20 +136,23 @@ class PoolWriter:
 
 
 def write_whole(out: Path, manifest: Manifest, samples: Iterable[PromptSamples]) -> None:
-    """A pool of samples that are at hand, written beside `out` and renamed: a pool that is there is whole."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        with PoolWriter.create(partial, manifest) as writer:
-            for index, shard in enumerate(_shards(samples)):
-                writer.write_shard(index, shard)
-            writer.finish()
-        os.replace(partial, out)
-    except OSError as error:
-        raise VbonError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    except VbonError as error:
-        raise VbonError(str(error).replace(str(partial), str(out))) from None  # whoever reads it named --out
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    """Write a pool of samples that exist already.
+
+    It is written beside `out` and renamed, so that a pool at `out` is always complete.
+
+    Raises:
+        VbonError: the pool cannot be written.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise VbonError(f"{out}: is there already; choose another --out")
+    with replace_folder(out) as folder:
+        try:
+            with PoolWriter.create(folder, manifest) as writer:
+                for index, shard in enumerate(_shards(samples)):
+                    writer.write_shard(index, shard)
+                writer.finish()
+        except VbonError as error:
+            raise VbonError(str(error).replace(str(folder), str(out))) from None  # the user named --out
 
 
 def _shards(samples: Iterable[PromptSamples]) -> Iterator[list[PromptSamples]]:
@@ -143,12 +167,12 @@ def _shards(samples: Iterable[PromptSamples]) -> Iterator[list[PromptSamples]]:
 
 
 def is_pool(folder: str | Path) -> bool:
-    """Whether a pool was started here."""
+    """Return True if a pool was started in this folder."""
     return (Path(folder) / MANIFEST_NAME).exists()
 
 
 def hash_prompt_ids(prompts: Iterable[Prompt]) -> str:
-    """sha256 of the prompt ids in order."""
+    """Compute the SHA-256 of the prompt ids in order."""
     return hashlib.sha256("\n".join(prompt.prompt_id for prompt in prompts).encode()).hexdigest()
 
 
@@ -161,7 +185,7 @@ def _lock(folder: Path) -> FolderLock:
 
 
 def _discard(folder: Path, made: Sequence[Path]) -> None:
-    """Remove a pool that holds nothing, and the folders that were made for it. Only under the lock."""
+    """Remove a pool that holds nothing, and the folders that were made for it. Call it only with the lock held."""
     for name in (MANIFEST_NAME, CONFIG_NAME, LOCK_NAME):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody else's files are in it by now
@@ -169,19 +193,27 @@ def _discard(folder: Path, made: Sequence[Path]) -> None:
             path.rmdir()
 
 
-def _refuse_strangers(folder: Path) -> None:
+def _require_empty(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else ()
     if names:
         raise VbonError(f"{folder}: not empty (holds {names[0]}); choose another --out")
 
 
-def _check_same(folder: Path, started: Manifest, expected: Manifest) -> None:
-    pairs = [(name, getattr(started.fingerprint, name), getattr(expected.fingerprint, name)) for name in FIELDS]
-    pairs += [(name, getattr(started, name), getattr(expected, name)) for name in _SETTINGS]
-    pairs.append(("batch_size", started.plan and started.plan.batch_size, expected.plan and expected.plan.batch_size))
-    differences = [f"{name} was {then!r}, now {now!r}" for name, then, now in pairs if then != now]
-    if (started.num_prompts, started.prompts_sha256) != (expected.num_prompts, expected.prompts_sha256):
-        differences.append(f"the prompts are others ({started.num_prompts} then, {expected.num_prompts} now)")
-    if differences:
-        details = "; ".join(differences)
-        raise VbonError(f"{folder}: cannot be resumed with other settings: {details}. Choose another --out")
+def _settings_of(manifest: Manifest) -> dict[str, Any]:
+    """What may not change while a pool is collected."""
+    prompts = f"{manifest.num_prompts} prompts ({manifest.prompts_sha256[:8]})"
+    made = {"num_samples": manifest.num_samples, "seed": manifest.seed, "dtype": manifest.dtype, "prompts": prompts}
+    return {**manifest.fingerprint.to_json(), **made, "engine": "import" if manifest.plan is None else "collect"}
+
+
+def _spelled(name: str) -> str:
+    """The flag that a setting comes from; tokenizer and chat template come with the model."""
+    others = {"stop": "--stop-token-ids", "tokenizer": "tokenizer", "chat_template": "chat template"}
+    return others.get(name) or flag(name)
+
+
+def _resumed_plan(started: Plan | None, expected: Plan | None, *, own_plan: bool) -> Plan | None:
+    """The shards as they were begun; so many completions at a time as this start asks for."""
+    if own_plan or started is None or expected is None:
+        return started
+    return dataclasses.replace(expected, prompts_per_shard=started.prompts_per_shard)

@@ -1,6 +1,5 @@
 """Training of a small model on any device; a call that is stopped continues in a later one, to the same weights."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vbon.errors import Asks, Paused, VbonError, never
-from vbon.pool.files import replace_file
+from vbon.artifacts.files import remove_leftovers
+from vbon.artifacts.json_files import json_value, read_object, write_json
+from vbon.artifacts.settings import check_same_settings
+from vbon.errors import Asks, Paused, never
+from vbon.progress import ProgressBar
 from vbon.training import checkpoint
 
 Precision = Literal["float32", "bfloat16"]
@@ -84,8 +84,9 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(seed)
     done = _restore(model, optimizer, generator, options)
-    with denormals_flushed():
-        for step in track(range(done, schedule.steps), type(model).__name__, console=Console(stderr=True)):
+    with denormals_flushed(), ProgressBar(type(model).__name__, schedule.steps) as bar:
+        bar.advance(done)
+        for step in range(done, schedule.steps):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate * learning_rate_factor(step, schedule.steps)
             batch = [tensor.to(options.device) for tensor in batches.draw(schedule.batch_size, generator)]
@@ -95,6 +96,7 @@ def fit(
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            bar.advance()
             if step + 1 < schedule.steps:
                 _between(step + 1, schedule.steps, model, optimizer, generator, options)
     model.eval()
@@ -132,15 +134,14 @@ def checkpoint_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[Pat
     Raises:
         VbonError: the folder holds a training with other settings.
     """
-    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     begun = folder / SETTINGS
     if not begun.is_file():  # written before any checkpoint, so that files without it are leftovers
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        replace_file(begun, text.encode())
-    elif begun.read_text() != text:
-        raise VbonError(f"{folder}: begun with other settings; choose another --out, or remove it to begin again")
-    checkpoint.remove_leftovers(folder)
+        write_json(begun, json_value(settings))
+    then, now, mend = read_object(begun), json_value(settings), "choose another --out, or remove it to begin again"
+    check_same_settings(folder, then, now, may_change=(), spell=str, mend=mend)
+    remove_leftovers(folder)
     yield folder
     shutil.rmtree(folder)
 

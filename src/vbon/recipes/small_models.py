@@ -3,7 +3,6 @@
 The demo makes them of its own corpus, the recipes of a review file, of papers, of sums.
 """
 
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vbon.artifacts.files import replace_folder
+from vbon.models.batch_size import rows_at_a_time
 from vbon.recipes.fit import DEFAULT, FitOptions, Loss, autocast, fit
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 LABELS = {0: "NEGATIVE", 1: "POSITIVE"}
 IGNORED = -100  # the label of padding
 MEASURED_ROWS = 1000
-LOGITS_AT_A_TIME = 2**27  # while measuring: half a gigabyte in float32
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,8 @@ def kept_tokenizer(train: Sequence[Review], config: ModelConfig, options: FitOpt
         tokenizer = train_tokenizer((review.text for review in train), config)
         if kept is None:
             return tokenizer
-        aside = kept.with_name("tokenizer.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        tokenizer.save_pretrained(aside)
-        aside.rename(kept)
+        with replace_folder(kept) as folder:
+            tokenizer.save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(kept)
 
 
@@ -204,7 +202,7 @@ def last_token_accuracy(model: GPT2ForSequenceClassification, ids: Tensor, real:
 def measure(model: PreTrainedModel, windows: Windows, value_of: Loss, options: FitOptions = DEFAULT) -> float:
     """The mean of a loss or an accuracy over MEASURED_ROWS windows; so many at a time that their logits fit."""
     batch = [tensor.to(options.device) for tensor in windows.draw(MEASURED_ROWS, torch.Generator().manual_seed(1))]
-    rows = max(1, LOGITS_AT_A_TIME // (windows.window * model.config.vocab_size))
+    rows = rows_at_a_time("fit", model.device, windows.window * model.config.vocab_size)
     total = 0.0
     with autocast(options):
         for part in zip(*(tensor.split(rows) for tensor in batch), strict=True):
@@ -213,10 +211,7 @@ def measure(model: PreTrainedModel, windows: Windows, value_of: Loss, options: F
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Weights and tokenizer, aside first: the folder appears whole or not at all."""
-    aside = out.with_name(out.name + ".partial")
-    for folder in (aside, out):
-        shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    aside.rename(out)
+    """Write weights and tokenizer; the folder is complete or absent."""
+    with replace_folder(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

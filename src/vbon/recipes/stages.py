@@ -3,7 +3,6 @@
 A recipe is stopped and given again; what is done with the same settings is not done again.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vbon.artifacts.files import replace_file
+from vbon.artifacts.json_files import json_value, read_object, write_json
+from vbon.artifacts.settings import check_same_settings
 from vbon.config.yaml_file import read_sections
 from vbon.errors import Paused, VbonError
-from vbon.pool.files import replace_file
 
 
 def read_preset(
@@ -83,25 +84,22 @@ class Records:
             replace_file(spent, f"{time.perf_counter() - started:.1f}\n".encode())
             raise
         record = {"settings": settings, "seconds": round(time.perf_counter() - started, 1), **told}
-        replace_file(self._path(name), (json.dumps(record, indent=2) + "\n").encode())
+        write_json(self._path(name), json_value(record))
         spent.unlink(missing_ok=True)
         return record
 
     def find(self, name: str) -> dict[str, Any] | None:
         """The record of a piece of work that is done."""
         path = self._path(name)
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_object(path) if path.is_file() else None
 
     def seconds(self) -> dict[str, float]:
         """What each piece of work took."""
-        return {path.stem: json.loads(path.read_text())["seconds"] for path in sorted(self.folder.glob("*.json"))}
+        return {path.stem: read_object(path)["seconds"] for path in sorted(self.folder.glob("*.json"))}
 
     def _check(self, name: str, settings: dict[str, Any], stored: dict[str, Any], made: str) -> None:
-        changed = [key for key in {**settings, **stored} if _text(settings, key) != _text(stored, key)]
-        if changed:
-            raise VbonError(
-                f"{self._path(name)}: made with another {changed[0]}; choose another --out, or remove {made}"
-            )
+        now, mend = json_value(settings), f"choose another --out, or remove {made}"
+        check_same_settings(self._path(name), stored, now, may_change=(), missing_differs=True, spell=str, mend=mend)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -144,7 +142,3 @@ def exit_status(recipe: str, work: Callable[[], None]) -> int:
         print(f"\n{recipe}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
-
-
-def _text(settings: dict[str, Any], key: str) -> str | None:
-    return json.dumps(settings[key]) if key in settings else None

@@ -13,12 +13,13 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-import vbon
+from vbon.artifacts.evaluation import Evaluation
 from vbon.report import plots, samples, tables
 from vbon.report.figures import Drawing
-from vbon.report.read import Evaluation, Run
+from vbon.report.read import Run
 from vbon.report.verdict import KL_ALLOWANCE, verdict
 from vbon.report.words import n_text, number, percent_text
+from vbon.version import __version__
 
 TEMPLATES = files("vbon.report") / "templates"
 
@@ -33,7 +34,7 @@ def render(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> str:
             style=Markup(style),
             script=Markup(script),
             script_hash=script_hash(script),
-            version=vbon.__version__,
+            version=__version__,
             title=_title(runs, evaluations),
             evaluations=[_evaluation_section(evaluation, f"e{i}") for i, evaluation in enumerate(evaluations)],
             training=[as_context(drawing) for drawing in plots.training_plots(runs, "t")],

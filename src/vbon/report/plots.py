@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vbon.artifacts.evaluation import Evaluation, Metrics
+from vbon.artifacts.json_files import is_number
 from vbon.core.stats import Estimate
 from vbon.report import figures
 from vbon.report.figures import Curve, Drawing, Panel, Point
-from vbon.report.read import Evaluation, Metrics, Run, is_number
+from vbon.report.read import Run
 from vbon.report.words import n_text, number
 
 # metric → (title, axis label, whether validation lines are drawn as well)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vbon.artifacts.files import replace_file
 from vbon.config.evaluate import ReportConfig
 from vbon.errors import VbonError
-from vbon.pool.files import replace_file
 from vbon.report.comparison.read import is_sweep, read_sweep
 from vbon.report.read import read_folders
 

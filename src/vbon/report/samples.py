@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vbon.report.read import Evaluation
+from vbon.artifacts.evaluation import Evaluation
 from vbon.report.words import number
 
 MOST_PROMPTS = 200

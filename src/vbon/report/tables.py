@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from vbon.artifacts.evaluation import Evaluation, Metrics
 from vbon.core.stats import Estimate
-from vbon.report.read import Evaluation, Metrics, Run
+from vbon.report.read import Run
 from vbon.report.words import MISSING, n_text, number
 
 

@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+from vbon.config import CollectConfig, EvaluateConfig, GenerateConfig, TrainConfig
 from vbon.errors import VbonError
 from vbon.rewards.builtin import PREFIX, builtin_reward
 from vbon.rewards.http import http_reward
 from vbon.rewards.protocol import FORMS, Reward
 from vbon.rewards.python_callable import python_reward
 
+Command = CollectConfig | EvaluateConfig | GenerateConfig | TrainConfig
+"""The configs of the commands that load a reward."""
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _FILE_FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
 _MODULE_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -33,6 +36,21 @@ def load_reward(
     from vbon.rewards.classifier import classifier_reward  # torch and transformers: only where a model is loaded
 
     return classifier_reward(spec, device=device, batch_size=batch_size, trust_remote_code=trust_remote_code)
+
+
+def load_configured_reward(spec: str, config: Command, device: str) -> Reward:
+    """Load the reward that `spec` names with the batch size, time limit and trust that a command's config gives.
+
+    Raises:
+        VbonError: as `load_reward` does.
+    """
+    return load_reward(
+        spec,
+        device=device,
+        batch_size=config.reward_batch_size,
+        timeout=config.reward_timeout,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def is_directory(spec: str) -> bool:

@@ -55,10 +55,8 @@ class GainScales:
         key = (job.seed, job.n, job.train.validation_fraction)
         if key not in self._known:
             _, validation = split_pool(self._pool, job.train)
-            rewards = [
-                validation.rewards[validation.offsets[i] : validation.offsets[i + 1]]
-                for i in prompts_measured(len(validation), job.seed).tolist()
-            ]
+            measured = prompts_measured(len(validation), job.seed).tolist()
+            rewards = [validation.rewards[validation.rows_of(prompt)] for prompt in measured]
             best = [predict(one, job.n).reward for one in rewards]
             self._known[key] = GainScale(_mean([float(one.mean()) for one in rewards]), _mean(best))
         return self._known[key]

@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
+from vbon.artifacts.files import FolderLock, replace_file
+from vbon.artifacts.json_files import parse_json
 from vbon.config.secrets import cut_urls
 from vbon.config.sweep import Sweep
 from vbon.config.yaml_file import read_mapping
 from vbon.errors import VbonError
-from vbon.pool.files import FolderLock, replace_file
-from vbon.pool.records import parse_json
 
 _SUBFOLDERS = ("runs", "search", "evaluations", "failures", "logs")
 

@@ -29,7 +29,7 @@ def scales_of(sweep: Sweep, pool: ReferencePool) -> dict[MethodName, tuple[float
 
 
 def _matched(method: MethodName, ns: Sequence[float], pool: ReferencePool) -> tuple[float, ...]:
-    rewards = np.split(pool.rewards, pool.offsets[1:-1])
+    rewards = pool.per_prompt(pool.rewards)
     scores = _scores(method, rewards, pool)
     kls = [float(np.mean([predict(one, n).kl_bon_ref for one in rewards])) for n in ns]
     try:
@@ -43,4 +43,4 @@ def _scores(method: MethodName, rewards: list[Float], pool: ReferencePool) -> li
     if METHODS[method].optimum == REWARD_TILT:
         return rewards
     interval = pool.cdf().pool_interval()
-    return np.split((interval.cdf_lt + interval.cdf_le) / 2, pool.offsets[1:-1])
+    return pool.per_prompt((interval.cdf_lt + interval.cdf_le) / 2)

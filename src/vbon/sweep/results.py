@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vbon.artifacts.files import replace_file
 from vbon.config.methods import METHODS, MethodName
 from vbon.config.sweep import Sweep
-from vbon.pool.files import replace_file
 from vbon.pool.store import ReferencePool
 from vbon.sweep.cost import Cost, GainScales, first_nearly_there, measured, total
 from vbon.sweep.folder import SweepFolder, read_json, settings_of

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vbon.artifacts.files import replace_folder
 from vbon.config.methods import MethodName
 from vbon.config.sweep import Sweep
 from vbon.errors import VbonError
@@ -44,10 +45,8 @@ def adopt(jobs: Sequence[Job], searching: Mapping[MethodName, Mapping[float, Job
         same = [one for one in trained if dataclasses.replace(one.train, out=job.train.out) == job.train]
         target = Path(job.train.out)
         if same and not target.exists():
-            aside = target.with_name(f".adopting-{target.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(same[0].train.out, aside, copy_function=_link)
-            aside.rename(target)
+            with replace_folder(target) as folder:
+                shutil.copytree(same[0].train.out, folder, copy_function=_link, dirs_exist_ok=True)
 
 
 def _link(source: str, target: str) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from vbon.artifacts.files import replace_file
 from vbon.config.sweep import Sweep
 from vbon.evaluation import throughput
 from vbon.evaluation.plan import make_plan
 from vbon.models import load
-from vbon.pool.files import replace_file
 from vbon.sweep.folder import SweepFolder, read_json
 from vbon.sweep.plan import Job
 
@@ -39,8 +39,6 @@ def _measure(job: Job, sweep: Sweep) -> dict[str, throughput.Speed]:
     assert config is not None
     torch.set_num_threads(config.num_threads or 1)
     plan = make_plan(config)
-    policy = load.load_policy(
-        job.train.out, dtype=config.dtype, device=plan.device, trust_remote_code=config.trust_remote_code
-    )
+    policy = load.load_configured_policy(job.train.out, config, plan.device)
     speeds = {f"best-of-{n:g}": throughput.best_of_n_speed(dataclasses.replace(plan.setting, n=n)) for n in sweep.n}
     return {"policy": throughput.one_sample_speed(policy, plan.setting), **speeds}

@@ -8,8 +8,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vbon.progress import ProgressBar
 from vbon.sweep.folder import SweepFolder
 from vbon.sweep.plan import Job
 from vbon.sweep.work import is_done, one_line, work
@@ -65,35 +65,26 @@ class _Board:
 
     def __init__(self, console: Console, title: str, total: int, done: int):
         self._console, self._failed = console, 0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=console,
-        )
-        self._task = self._bar.add_task(title, total=total, completed=done, state="")
+        self._bar = ProgressBar(title, total, console=console)
+        self._bar.advance(done)
         if done:
             console.print(f"{title}: {done} of {total} done before", highlight=False)
 
     def __enter__(self) -> "_Board":
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.update(self._task, state="")
-        self._bar.stop()
+        self._bar.show("")
+        self._bar.__exit__()
 
     def show(self, running: Sequence[Job]) -> None:
         names = ", ".join(job.name for job in running[:_NAMES_SHOWN]) + (" …" if len(running) > _NAMES_SHOWN else "")
         failed = f"[red]{self._failed} failed[/] " if self._failed else ""
-        self._bar.update(self._task, state=failed + names)
+        self._bar.show(failed + names)
 
     def close(self, job: Job, reason: str | None) -> None:
-        self._bar.advance(self._task)
+        self._bar.advance()
         if reason is not None:
             self._failed += 1
             self._console.print(f"[red]{job.name} failed:[/] {reason}", highlight=False, soft_wrap=True)

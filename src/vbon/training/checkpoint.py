@@ -6,8 +6,6 @@ A checkpoint is a folder written aside and renamed: it is there in full or not a
 
 import json
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vbon.artifacts.files import remove_folder, replace_folder
 from vbon.errors import VbonError
-from vbon.pool.files import sync
 
 FORMAT = 1
 ONLINE, OFFLINE, BEST = "step-", "offline-", "best-"
 STATE = "state.json"
 _MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter that it has moved
-_REMOVED = ".removing-"
 _MEND = "remove this checkpoint and --resume from the one before"
 
 
@@ -35,17 +32,11 @@ def save(
     Raises:
         VbonError: the disk is full or refuses; the checkpoints before this one are intact.
     """
-    partial = folder.with_name(f".writing-{folder.name}")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write(partial, models, optimizer, progress)
-        _remove(folder)
-        os.replace(partial, folder)
-        sync(folder.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise VbonError(f"{folder}: cannot be written ({error}); earlier checkpoints are intact") from None
+        with replace_folder(folder) as partial:
+            _write(partial, models, optimizer, progress)
+    except SafetensorError as error:
+        raise VbonError(f"{folder}: cannot be written ({error}); what was written before is intact") from None
 
 
 def load(folder: Path, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
@@ -77,30 +68,14 @@ def numbered(folder: Path, prefix: str, count: int) -> Path:
 def keep_last(folder: Path, count: int) -> None:
     """Remove all but the last `count` checkpoints to resume from; best ones are no such."""
     for path in [*_complete(folder, OFFLINE), *_complete(folder, ONLINE)][:-count]:
-        _remove(path)
+        remove_folder(path)
 
 
 def keep_best(folder: Path, best: Path) -> None:
     """Remove every best checkpoint but this. Only once what names it is on disk: a resumed run may need the others."""
     for path in _complete(folder, BEST):
         if path != best:
-            _remove(path)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process had not finished writing or removing."""
-    for pattern in (".writing-*", f"{_REMOVED}*"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder that a crash must not leave half removed: out of sight first, in one step."""
-    hidden = folder.with_name(_REMOVED + folder.name)
-    shutil.rmtree(hidden, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, hidden)
-        shutil.rmtree(hidden)
+            remove_folder(path)
 
 
 def _complete(folder: Path, prefix: str) -> list[Path]:
@@ -117,8 +92,6 @@ def _write(
         tensors, state["optimizer"] = _split_optimizer(optimizer)
         save_file(tensors, folder / "optimizer.safetensors")
     (folder / STATE).write_text(json.dumps(state))
-    for path in folder.iterdir():
-        sync(path)
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:

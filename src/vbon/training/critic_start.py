@@ -15,7 +15,8 @@ from vbon.core import seeds
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.core.soft_values import soft_value_loss
 from vbon.training.learner import Learner, descend, set_learning_rates
-from vbon.training.offline import PoolData, offline_factor, systematic_draw
+from vbon.training.offline import offline_factor
+from vbon.training.pool_data import PoolData, systematic_draw
 
 TRACE_DECAY = 0.9
 

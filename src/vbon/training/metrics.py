@@ -1,6 +1,5 @@
 """The run's diary: JSON lines in `vbon/metrics.jsonl` and `samples.jsonl`, and the tracker's curves."""
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -9,11 +8,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from vbon.artifacts.files import replace_file
+from vbon.artifacts.json_files import append_line, json_value, lines_text, read_lines
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
 from vbon.models.prompts import decode
-from vbon.pool.files import replace_file
-from vbon.pool.records import parse_json
 from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import RunFolder
 from vbon.training.state import RunState
@@ -42,13 +41,13 @@ class Diary:
         """One line of metrics; its numbers are points of the curves."""
         if self._writes:
             self.seconds += seconds_of(row)
-            append_row(self._folder.metrics, row)
+            append_line(self._folder.metrics, json_value(row))
             log_row(self._accelerator, row, self._config)
 
     def write_sample(self, row: Row) -> None:
         """One completion of the policy, with its prompt and reward."""
         if self._writes:
-            append_row(self._folder.samples, row)
+            append_line(self._folder.samples, json_value(row))
 
     def close(self) -> None:
         """Flush the curves. (`Accelerator.end_training` would end the process group, which is not ours.)"""
@@ -61,26 +60,13 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises VbonError naming the file and line of any other line that is no row: nothing is dropped in silence.
     """
-    if not path.exists():
-        return []
-    *lines, _torn = path.read_bytes().split(b"\n")  # a completion may hold U+2028, which `splitlines` takes for an end
-    return [_parse_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    return [_checked(row, f"{path}:{number}") for number, row in enumerate(read_lines(path), start=1)]
 
 
-def _parse_row(line: bytes, where: str) -> Row:
-    try:
-        row = parse_json(line.decode("utf-8"), where)
-    except UnicodeDecodeError:
-        raise VbonError(f"{where}: not UTF-8; mend or remove this line") from None
-    if not (isinstance(row, dict) and type(row.get("iteration")) is type(row.get("offline_step", 0)) is int):
+def _checked(row: Row, where: str) -> Row:
+    if not type(row.get("iteration")) is type(row.get("offline_step", 0)) is int:
         raise VbonError(f"{where}: not a row of a run's diary; mend or remove this line")
     return row
-
-
-def append_row(path: Path, row: Row) -> None:
-    """Add one line, in one write."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(_line(row))
 
 
 def sample_rows(rollouts: Rollouts, task: Task, iteration: int) -> Iterator[Row]:
@@ -102,18 +88,10 @@ def keep_rows(path: Path, keep: Callable[[Row], bool]) -> list[Row]:
     """Leave the rows that are to be kept, and return them; the file is there afterwards in any case."""
     os.makedirs(path.parent, exist_ok=True)
     kept = [row for row in read_rows(path) if keep(row)]
-    replace_file(path, "".join(map(_line, kept)).encode())
+    replace_file(path, lines_text(kept).encode())
     return kept
 
 
 def seconds_of(row: Mapping[str, Any]) -> float:
     """What a row says was spent on rollouts and updates; validations and checkpoints count as nothing."""
     return math.fsum(value for key, value in row.items() if key.startswith("seconds_"))
-
-
-def _line(row: Row) -> str:
-    return json.dumps({key: _finite(value) for key, value in row.items()}, ensure_ascii=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value

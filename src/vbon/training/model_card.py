@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from vbon import __version__
 from vbon.config.train import TrainConfig
 from vbon.training.task import Task
+from vbon.version import __version__
 
 METRICS = {
     "win_rate": "win rate against one sample of the reference",

@@ -8,14 +8,13 @@ from torch import nn
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
-from vbon.core.objectives import bind_objective
 from vbon.core.offline import jeffreys
 from vbon.errors import VbonError
 from vbon.training.accelerator import is_mixed
 from vbon.training.learner import Learner, set_learning_rates
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
-from vbon.training.task import Task, prompt_slots
+from vbon.training.task import Task, objective_of, prompt_slots
 from vbon.training.update import Minibatch, UpdateSettings, critic_loss, losses, make_baseline, minibatches
 from vbon.training.validation import rollout_metrics
 
@@ -120,7 +119,7 @@ def sample_rollouts(
         task,
         index,
         uniforms,
-        bind_objective(config.objective, config.n, config.kl_coef),
+        objective_of(config),
         keep_ref_log_softmax=config.kl_estimator == "full",
         value_head=learner.module("critic") if config.critic == "shared" else None,
     )

@@ -11,7 +11,7 @@ from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import RewardCDF
 from vbon.models.logprobs import completion_logprobs
 from vbon.training.learner import Learner
-from vbon.training.offline import PoolData
+from vbon.training.pool_data import PoolData
 from vbon.training.rollout import Rollouts
 from vbon.training.task import prompt_slots
 
@@ -20,10 +20,14 @@ ITERATIONS_KEPT = 16
 
 
 class Refinement(nn.Module):
-    """A task with refined ranks, and what refines them; its buffers are the ranks' own memory, for checkpoints.
+    """A task with refined ranks, and their updates before and after each iteration.
+
+    It is a module so that checkpoints save and fill it as they do the networks: its buffers share their memory with the
+    arrays of `RefinedCDF.state`.
 
     Args:
-        data: the pool that is refined, its log π_ref filled in.
+        data: the pool that is refined, with log π_ref of all its completions.
+        config: the configured training.
     """
 
     def __init__(self, data: PoolData, config: TrainConfig):
@@ -32,12 +36,12 @@ class Refinement(nn.Module):
         self._data, self._config = data, config
         self._cdf = RefinedCDF(data.task.cdf, ITERATIONS_KEPT * config.rollouts_per_iteration)
         self.task = replace(data.task, cdf=self._cdf)
-        for name in ("pool_log_ratio", "index", "rewards", "log_ratio"):
-            self.register_buffer(name, torch.from_numpy(getattr(self._cdf, name)))
+        for name, array in self._cdf.state.items():
+            self.register_buffer(name, torch.from_numpy(array))
 
     @torch.no_grad()
     def before(self, learner: Learner, iteration: int) -> None:
-        """What the present policy says of the pools that the iteration's rollouts are ranked in."""
+        """Compute the policy's log-ratios of the pools that the iteration's rollouts are ranked in."""
         policy, config, offsets = learner.module("policy"), self._config, self._cdf.pools.offsets
         slots = config.rollouts_per_iteration // config.samples_per_prompt
         prompts = prompt_slots(len(self.task), iteration * slots, slots, config.seed)
@@ -47,6 +51,6 @@ class Refinement(nn.Module):
             self._cdf.refresh(prompt, logprobs.double().sum(1).numpy() - self._data.ref_logprobs[rows])
 
     def after(self, learner: Learner, rollouts: Rollouts) -> None:
-        """Keep the rollouts of all processes."""
+        """Add the rollouts of all processes to the policy samples."""
         columns = (rollouts.prompt_index, torch.from_numpy(rollouts.rewards), rollouts.log_ratio())
         self._cdf.add(*(learner.gather_rows(column).cpu().numpy() for column in columns))

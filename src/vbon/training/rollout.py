@@ -11,6 +11,7 @@ from vbon.core import kl
 from vbon.core.objectives import BoundObjective
 from vbon.core.reward_cdf import Interval
 from vbon.models.batch import Sequences, pad_left
+from vbon.models.batch_size import rows_at_a_time
 from vbon.models.generate import generate
 from vbon.models.logprobs import completion_logits, log_softmax, policy_logprobs, token_logprobs
 from vbon.training.task import Task
@@ -108,16 +109,11 @@ def roll_out(
 
 @torch.no_grad()
 def _reference(
-    ref_policy: nn.Module,
-    sequences: Sequences,
-    temperature: float,
-    *,
-    keep_log_softmax: bool,
-    rows_per_batch: int = 256,
+    ref_policy: nn.Module, sequences: Sequences, temperature: float, *, keep_log_softmax: bool
 ) -> tuple[Tensor, Tensor | None]:
     parts, kept = [], []
-    for start in range(0, len(sequences.prompt_ids), rows_per_batch):
-        part = Sequences(*(t[start : start + rows_per_batch] for t in sequences))
+    rows = rows_at_a_time("reference", sequences.prompt_ids.device)
+    for part in map(Sequences._make, zip(*(tensor.split(rows) for tensor in sequences), strict=True)):
         if keep_log_softmax:
             logits = completion_logits(ref_policy, part)
             kept.append(log_softmax(logits, temperature))

@@ -18,12 +18,12 @@ from typing import Any
 from accelerate import PartialState
 from transformers import GenerationConfig
 
+from vbon.artifacts.files import replace_file
+from vbon.artifacts.json_files import parse_json
 from vbon.config import CollectConfig
 from vbon.config.train import TrainConfig
 from vbon.pool.collect import collect
-from vbon.pool.files import replace_file
 from vbon.pool.prompts import canonical_json
-from vbon.pool.records import parse_json
 from vbon.pool.store import ReferencePool
 from vbon.training.accelerator import refuse_deepspeed
 from vbon.training.run_folder import RunFolder

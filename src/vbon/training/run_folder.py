@@ -9,14 +9,13 @@ import yaml
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from vbon.config.checks import flag
+from vbon.artifacts.files import FolderLock, remove_leftovers, replace_file
+from vbon.artifacts.fingerprint import Fingerprint
+from vbon.config.fields import flag
 from vbon.config.secrets import without_secrets
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import merged_text, read_mapping
 from vbon.errors import VbonError
-from vbon.pool.files import FolderLock, replace_file
-from vbon.pool.fingerprint import Fingerprint
-from vbon.training import checkpoint
 from vbon.training.task import Task
 
 FORMAT = 1
@@ -67,7 +66,7 @@ class RunFolder:
         except OSError as error:
             raise VbonError(f"--out {self.path}: cannot be created ({error.strerror}); choose another") from None
         self._lock = FolderLock(self.own, "run")
-        checkpoint.remove_leftovers(self.checkpoints)
+        remove_leftovers(self.checkpoints)
         try:
             replace_file(self.own / "config.yaml", settings_text(config).encode())
         except BaseException:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds, stats
+from vbon.core.objectives import OBJECTIVES, BoundObjective
 from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
@@ -60,6 +61,12 @@ class Task:
     def keys(self, completion_ids: Sequence[Sequence[int]]) -> NDArray[np.int64] | None:
         """Tie keys of completions under tie rule `order`, else None."""
         return tie_keys(completion_ids) if self.tie_rule == "order" else None
+
+
+def objective_of(config: TrainConfig) -> BoundObjective:
+    """The configured objective with its N and β bound."""
+    objective = OBJECTIVES[config.objective]
+    return lambda rewards, interval: objective(rewards, interval, config.n, config.kl_coef)
 
 
 def split_pool(pool: ReferencePool, config: TrainConfig) -> tuple[ReferencePool, ReferencePool]:
@@ -122,7 +129,9 @@ def pool_rank_test(policy: nn.Module, task: Task, seed: int, num_draws: int = RA
     completions = generate(
         policy,
         [task.prompt_ids[i] for i in index],
-        seeds.uniforms((num_prompts, per_prompt, task.sampling.max_new_tokens), seed, seeds.RANK_TEST, 1),
+        seeds.uniforms(
+            (num_prompts, per_prompt, task.sampling.max_new_tokens), seed, seeds.RANK_TEST, seeds.COMPLETIONS
+        ),
         temperature=task.sampling.temperature,
         stop_token_ids=task.sampling.stop_token_ids,
         pad_token_id=task.sampling.pad_token_id,

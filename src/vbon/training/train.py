@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from vbon.artifacts.fingerprint import check_fingerprint
 from vbon.config.train import TrainConfig
 from vbon.errors import Asks, never
 from vbon.models import load
-from vbon.pool.fingerprint import check_fingerprint
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
-from vbon.rewards import load_reward
+from vbon.rewards import load_configured_reward
 from vbon.training.accelerator import make_accelerator
 from vbon.training.rounds import train_in_rounds
 from vbon.training.run_folder import Origin
@@ -46,17 +46,9 @@ def _train_once(config: TrainConfig, asks_to_pause: Asks) -> dict[str, Any]:
         torch.set_num_threads(config.num_threads)
     pool = open_pool(config)
     accelerator = make_accelerator(config)
-    ref_policy = load.load_policy(
-        config.model, dtype=config.dtype, device=accelerator.device, trust_remote_code=config.trust_remote_code
-    )
+    ref_policy = load.load_configured_policy(config.model, config, accelerator.device)
     tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    reward = load_reward(
-        config.reward,
-        device=str(accelerator.device),
-        batch_size=config.reward_batch_size,
-        timeout=config.reward_timeout,
-        trust_remote_code=config.trust_remote_code,
-    )
+    reward = load_configured_reward(config.reward, config, str(accelerator.device))
     sampling = sampling_of(ref_policy, tokenizer, pool, config)
     sampler = Sampler(ref_policy, tokenizer, sampling.temperature, sampling.max_new_tokens, sampling.stop_token_ids)
     actual = fingerprint_of(config.model, sampler, reward)

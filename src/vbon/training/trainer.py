@@ -11,11 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.config.train import TrainConfig
 from vbon.core.best_of_n import kl_floor, kl_from_reference
-from vbon.core.objectives import bind_objective
 from vbon.errors import Asks, Paused, VbonError, never
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
 from vbon.pool.store import ReferencePool
+from vbon.progress import ProgressBar
 from vbon.rewards import Reward
 from vbon.training import checkpoint
 from vbon.training.accelerator import at_precision, make_accelerator
@@ -25,22 +25,24 @@ from vbon.training.defaults import with_defaults
 from vbon.training.learner import make_learner
 from vbon.training.metrics import Diary, sample_rows
 from vbon.training.model_card import model_card
-from vbon.training.offline import (
-    CROSS_ENTROPIES,
-    PoolData,
-    best_of_n_loss,
-    check_sets,
-    offline_step,
-    own_objective,
-    tilt_log_weights,
-)
+from vbon.training.offline import best_of_n_loss, check_sets, method_objective, offline_step
+from vbon.training.offline_methods import OFFLINE_METHODS
 from vbon.training.online import check_shares, run_iteration
-from vbon.training.progress import Progress
+from vbon.training.pool_data import PoolData, tilt_log_weights
 from vbon.training.refinement import Refinement
 from vbon.training.rollout import Rollouts
 from vbon.training.run_folder import Origin, RunFolder, describe, save_model
 from vbon.training.state import RunState
-from vbon.training.task import RANK_TEST, Task, check_rank_test, make_task, pool_rank_test, sampling_of, split_pool
+from vbon.training.task import (
+    RANK_TEST,
+    Task,
+    check_rank_test,
+    make_task,
+    objective_of,
+    pool_rank_test,
+    sampling_of,
+    split_pool,
+)
 from vbon.training.validation import validate, validation_line
 from vbon.training.watch import Watcher
 
@@ -105,7 +107,7 @@ class VBoNTrainer:
         self._asks_to_pause = asks_to_pause
         self._start()
         try:
-            with Progress(self._console, "iterations", self._num_steps()) as progress:
+            with ProgressBar("iterations", self._num_steps(), console=self._console) as progress:
                 self._run(progress)
             return self._finish()
         except (KeyboardInterrupt, Paused) as stop:
@@ -141,7 +143,7 @@ class VBoNTrainer:
             self.folder.close()
             raise
 
-    def _run(self, progress: Progress) -> None:
+    def _run(self, progress: ProgressBar) -> None:
         config, state = self.config, self._state
         progress.advance(state.offline_step + state.iteration)
         if not state.validations:
@@ -162,10 +164,11 @@ class VBoNTrainer:
             state.iteration += 1
             self._diary.write({"iteration": state.iteration, **metrics})
             self._watcher.see_iteration(metrics)
-            progress.advance(1, rho=metrics["sequence_reward"], kl=metrics["kl_policy_ref"])
+            progress.advance()
+            progress.show(f"ρ {metrics['sequence_reward']:+.3f}  KL {metrics['kl_policy_ref']:.2f}")
             self._at_milestones(rollouts)
 
-    def _train_offline(self, progress: Progress) -> None:
+    def _train_offline(self, progress: ProgressBar) -> None:
         config, state = self.config, self._state
         take_step = critic_step if config.warm_start == "critic" else offline_step
         data = self._pool_data(self.task)
@@ -173,7 +176,7 @@ class VBoNTrainer:
             metrics = take_step(self._learner, data, config, state.offline_step)
             state.offline_step += 1
             self._diary.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
-            progress.advance(1)
+            progress.advance()
             pauses = self._pauses()
             if state.offline_step % config.checkpoint_every == 0 or pauses:
                 self._checkpoint(checkpoint.OFFLINE, state.offline_step)
@@ -185,7 +188,7 @@ class VBoNTrainer:
     def _pool_data(self, task: Task) -> PoolData:
         tilts = self.config.algorithm != "offline" and not self.config.targets_best_of_n
         data = PoolData(task, self.config.n, tilt_log_weights(task, self.config) if tilts else None)
-        if self.config.offline_loss not in CROSS_ENTROPIES:
+        if OFFLINE_METHODS[self.config.offline_loss].uses_reference:
             data.fill_ref_logprobs(self.ref_policy)
         return data
 
@@ -243,15 +246,10 @@ class VBoNTrainer:
         """Validation metrics, the main process's everywhere: all must decide alike."""
         config, policy = self.config, self._learner.module("policy")
         measured = validate(
-            policy,
-            self.ref_policy,
-            self.validation,
-            bind_objective(config.objective, config.n, config.kl_coef),
-            n=config.n,
-            seed=config.seed,
+            policy, self.ref_policy, self.validation, objective_of(config), n=config.n, seed=config.seed
         )
         if config.algorithm == "offline" or config.objective == "bond":
-            measured |= own_objective(measured, policy, self._pool_data(self.validation), config)
+            measured |= method_objective(measured, policy, self._pool_data(self.validation), config)
         if not abs(measured["objective"]) < float("inf"):
             raise self._not_finite()
         [agreed] = broadcast_object_list([measured])

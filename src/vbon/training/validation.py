@@ -42,7 +42,9 @@ def validate(
         ref_policy,
         task,
         index,
-        seeds.uniforms((len(index), per_prompt, task.sampling.max_new_tokens), seed, seeds.VALIDATION, 1),
+        seeds.uniforms(
+            (len(index), per_prompt, task.sampling.max_new_tokens), seed, seeds.VALIDATION, seeds.COMPLETIONS
+        ),
         objective,
     )
     return rollout_metrics(rollouts, n) | _intervals(completion_measures(rollouts, n), per_prompt, seed)

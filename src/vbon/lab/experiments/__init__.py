@@ -1,1 +1,1 @@
-"""One module for each experiment: presets, `run`, the columns of its table, the panels of its figure."""
+"""One module for each experiment of `vbon lab`, with what vbon.lab.experiment.Experiment asks for."""

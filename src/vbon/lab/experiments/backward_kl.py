@@ -4,23 +4,24 @@ F is near exact: pools of 20,000. KL-RL and the quantile reward train at the β 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from vbon.lab import laws
 from vbon.lab.enumerate import exact_log_probs
 from vbon.lab.exact import measure
+from vbon.lab.experiment import Context
 from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
 from vbon.lab.laws import Law, enumerated_law
 from vbon.lab.optimum import exact_gradient_optimum
-from vbon.lab.training import Job, Scale, run_all, truth_of
+from vbon.lab.rows import Row, distinct, line, where
+from vbon.lab.rows import summary as rows_over_seeds
+from vbon.lab.training import Job, Scale, run_cases, truth_of
 from vbon.lab.training import run as run_job
 from vbon.lab.world import World, reference
 
 TITLE = "backward-kl: distance to best-of-N after training (nats; medians over seeds, lowest and highest beside)"
+TRAINED_BY = ()
 COLUMNS = ("n", "method", "seeds", "kl_policy_bon", "lowest", "highest", "above_optimum", "kl_bon_policy", "entropy")
 OPTIMUM = "exact gradient"
 METHODS: dict[str, Mapping[str, Any]] = {
@@ -34,11 +35,14 @@ METHODS: dict[str, Mapping[str, Any]] = {
 }
 
 
+LONGER = Scale(num_iterations=400, rollouts_per_iteration=512)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     ns: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
     methods: tuple[str, ...] = tuple(METHODS)
-    scale: Scale = field(default_factory=lambda: Scale(num_iterations=400, rollouts_per_iteration=512))
+    scale: Scale = LONGER
     optimum_steps: int = 600
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
@@ -53,14 +57,13 @@ PRESETS = {
 
 
 def run(preset: Preset, context: Context) -> dict[str, Any]:
-    jobs = [
-        _job(n, method, seed, preset, context) for method in preset.methods for n in preset.ns for seed in context.seeds
+    cases = [
+        ({"n": n, "method": method}, _job(n, method, seed, preset, context))
+        for method in preset.methods
+        for n in preset.ns
+        for seed in context.seeds
     ]
-    measured = run_all(run_job, [job for _, job in jobs], context.num_workers)
-    runs = [
-        {"n": job.n, "method": method, "seed": job.seed, **row}
-        for (method, job), row in zip(jobs, measured, strict=True)
-    ]
+    runs = run_cases(run_job, cases, context.num_workers)
     optimum = [
         {"n": n, "method": OPTIMUM, "seed": 0, **optimum_of(World(), n, preset.optimum_steps)} for n in preset.ns
     ]
@@ -74,38 +77,19 @@ def optimum_of(world: World, n: float, steps: int) -> dict[str, float]:
     return measure(exact_log_probs(policy, world), truth, n)
 
 
-def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each N and method."""
-    floor = {row["n"]: row["kl_policy_bon"] for row in runs if row["method"] == OPTIMUM}
-    rows = []
-    for n, method in sorted({(row["n"], row["method"]) for row in runs}):
-        chosen = [row for row in runs if (row["n"], row["method"]) == (n, method)]
-        kls = [row["kl_policy_bon"] for row in chosen]
-        medians = {key: float(np.median([row[key] for row in chosen])) for key in chosen[0] if key not in _NAMES}
-        rows.append(
-            {
-                "n": n,
-                "method": method,
-                "seeds": len(chosen),
-                **medians,
-                "lowest": min(kls),
-                "highest": max(kls),
-                "above_optimum": float(np.median(kls)) - floor[n],
-            }
-        )
-    return rows
+def summary(runs: list[Row]) -> list[Row]:
+    """Return one row for each N and method."""
+    floor = {row["n"]: row["kl_policy_bon"] for row in where(runs, method=OPTIMUM)}
+    ordered = sorted(runs, key=lambda row: (row["n"], row["method"]))
+    rows = rows_over_seeds(ordered, ("n", "method"))
+    return [row | {"above_optimum": row["kl_policy_bon"] - floor[row["n"]]} for row in rows]
 
 
-_NAMES = ("n", "method", "seed")
-
-
-def _job(n: int, method: str, seed: int, preset: Preset, context: Context) -> tuple[str, Job]:
+def _job(n: int, method: str, seed: int, preset: Preset, context: Context) -> Job:
     world, flags = World(), dict(METHODS[method])
     if method in ("reward", "quantile"):
         flags["kl_coef"] = matched_kl_coef(world, method, n)
-    return method, Job(
-        world=world, reward="continuous", n=n, seed=seed, scale=preset.scale, work=str(context.work), flags=flags
-    )
+    return Job(world=world, n=n, seed=seed, scale=preset.scale, work=context.work, flags=flags)
 
 
 def matched_kl_coef(world: World, objective: str, n: float) -> float:
@@ -118,17 +102,14 @@ def matched_kl_coef(world: World, objective: str, n: float) -> float:
 
 def panels(result: dict[str, Any]) -> list[Panel]:
     return [
-        Panel("mode-seeking", "N", "KL(π_θ‖π_bon), nats", _lines(result["rows"], "kl_policy_bon")),
-        Panel("mass-covering", "N", "KL(π_bon‖π_θ), nats", _lines(result["rows"], "kl_bon_policy")),
+        Panel("mode-seeking", "N", "KL(π_θ‖π_bon), nats", _lines(result["rows"], "kl_policy_bon", seeds_shown=True)),
+        Panel("mass-covering", "N", "KL(π_bon‖π_θ), nats", _lines(result["rows"], "kl_bon_policy", seeds_shown=False)),
     ]
 
 
-def _lines(rows: list[dict[str, Any]], key: str) -> list[Line]:
-    lines = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        chosen = [row for row in rows if row["method"] == method]
-        band = key == "kl_policy_bon"
-        low, high = ([row[end] for row in chosen] if band else None for end in ("lowest", "highest"))
-        style = "--" if method == OPTIMUM else "-"
-        lines.append(Line(method, [row["n"] for row in chosen], [row[key] for row in chosen], low, high, style))
-    return lines
+def _lines(rows: list[Row], key: str, *, seeds_shown: bool) -> list[Line]:
+    band = (lambda row: (row["lowest"], row["highest"])) if seeds_shown else None
+    return [
+        line(where(rows, method=method), "n", key, method, "--" if method == OPTIMUM else "-", band=band)
+        for method in distinct(rows, "method")
+    ]

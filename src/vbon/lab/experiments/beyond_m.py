@@ -7,7 +7,7 @@ Trained part: plain, `--refine-tail` and `--rounds 2` through the library itself
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,12 @@ import numpy as np
 from vbon.core.best_of_n import log_weight
 from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import RewardCDF
-from vbon.lab import seeds
 from vbon.lab.exact import Float, Truth, kl, mean_and_error, measure, normalised
-from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
+from vbon.lab.experiment import Context
+from vbon.lab.figures import Panel
 from vbon.lab.pools import draw_counts, interval
-from vbon.lab.training import Job, Scale, run_all, run_log_probs, truth_of
+from vbon.lab.rows import Row, distinct, line, plus_minus, seeds_line, where
+from vbon.lab.training import LONG, Job, Scale, run_all, run_log_probs, truth_of
 from vbon.lab.world import World
 
 TITLE = "beyond-m: KL(π̂‖π_bon) for N around M and past it (nats; ± is the 95 % interval over pools)"
@@ -44,7 +44,7 @@ class Preset:
     steps: int = 5
     policy_samples: int = 512
     trained: tuple[tuple[int, int], ...] = ((64, 64), (64, 256))
-    scale: Scale = field(default_factory=lambda: Scale(num_iterations=300, rollouts_per_iteration=512))
+    scale: Scale = LONG
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -69,7 +69,7 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
     return {"rows": rows, "trained": run_trained(preset, context)}
 
 
-def simulate(truth: Truth, num_samples: int, n: int, preset: Preset, seed: int) -> list[dict[str, Any]]:
+def simulate(truth: Truth, num_samples: int, n: int, preset: Preset, seed: int) -> list[Row]:
     """One row for each way, means over pools. First prompt."""
     extra = preset.steps * preset.policy_samples
     ways: dict[str, tuple[Callable[[np.random.Generator], Float], int, int]] = {
@@ -136,54 +136,45 @@ def _bon_of(probs: Float, truth: Truth, num_samples: int, n: float, rng: np.rand
         return normalised(np.log(probs) + interval(counts, n))
 
 
-def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
+def run_trained(preset: Preset, context: Context) -> list[Row]:
     """Each way through the library: collect and train; for rounds collect again from the trained policy."""
     truth = truth_of(World())
     cases = [
-        (
-            way,
-            Job(
-                world=World(),
-                reward="continuous",
-                n=n ** (1 / rounds),
-                seed=seed,
-                scale=preset.scale,
-                work=str(context.work),
-                num_samples=num_samples,
-                flags=flags,
-            ),
-            n,
-        )
+        ((num_samples, n, way), _job(num_samples, n ** (1 / rounds), seed, flags, preset, context))
         for num_samples, n in preset.trained
         for way, rounds, flags in TRAINED
         for seed in context.seeds
     ]
-    policies = run_all(run_log_probs, [job for _, job, _ in cases], context.num_workers)
+    policies = run_all(run_log_probs, [job for _, job in cases], context.num_workers)
     return [
-        {"num_samples": job.num_samples, "n": n, "way": way, "seed": job.seed, **measure(policy, truth, n)}
-        for (way, job, n), policy in zip(cases, policies, strict=True)
+        {"num_samples": num_samples, "n": n, "way": way, "seed": job.seed, **measure(policy, truth, n)}
+        for ((num_samples, n, way), job), policy in zip(cases, policies, strict=True)
     ]
 
 
+def _job(num_samples: int, n: float, seed: int, flags: Row, preset: Preset, context: Context) -> Job:
+    return Job(
+        world=World(), n=n, seed=seed, scale=preset.scale, work=context.work, num_samples=num_samples, flags=flags
+    )
+
+
 def panels(result: dict[str, Any]) -> list[Panel]:
-    rows = result["rows"]
-    drawn = [_panel(rows, num_samples) for num_samples in dict.fromkeys(row["num_samples"] for row in rows)]
-    trained = result["trained"]
-    return drawn + [_trained_panel(trained, m) for m in dict.fromkeys(run["num_samples"] for run in trained)]
+    rows, trained = result["rows"], result["trained"]
+    return [_panel(rows, m) for m in distinct(rows, "num_samples")] + [
+        _trained_panel(trained, m) for m in distinct(trained, "num_samples")
+    ]
 
 
-def _panel(rows: list[dict[str, Any]], num_samples: int) -> Panel:
-    lines = []
-    for way in dict.fromkeys(row["way"] for row in rows):
-        chosen = [row for row in rows if (row["num_samples"], row["way"]) == (num_samples, way)]
-        low, high = ([max(r["kl"] + sign * r["kl_error"], 1e-5) for r in chosen] for sign in (-1, 1))
-        lines.append(Line(way, [r["n"] for r in chosen], [r["kl"] for r in chosen], low, high))
+def _panel(rows: list[Row], num_samples: int) -> Panel:
+    chosen = where(rows, num_samples=num_samples)
+    lines = [
+        line(where(chosen, way=way), "n", "kl", way, band=plus_minus("kl"), least_of_band=1e-5)
+        for way in distinct(rows, "way")
+    ]
     return Panel(f"M = {num_samples}", "N", "KL(π̂‖π_bon), nats", lines)
 
 
-def _trained_panel(trained: list[dict[str, Any]], num_samples: int) -> Panel:
-    lines = []
-    for way, _, _ in TRAINED:
-        chosen = [run for run in trained if (run["num_samples"], run["way"]) == (num_samples, way)]
-        lines.append(seeds.line(chosen, "n", "kl_policy_bon", way))
+def _trained_panel(trained: list[Row], num_samples: int) -> Panel:
+    chosen = where(trained, num_samples=num_samples)
+    lines = [seeds_line(where(chosen, way=way), "n", "kl_policy_bon", way) for way, _, _ in TRAINED]
     return Panel(f"trained, M = {num_samples}", "N", "KL(π_θ‖π_bon), nats", lines)

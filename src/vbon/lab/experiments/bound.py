@@ -13,12 +13,14 @@ import numpy as np
 
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.lab.exact import Float, Truth, expectation, kl, tilted
-from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
+from vbon.lab.experiment import Context
+from vbon.lab.figures import Panel
+from vbon.lab.rows import Row, line, where
 from vbon.lab.training import truth_of
 from vbon.lab.world import WORLDS
 
 TITLE = "bound: the exact optimum of each form of the objective against best-of-N (nats)"
+TRAINED_BY = ()
 COLUMNS = ("world", "reward", "n", "form", "kl_form_bon", "kl_bon_form", "win_rate", "win_rate_bon", "excluded")
 NEGLIGIBLE = 1e-9
 
@@ -44,7 +46,7 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
     return {"worlds": worlds, "rows": rows}
 
 
-def compare(truth: Truth, n: float) -> list[dict[str, Any]]:
+def compare(truth: Truth, n: float) -> list[Row]:
     """One row for each form; `kl_bon_form` is None, for infinite, where the form excludes what best-of-N keeps."""
     log_bon, (lower, upper) = truth.log_bon(n), truth.cdf
     bon_win = expectation(np.exp(log_bon), (lower + upper) / 2)
@@ -78,13 +80,19 @@ def panels(result: dict[str, Any]) -> list[Panel]:
     return [_panel(result["rows"], world) for world in ("default", "peaked", "very peaked")]
 
 
-def _panel(rows: list[dict[str, Any]], world: str) -> Panel:
-    lines = []
-    for reward, style in (("continuous", "-"), ("levels", "--"), ("binary", ":")):
-        for form in ("upper", "one-sided"):
-            chosen = [r for r in rows if (r["world"], r["reward"], r["form"]) == (world, reward, form)]
-            ns, kls = [r["n"] for r in chosen], [max(r["kl_form_bon"], 1e-8) for r in chosen]
-            lines.append(Line(f"{form}, {reward}", ns, kls, style=style))
+def _panel(rows: list[Row], world: str) -> Panel:
+    lines = [
+        line(
+            where(rows, world=world, reward=reward, form=form),
+            "n",
+            "kl_form_bon",
+            f"{form}, {reward}",
+            style,
+            least=1e-8,
+        )
+        for reward, style in (("continuous", "-"), ("levels", "--"), ("binary", ":"))
+        for form in ("upper", "one-sided")
+    ]
     return Panel(f"{world} π_ref", "N", "KL(form's optimum‖π_bon), nats", lines)
 
 

@@ -5,7 +5,7 @@ leaves. DPO is left out: its pairs are ordered by the reward without error, so i
 alone, and only early stopping keeps it from there.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,15 @@ from vbon.config.methods import METHODS, MethodName
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.core.kl_rl import kl_coef_for_gaussian
 from vbon.lab.exact import Truth, expectation, kl
-from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
+from vbon.lab.experiment import Context
+from vbon.lab.figures import Panel
 from vbon.lab.optima import own_optimum
+from vbon.lab.rows import Row, distinct, line, where
 from vbon.lab.training import Job, Scale, run_all, run_log_probs, truth_of
 from vbon.lab.world import WORLDS, World
 
 TITLE = "methods: each trained policy against its own optimum, and that optimum against best-of-N (exact; nats)"
+TRAINED_BY = ()
 COLUMNS = ("world", "n", "method", "seed", "kl_optimum_bon", "kl_policy_optimum", "kl_policy_bon")
 CLOSED_FORMS: tuple[MethodName, ...] = ("vbon", "vbon-bound", "kl-rl", "quantile", "grpo")
 TRAINED: tuple[MethodName, ...] = (*CLOSED_FORMS, "bon-sft-all", "bon-sft", "regression", "listwise", "bonbon", "bond")
@@ -28,12 +30,15 @@ SMALL = World(letters=3, max_new_tokens=3)
 """40 completions: BoNBoN and BOND need their optima by L-BFGS, over all pairs of completions."""
 
 
+SHORT = Scale(num_iterations=60)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     worlds: tuple[str, ...] = ("small",)
     ns: tuple[int, ...] = (8,)
     methods: tuple[MethodName, ...] = TRAINED
-    scale: Scale | None = field(default_factory=lambda: Scale(num_iterations=60))
+    scale: Scale | None = SHORT
     seeds: tuple[int, ...] = (0,)
 
 
@@ -101,20 +106,17 @@ def _job(world: str, n: int, method: MethodName, seed: int, scale: Scale, contex
     flags: dict[str, Any] = {"method": method, "warm_start": "none"}
     if METHODS[method].knob == "kl_coef":
         flags["kl_coef"] = kl_coef_of(method, truth_of(world_of(world)), n)
-    return Job(
-        world=world_of(world), reward="continuous", n=n, seed=seed, scale=scale, work=str(context.work), flags=flags
-    )
+    return Job(world=world_of(world), n=n, seed=seed, scale=scale, work=context.work, flags=flags)
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:
-    return [_panel(result["rows"], world) for world in dict.fromkeys(row["world"] for row in result["rows"])]
+    return [_panel(where(result["rows"], world=world), world) for world in distinct(result["rows"], "world")]
 
 
-def _panel(rows: list[dict[str, Any]], world: str) -> Panel:
-    lines = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        chosen = [row for row in rows if (row["world"], row["method"]) == (world, method)]
-        kls = [max(row["kl_optimum_bon"], 1e-6) for row in chosen]
-        if max(kls) > 1e-6:
-            lines.append(Line(method, [row["n"] for row in chosen], kls))
-    return Panel(f"{world} π_ref", "N", "KL(optimum‖π_bon), nats", lines)
+def _panel(rows: list[Row], world: str) -> Panel:
+    """The distance of each method's optimum; those that lead to best-of-N itself are left out."""
+    lines = [
+        line(where(rows, method=method), "n", "kl_optimum_bon", method, least=1e-6)
+        for method in distinct(rows, "method")
+    ]
+    return Panel(f"{world} π_ref", "N", "KL(optimum‖π_bon), nats", [one for one in lines if max(one.y) > 1e-6])

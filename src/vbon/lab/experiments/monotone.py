@@ -5,18 +5,20 @@ reward's standard deviation, as one who rescales rewards would set it). Maps tha
 costs in the true reward, and what the tie-aware form saves over the one-sided one. Trained part: the same by training.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vbon.lab import laws, seeds
+from vbon.lab import laws
 from vbon.lab.exact import Truth, expectation, kl, measure, normalised
+from vbon.lab.experiment import Context
 from vbon.lab.experiments.ties import blind_sum
 from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
 from vbon.lab.laws import enumerated_law
-from vbon.lab.training import Job, Scale, run_all, run_log_probs, truth_of
+from vbon.lab.rows import Row, distinct, line, seeds_line, where
+from vbon.lab.training import LONG, Job, Scale, run_all, run_log_probs, truth_of
 from vbon.lab.world import World
 
 TITLE = "monotone: what a map of the reward changes, exact (nats; rewards are the unmapped ones)"
@@ -43,7 +45,7 @@ class Preset:
     trained_maps: tuple[str, ...] = KEPT + BROKEN
     objectives: tuple[str, ...] = ("vbon", "reward")
     num_samples: int = 1000
-    scale: Scale = field(default_factory=lambda: Scale(num_iterations=300, rollouts_per_iteration=512))
+    scale: Scale = LONG
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -86,7 +88,7 @@ def compare(base: Truth, mapped: Truth, name: str, n: int) -> dict[str, Any]:
     }
 
 
-def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
+def run_trained(preset: Preset, context: Context) -> list[Row]:
     """The policy trained under each map against the one trained without, same seed: how far apart, and how good."""
     base, rows = truth_of(World()), []
     names = ("continuous", *preset.trained_maps)
@@ -120,40 +122,31 @@ def _job(name: str, objective: str, seed: int, preset: Preset, context: Context)
         n=preset.trained_n,
         seed=seed,
         scale=preset.scale,
-        work=str(context.work),
+        work=context.work,
         num_samples=preset.num_samples,
         flags=flags,
     )
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:
-    rows = result["rows"]
+    def lines(names: Sequence[str], key: str, label: str, style: str = "-") -> list[Line]:
+        return [line(where(result["rows"], map=name), "n", key, f"{label}, {name}", style) for name in names]
+
+    rewards = lines(BROKEN, "reward_bon", "best-of-N") + lines(BROKEN, "reward_kl_rl", "KL-RL", "--")
     return [
-        Panel("how far the target moves", "N", "nats", [_line(rows, m, "kl_rl_moved", f"KL-RL, {m}") for m in KEPT]),
-        Panel(
-            "true reward of the target",
-            "N",
-            "mean unmapped reward",
-            [_line(rows, m, "reward_bon", f"best-of-N, {m}") for m in BROKEN]
-            + [_line(rows, m, "reward_kl_rl", f"KL-RL, {m}", "--") for m in BROKEN],
-            y_log=False,
-        ),
+        Panel("how far the target moves", "N", "nats", lines(KEPT, "kl_rl_moved", "KL-RL")),
+        Panel("true reward of the target", "N", "mean unmapped reward", rewards, y_log=False),
         *([_trained_panel(result["trained"])] if result["trained"] else []),
     ]
 
 
-def _trained_panel(trained: list[dict[str, Any]]) -> Panel:
+def _trained_panel(trained: list[Row]) -> Panel:
     """KL to the policy of the unmapped reward; 0 where a map changes nothing. The maps are numbered in order."""
-    names = [name for name in dict.fromkeys(run["map"] for run in trained) if name != "continuous"]
+    names = [name for name in distinct(trained, "map") if name != "continuous"]
     numbered = [{**run, "number": names.index(run["map"]) + 1} for run in trained if run["map"] in names]
     lines = [
-        seeds.line([run for run in numbered if run["trained_on"] == objective], "number", "moved", objective)
-        for objective in dict.fromkeys(run["trained_on"] for run in numbered)
+        seeds_line(where(numbered, trained_on=objective), "number", "moved", objective)
+        for objective in distinct(numbered, "trained_on")
     ]
     label = ", ".join(f"{number} {name.split('_')[0]}" for number, name in enumerate(names, 1))
     return Panel("trained: moved by the map, nats", label, "KL to the policy without a map", lines, False, False)
-
-
-def _line(rows: list[dict[str, Any]], name: str, key: str, label: str, style: str = "-") -> Line:
-    chosen = [row for row in rows if row["map"] == name]
-    return Line(label, [row["n"] for row in chosen], [row[key] for row in chosen], style=style)

@@ -4,6 +4,7 @@ KL-RL's optimum is π_ref·exp(r/β). Where the reward is 0 or 1, or s·log F, i
 the map; where rewards are normal, the β of equal KL. Elsewhere the map is solved for, and fitted by β/σ = c·(N−1)^−k.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,15 @@ import numpy as np
 
 from vbon.core import kl_rl
 from vbon.lab import laws
+from vbon.lab.experiment import Context
 from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
 from vbon.lab.laws import Law, continuous_law, enumerated_law
+from vbon.lab.rows import Row, distinct, line, where
 from vbon.lab.training import truth_of
 from vbon.lab.world import World
 
 TITLE = "n-beta: the β of KL-RL that matches best-of-N (β/σ; σ the reward's standard deviation under π_ref)"
+TRAINED_BY = ()
 COLUMNS = (
     "law",
     "n",
@@ -74,9 +77,9 @@ def match_row(law: Law, n: float) -> dict[str, float]:
     }
 
 
-def fit(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def fit(name: str, rows: list[Row]) -> dict[str, Any]:
     """c and k of β/σ = c·(N−1)^−k, least squares in logs, and the largest relative error over the N measured."""
-    chosen = [row for row in rows if row["law"] == name]
+    chosen = where(rows, law=name)
     log_n, log_beta = np.log([row["n"] - 1 for row in chosen]), np.log([row["beta_kl"] for row in chosen])
     slope, intercept = np.polyfit(log_n, log_beta, 1)
     return {
@@ -87,7 +90,7 @@ def fit(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def closed_forms(every: dict[str, Law], ns: tuple[int, ...]) -> list[dict[str, Any]]:
+def closed_forms(every: dict[str, Law], ns: tuple[int, ...]) -> list[Row]:
     """core.kl_rl beside the solver, relative differences."""
     binary = every["lab binary"]
     pass_rate = float(np.exp(binary.log_ref) @ binary.rewards)
@@ -104,20 +107,13 @@ def closed_forms(every: dict[str, Law], ns: tuple[int, ...]) -> list[dict[str, A
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:
-    rows = result["rows"]
-    names = list(dict.fromkeys(row["law"] for row in rows))
+    def lines(key: str, without: Sequence[str] = ()) -> list[Line]:
+        names = [name for name in distinct(result["rows"], "law") if name not in without]
+        return [line(where(result["rows"], law=name), "n", key, name) for name in names]
+
+    distances = lines("kl_rl_bon", without=("lab binary", "log-rank"))
     return [
-        Panel("β of equal KL", "N", "β/σ", [_line(rows, name, "beta_kl") for name in names]),
-        Panel("β of equal reward", "N", "β/σ", [_line(rows, name, "beta_reward") for name in names]),
-        Panel(
-            "KL-RL against best-of-N at equal KL",
-            "N",
-            "KL(KL-RL‖π_bon), nats",
-            [_line(rows, name, "kl_rl_bon") for name in names if name not in ("lab binary", "log-rank")],
-        ),
+        Panel("β of equal KL", "N", "β/σ", lines("beta_kl")),
+        Panel("β of equal reward", "N", "β/σ", lines("beta_reward")),
+        Panel("KL-RL against best-of-N at equal KL", "N", "KL(KL-RL‖π_bon), nats", distances),
     ]
-
-
-def _line(rows: list[dict[str, Any]], name: str, key: str) -> Line:
-    chosen = [row for row in rows if row["law"] == name]
-    return Line(name, [row["n"] for row in chosen], [row[key] for row in chosen])

@@ -13,14 +13,16 @@ import numpy as np
 
 from vbon.core import kl_rl, pool_size, stats
 from vbon.lab.exact import Float, kl, normalised
-from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
+from vbon.lab.experiment import Context
+from vbon.lab.figures import Panel
 from vbon.lab.laws import Law
 from vbon.lab.maps import MAPS, spread_of
 from vbon.lab.pools import ESTIMATORS, draw_counts
+from vbon.lab.rows import RULE, Row, distinct, interval, line, where
 from vbon.pool.store import ReferencePool
 
 TITLE = "pool: best-of-N and its rivals on the prompts of a pool (nats; means over prompts)"
+TRAINED_BY = ()
 COLUMNS = (
     "pool",
     "n",
@@ -65,7 +67,7 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
 
 def laws_of(pool: ReferencePool) -> list[Law]:
     """The law of each prompt's samples, ties shared."""
-    return [law_of(rewards) for rewards in np.split(pool.rewards, np.cumsum(pool.num_samples)[:-1])]
+    return [law_of(rewards) for rewards in pool.per_prompt(pool.rewards)]
 
 
 def law_of(rewards: Float) -> Law:
@@ -100,7 +102,7 @@ def kl_matched(laws: Sequence[Law], n: float) -> float:
     return kl_rl.kl_coef_for_samples([law.rewards for law in laws], spent)
 
 
-def sub_pools(laws: Sequence[Law], n: float, sizes: Sequence[int], rng: np.random.Generator) -> list[dict[str, Any]]:
+def sub_pools(laws: Sequence[Law], n: float, sizes: Sequence[int], rng: np.random.Generator) -> list[Row]:
     """KL(π̂_bon‖π_bon) of every estimator from M draws of each prompt's law."""
     rows = []
     for size in sizes:
@@ -153,40 +155,28 @@ def _kl(log_p: Float, log_q: Float) -> float:
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:
-    first = [row for row in result["rows"] if row["pool"] == 1]
+    first = where(result["rows"], pool=1)
     names = {
         "kl_rl_bon": "KL-RL at equal KL",
         "kl_one_sided_bon": "one-sided count",
         "kl_upper_bon": "F_≤ form",
         "kl_rl_moved_by_exp": "KL-RL moved by exp",
     }
-    distances = [_line(first, key, label) for key, label in names.items()]
+    distances = [line(first, "n", key, label, band=interval(key), least_of_band=1e-6) for key, label in names.items()]
     largest = max(row["n"] for row in first if row["n"] <= 8)
-    rows = [row for row in result["samples"] if (row["pool"], row["n"]) == (1, largest)]
-    estimators = [_samples_line([row for row in rows if row["estimator"] == name], name) for name in ESTIMATORS]
-    rule = {row["num_samples"]: row["kl_rule"] for row in rows}
+    rows = where(result["samples"], pool=1, n=largest)
+    estimators = [
+        line(
+            where(rows, estimator=name), "num_samples", "kl", name, band=lambda row: row["interval"], least_of_band=1e-6
+        )
+        for name in ESTIMATORS
+    ]
+    rule = line(where(rows, estimator=next(iter(ESTIMATORS))), "num_samples", "kl_rule", RULE, "--")
+    betas = [
+        line(where(result["rows"], pool=i), "n", "beta_over_std", f"pool {i}") for i in distinct(result["rows"], "pool")
+    ]
     return [
         Panel("what differs from best-of-N", "N", "KL(·‖π_bon), nats", distances),
-        Panel(
-            f"a pool of M, N = {largest}",
-            "M",
-            "KL(π̂_bon‖π_bon), nats",
-            [*estimators, Line("N(N−1)/(2M(2N−1))", list(rule), list(rule.values()), style="--")],
-        ),
-        Panel("the map N ↔ β", "N", "β/σ", [_beta_line(result["rows"], 1 + i) for i in range(len(result["pools"]))]),
+        Panel(f"a pool of M, N = {largest}", "M", "KL(π̂_bon‖π_bon), nats", [*estimators, rule]),
+        Panel("the map N ↔ β", "N", "β/σ", betas),
     ]
-
-
-def _beta_line(rows: list[dict[str, Any]], pool: int) -> Line:
-    chosen = [row for row in rows if row["pool"] == pool]
-    return Line(f"pool {pool}", [row["n"] for row in chosen], [row["beta_over_std"] for row in chosen])
-
-
-def _line(rows: list[dict[str, Any]], key: str, label: str) -> Line:
-    low, high = ([max(row["intervals"][key][end], 1e-6) for row in rows] for end in (0, 1))
-    return Line(label, [row["n"] for row in rows], [row[key] for row in rows], low, high)
-
-
-def _samples_line(rows: list[dict[str, Any]], label: str) -> Line:
-    low, high = ([max(row["interval"][end], 1e-6) for row in rows] for end in (0, 1))
-    return Line(label, [row["num_samples"] for row in rows], [row["kl"] for row in rows], low, high)

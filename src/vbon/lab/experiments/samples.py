@@ -6,18 +6,18 @@ sequence reward, over y ~ π_bon after its mean is taken out (a constant trains 
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vbon.core import best_of_n, pool_size
-from vbon.lab import seeds
 from vbon.lab.exact import Float, Truth, kl, mean_and_error, normalised
+from vbon.lab.experiment import Context
 from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
 from vbon.lab.pools import ESTIMATORS, draw_counts, ks_p_value
-from vbon.lab.training import Job, Scale, run_all, truth_of
+from vbon.lab.rows import RULE, Row, distinct, line, plus_minus, seeds_line, where
+from vbon.lab.training import LONG, Job, Scale, run_cases, truth_of
 from vbon.lab.training import run as run_job
 from vbon.lab.world import WORLDS, World
 
@@ -37,7 +37,7 @@ class Preset:
     ks_pools: int = 400
     trained_n: tuple[int, ...] = (8, 32)
     trained_num_samples: tuple[int, ...] = (16, 64, 250, 1000, 20_000)
-    scale: Scale = field(default_factory=lambda: Scale(num_iterations=300, rollouts_per_iteration=512))
+    scale: Scale = LONG
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
@@ -65,7 +65,7 @@ PRESETS = {
 }
 
 
-def run_estimators(preset: Preset, seed: int) -> list[dict[str, Any]]:
+def run_estimators(preset: Preset, seed: int) -> list[Row]:
     """One row for each world, N, M (up to 1,000·N) and estimator."""
     rows = []
     for name in WORLD_NAMES:
@@ -105,7 +105,7 @@ def _summary(errors: list[tuple[float, float]]) -> dict[str, float]:
     return {"rmse": float(np.sqrt(np.mean(spread**2))), "kl": mean, "kl_error": half}
 
 
-def run_ks(preset: Preset, seed: int) -> list[dict[str, Any]]:
+def run_ks(preset: Preset, seed: int) -> list[Row]:
     """Share of pools of M that a two-sample KS test at 5 % tells from a large sample of the same π_ref."""
     truth = truth_of(World())
     probs, rewards = truth.ref_probs[0], truth.rewards[0]
@@ -120,30 +120,21 @@ def run_ks(preset: Preset, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
+def run_trained(preset: Preset, context: Context) -> list[Row]:
     """Train on pools of M; exact results, and the cost of the pool in samples for each prompt."""
-    jobs = [
-        Job(
-            world=World(),
-            reward="continuous",
-            n=n,
-            seed=seed,
-            scale=preset.scale,
-            work=str(context.work),
-            num_samples=m,
+    cases = [
+        (
+            {"n": n, "num_samples": m},
+            Job(world=World(), n=n, seed=seed, scale=preset.scale, work=context.work, num_samples=m),
         )
         for n in preset.trained_n
         for m in preset.trained_num_samples
         for seed in context.seeds
     ]
-    measured = run_all(run_job, jobs, context.num_workers)
-    return [
-        {"n": job.n, "num_samples": job.num_samples, "seed": job.seed, **row}
-        for job, row in zip(jobs, measured, strict=True)
-    ]
+    return run_cases(run_job, cases, context.num_workers)
 
 
-def run_rule(preset: Preset) -> list[dict[str, Any]]:
+def run_rule(preset: Preset) -> list[Row]:
     """The rule: M that costs 0.1, 0.01 and 0.001 nats, and the floor of the evaluation's reading at the middle one."""
     return [
         {
@@ -173,29 +164,26 @@ def panels(result: dict[str, Any]) -> list[Panel]:
     return [*drawn, _ks_panel(result["ks"]), *trained]
 
 
-def _panel(rows: list[dict[str, Any]], world: str, n: int) -> Panel:
-    lines = []
-    for estimator in ESTIMATORS:
-        chosen = [r for r in rows if (r["world"], r["n"], r["estimator"]) == (world, n, estimator)]
-        low, high = ([max(r["kl"] + sign * r["kl_error"], 1e-6) for r in chosen] for sign in (-1, 1))
-        lines.append(Line(estimator, [r["num_samples"] for r in chosen], [r["kl"] for r in chosen], low, high))
-    ruled = [(r["num_samples"], r["kl_rule"]) for r in chosen]
-    rule = Line("N(N−1)/(2M(2N−1))", [m for m, _ in ruled], [value for _, value in ruled], style="--")
+def _panel(rows: list[Row], world: str, n: int) -> Panel:
+    chosen = where(rows, world=world, n=n)
+    lines = [
+        line(where(chosen, estimator=name), "num_samples", "kl", name, band=plus_minus("kl"), least_of_band=1e-6)
+        for name in ESTIMATORS
+    ]
+    rule = line(where(chosen, estimator=next(iter(ESTIMATORS))), "num_samples", "kl_rule", RULE, "--")
     return Panel(f"{world} π_ref, N = {n}", "M", "KL(π̂_bon‖π_bon), nats", [*lines, rule])
 
 
-def _ks_panel(rows: list[dict[str, Any]]) -> Panel:
-    x, y, half = ([row[key] for row in rows] for key in ("num_samples", "rejected", "rejected_error"))
-    low, high = ([a + sign * b for a, b in zip(y, half, strict=True)] for sign in (-1, 1))
-    lines = [Line("rejected at 5 %", x, y, low, high), Line("5 %", x, [KS_LEVEL] * len(x), style="--")]
-    return Panel("KS test against 100,000 samples", "M", "share of pools rejected", lines, y_log=False)
+def _ks_panel(rows: list[Row]) -> Panel:
+    rejected = line(rows, "num_samples", "rejected", "rejected at 5 %", band=plus_minus("rejected"))
+    expected = Line("5 %", rejected.x, [KS_LEVEL] * len(rows), style="--")
+    return Panel("KS test against 100,000 samples", "M", "share of pools rejected", [rejected, expected], y_log=False)
 
 
-def _trained_panel(trained: list[dict[str, Any]]) -> Panel:
+def _trained_panel(trained: list[Row]) -> Panel:
     """The trained policy's distance, and the rule's, which is what perfect training would leave."""
-    lines, sizes = [], list(dict.fromkeys(run["num_samples"] for run in trained))
-    for n in dict.fromkeys(run["n"] for run in trained):
-        lines.append(seeds.line([run for run in trained if run["n"] == n], "num_samples", "kl_policy_bon", f"N = {n}"))
-        rule = [pool_size.kl_from_pool(m, n) for m in sizes]
-        lines.append(Line(f"N = {n}, the rule", sizes, rule, style="--"))
+    lines, sizes = [], distinct(trained, "num_samples")
+    for n in distinct(trained, "n"):
+        lines.append(seeds_line(where(trained, n=n), "num_samples", "kl_policy_bon", f"N = {n}"))
+        lines.append(Line(f"N = {n}, the rule", sizes, [pool_size.kl_from_pool(m, n) for m in sizes], style="--"))
     return Panel("trained on pools of M", "M", "KL(π_θ‖π_bon), nats", lines)

@@ -15,16 +15,18 @@ from typing import Any
 from vbon.core import pool_size
 from vbon.errors import VbonError
 from vbon.lab import text_runs
+from vbon.lab.experiment import Context
 from vbon.lab.experiments.pool import kl_matched, laws_of, mapped
 from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
 from vbon.lab.laws import Law
 from vbon.lab.maps import MAPS, spread_of
+from vbon.lab.rows import RULE, Row, interval, line, where
 from vbon.lab.text_runs import TextJob
 from vbon.lab.training import in_processes
 from vbon.pool.store import ReferencePool
 
 TITLE = "text: policies trained on a pool, measured on held-out prompts (nats; means over prompts)"
+TRAINED_BY = ()
 COLUMNS = (
     "question",
     "method",
@@ -139,7 +141,7 @@ def _job(case: Case, laws: Sequence[Law], preset: Preset, context: Context) -> T
         heldout=heldout,
         n=case.n,
         seed=context.seeds[0],
-        work=str(context.work),
+        work=context.work,
         num_samples=case.num_samples,
         samples_per_prompt=preset.samples_per_prompt,
         reward_map=case.reward_map,
@@ -176,44 +178,29 @@ def panels(result: dict[str, Any]) -> list[Panel]:
     rows, every = result["rows"], result["pools"][0]["samples"]
     floors = [(target["n"], target["floor"]) for target in result["targets"]]
     floor = Line("best-of-N itself reads", [n for n, _ in floors], [value for _, value in floors], style="--")
-    sizes = [row for row in rows if row["question"] == "samples"]
-    rule = [(m, pool_size.kl_from_pool(m, sizes[0]["n"])) for m in sorted({row["num_samples"] for row in sizes})]
+    sizes = where(rows, question="samples")
+    n = sizes[0]["n"]
+    rule = sorted({row["num_samples"] for row in sizes})
     return [
+        Panel("distance to best-of-N", "N", "KL(π_θ‖π_bon), nats", [*_both_methods(rows, "kl_policy_bon"), floor]),
+        Panel("win rate", "N", "win rate", _both_methods(rows, "win_rate"), y_log=False),
         Panel(
-            "distance to best-of-N",
-            "N",
-            "KL(π_θ‖π_bon), nats",
-            [
-                _line(rows, "backward-kl", "n", "kl_policy_bon", "vbon"),
-                _line(rows, "n-beta", "n", "kl_policy_bon", "KL-RL, β matched"),
-                floor,
-            ],
-        ),
-        Panel(
-            "win rate",
-            "N",
-            "win rate",
-            [
-                _line(rows, "backward-kl", "n", "win_rate", "vbon"),
-                _line(rows, "n-beta", "n", "win_rate", "KL-RL, β matched"),
-            ],
-            y_log=False,
-        ),
-        Panel(
-            f"trained on M of {every} samples, N = {sizes[0]['n']}",
+            f"trained on M of {every} samples, N = {n}",
             "M",
             "KL(π_θ‖π_bon), nats",
             [
                 _line(rows, "samples", "num_samples", "kl_policy_bon", "vbon"),
-                Line("N(N−1)/(2M(2N−1))", [m for m, _ in rule], [value for _, value in rule], style="--"),
+                Line(RULE, rule, [pool_size.kl_from_pool(m, n) for m in rule], style="--"),
             ],
         ),
     ]
 
 
-def _line(rows: list[dict[str, Any]], question: str, x: str, y: str, label: str) -> Line:
+def _both_methods(rows: list[Row], key: str) -> list[Line]:
+    return [_line(rows, "backward-kl", "n", key, "vbon"), _line(rows, "n-beta", "n", key, "KL-RL, β matched")]
+
+
+def _line(rows: list[Row], question: str, x: str, y: str, label: str) -> Line:
     """The first seed's figures, with their intervals over prompts."""
-    chosen = [row for row in rows if (row["question"], row["seed"]) == (question, rows[0]["seed"])]
-    chosen.sort(key=lambda row: row[x])
-    low, high = ([row["intervals"][y][end] for row in chosen] for end in (0, 1))
-    return Line(label, [row[x] for row in chosen], [row[y] for row in chosen], low, high)
+    chosen = where(rows, question=question, seed=rows[0]["seed"])
+    return line(sorted(chosen, key=lambda row: float(row[x])), x, y, label, band=interval(y))

@@ -4,17 +4,17 @@ The paper's sum Σ_i C(N,i) F_<^{N−i} π_ref^i assumes that no two completions
 every draw in which two different completions share the top: 1 − Σ_y of it is lost before anything is trained.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vbon.core.best_of_n import kl_from_levels, level_probabilities, log_weight, win_rate_from_levels
-from vbon.lab import seeds
 from vbon.lab.exact import Float, Truth, expectation, kl, level_masses, normalised
-from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
-from vbon.lab.training import Job, Scale, run_all, truth_of
+from vbon.lab.experiment import Context
+from vbon.lab.figures import Panel
+from vbon.lab.rows import Row, line, seeds_line, where
+from vbon.lab.training import LONG, Job, Scale, run_cases, truth_of
 from vbon.lab.training import run as run_job
 from vbon.lab.world import World
 
@@ -31,7 +31,7 @@ class Preset:
     trained_n: tuple[int, ...] = (8, 32)
     trained_rewards: tuple[str, ...] = ("levels", "binary")
     num_samples: int = 1000
-    scale: Scale = field(default_factory=lambda: Scale(num_iterations=300, rollouts_per_iteration=512))
+    scale: Scale = LONG
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
@@ -55,7 +55,7 @@ def run(preset: Preset, context: Context) -> dict[str, Any]:
     return {"rows": rows, "verifier": verifier, "trained": run_trained(preset, context)}
 
 
-def compare(truth: Truth, n: int) -> list[dict[str, Any]]:
+def compare(truth: Truth, n: int) -> list[Row]:
     """One row for each treatment of ties, first prompt's world over all prompts."""
     log_bon = truth.log_bon(n)
     blind = blind_sum(truth, n)
@@ -107,38 +107,33 @@ def verify(truth: Truth, n: int) -> dict[str, float]:
     }
 
 
-def run_trained(preset: Preset, context: Context) -> list[dict[str, Any]]:
+def run_trained(preset: Preset, context: Context) -> list[Row]:
     """vbon with either tie rule and the one-sided estimator, all judged by best-of-N with ties broken at random."""
-    jobs = [
-        Job(
-            world=World(),
-            reward=reward,
-            judged_by=reward,
-            n=n,
-            seed=seed,
-            scale=preset.scale,
-            work=str(context.work),
-            num_samples=preset.num_samples,
-            flags=flags,
-        )
+    cases = [
+        ({"n": n, "rule": rule}, _job(reward, n, seed, flags, preset, context))
         for reward in preset.trained_rewards
         for n in preset.trained_n
-        for flags in RULES.values()
+        for rule, flags in RULES.items()
         for seed in context.seeds
     ]
-    names = {str(flags): rule for rule, flags in RULES.items()}
-    measured = run_all(run_job, jobs, context.num_workers)
+    runs = run_cases(run_job, cases, context.num_workers)
     return [
-        {
-            "n": job.n,
-            "rule": names[str(job.flags)],
-            "seed": job.seed,
-            **row,
-            "reward_mean": row["reward"],
-            "reward": job.reward,
-        }
-        for job, row in zip(jobs, measured, strict=True)
+        {**run, "reward_mean": run["reward"], "reward": job.reward} for run, (_, job) in zip(runs, cases, strict=True)
     ]
+
+
+def _job(reward: str, n: int, seed: int, flags: Row, preset: Preset, context: Context) -> Job:
+    return Job(
+        world=World(),
+        reward=reward,
+        judged_by=reward,
+        n=n,
+        seed=seed,
+        scale=preset.scale,
+        work=context.work,
+        num_samples=preset.num_samples,
+        flags=flags,
+    )
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:
@@ -150,18 +145,19 @@ def panels(result: dict[str, Any]) -> list[Panel]:
     ]
 
 
-def _panel(rows: list[dict[str, Any]], key: str, label: str, rules: tuple[str, ...]) -> Panel:
-    lines = []
-    for reward in ("levels", "binary"):
-        for rule in rules:
-            chosen = [r for r in rows if (r["reward"], r["rule"]) == (reward, rule)]
-            lines.append(Line(f"{reward}, {rule}", [r["n"] for r in chosen], [r[key] for r in chosen]))
+def _panel(rows: list[Row], key: str, label: str, rules: tuple[str, ...]) -> Panel:
+    lines = [
+        line(where(rows, reward=reward, rule=rule), "n", key, f"{reward}, {rule}")
+        for reward in ("levels", "binary")
+        for rule in rules
+    ]
     return Panel(label, "N", label, lines, y_log=False)
 
 
-def _trained_panel(trained: list[dict[str, Any]]) -> Panel:
-    lines = []
-    for reward, rule in dict.fromkeys((run["reward"], run["rule"]) for run in trained):
-        chosen = [run for run in trained if (run["reward"], run["rule"]) == (reward, rule)]
-        lines.append(seeds.line(chosen, "n", "kl_policy_bon", f"{reward}, {rule}"))
+def _trained_panel(trained: list[Row]) -> Panel:
+    cases = dict.fromkeys((run["reward"], run["rule"]) for run in trained)
+    lines = [
+        seeds_line(where(trained, reward=reward, rule=rule), "n", "kl_policy_bon", f"{reward}, {rule}")
+        for reward, rule in cases
+    ]
     return Panel("trained: distance to best-of-N, ties at random", "N", "KL(π_θ‖π_bon), nats", lines)

@@ -7,20 +7,22 @@ iterations' rollouts is above 90 % of the gain that best-of-N makes.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vbon.lab.exact import Float, Truth, expectation, measure, normalised
+from vbon.lab.experiment import Context
 from vbon.lab.experiments.backward_kl import matched_kl_coef
 from vbon.lab.figures import Line, Panel
-from vbon.lab.lab import Context
 from vbon.lab.pools import Counts, draw_counts, interval
-from vbon.lab.training import Job, Scale, run_all, run_with_curve, truth_of
+from vbon.lab.rows import Row, line, summary, where
+from vbon.lab.training import LONG, Job, Scale, run_all, run_with_curve, truth_of
 from vbon.lab.world import World
 
 TITLE = "weak-reference: quality and convergence as the reference gets worse (exact; nats)"
+TRAINED_BY = ()
 COLUMNS = (
     "weakness",
     "n",
@@ -49,7 +51,7 @@ class Preset:
     ns: tuple[int, ...] = (8, 64)
     methods: tuple[str, ...] = tuple(METHODS)
     num_samples: int = 1000
-    scale: Scale = field(default_factory=lambda: Scale(num_iterations=300, rollouts_per_iteration=512))
+    scale: Scale = LONG
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -104,19 +106,12 @@ def _job(weakness: float, n: int, method: str, seed: int, preset: Preset, contex
     if method == "reward":
         flags["kl_coef"] = matched_kl_coef(world, "reward", n)
     return Job(
-        world=world,
-        reward="continuous",
-        n=n,
-        seed=seed,
-        scale=preset.scale,
-        work=str(context.work),
-        num_samples=preset.num_samples,
-        flags=flags,
+        world=world, n=n, seed=seed, scale=preset.scale, work=context.work, num_samples=preset.num_samples, flags=flags
     )
 
 
 def _row(
-    weakness: float, n: int, method: str, seed: int, measured: dict[str, float], curve: list[dict[str, Any]]
+    weakness: float, n: int, method: str, seed: int, measured: dict[str, float], curve: list[Row]
 ) -> dict[str, Any]:
     base, truth = truth_of(World()), truth_of(World(good_letter_logit=-weakness))
     best_percent = base.rewards > np.quantile(base.rewards, 0.99)
@@ -149,36 +144,17 @@ def converged_at(rewards: list[float], level: float) -> int | None:
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:
-    rows = result["rows"]
+    rows, weakness = result["rows"], "logit taken from good letters"
+    shares, rewards, distances = (_lines(rows, key) for key in ("share_of_gain", "reward", "kl_policy_bon"))
     return [
-        Panel(
-            "share of best-of-N's gain in reward",
-            "logit taken from good letters",
-            "share",
-            _lines(rows, "share_of_gain"),
-            x_log=False,
-            y_log=False,
-        ),
-        Panel(
-            "mean reward", "logit taken from good letters", "reward", _lines(rows, "reward"), x_log=False, y_log=False
-        ),
-        Panel(
-            "distance to best-of-N",
-            "logit taken from good letters",
-            "KL(π_θ‖π_bon), nats",
-            _lines(rows, "kl_policy_bon"),
-            x_log=False,
-        ),
+        Panel("share of best-of-N's gain in reward", weakness, "share", shares, x_log=False, y_log=False),
+        Panel("mean reward", weakness, "reward", rewards, x_log=False, y_log=False),
+        Panel("distance to best-of-N", weakness, "KL(π_θ‖π_bon), nats", distances, x_log=False),
     ]
 
 
-def _lines(rows: list[dict[str, Any]], key: str) -> list[Line]:
-    lines = []
-    for method, n in dict.fromkeys((row["method"], row["n"]) for row in rows):
-        by_weakness: dict[float, list[float]] = {}
-        for row in rows:
-            if (row["method"], row["n"]) == (method, n):
-                by_weakness.setdefault(row["weakness"], []).append(row[key])
-        medians = [float(np.median(values)) for values in by_weakness.values()]
-        lines.append(Line(f"{method}, N = {n}", list(by_weakness), medians))
-    return lines
+def _lines(rows: list[Row], key: str) -> list[Line]:
+    kept = [{name: row[name] for name in ("method", "n", "weakness", key)} for row in rows]
+    medians = summary(kept, ("method", "n", "weakness"), key)
+    cases = dict.fromkeys((row["method"], row["n"]) for row in rows)
+    return [line(where(medians, method=method, n=n), "weakness", key, f"{method}, N = {n}") for method, n in cases]

@@ -4,12 +4,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-import vbon
 from vbon.report.comparison import plots, samples, statistics, tables
 from vbon.report.comparison.read import Comparison, Method
 from vbon.report.comparison.verdict import sentences
 from vbon.report.page import as_context, environment, script_hash, template_text
 from vbon.report.words import n_text
+from vbon.version import __version__
 
 METRICS = {"win_rate": ("win rate, percentage points", 1, 100.0), "reward": ("reward", 3, 1.0)}
 
@@ -35,7 +35,7 @@ def render(comparison: Comparison) -> str:
             style=Markup(style),
             script=Markup(script),
             script_hash=script_hash(script),
-            version=vbon.__version__,
+            version=__version__,
             name=comparison.name,
             first=first,
             sentences=sentences(comparison, matched, shares),

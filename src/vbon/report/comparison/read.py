@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vbon.artifacts.evaluation import PER_PROMPT, REFERENCE, estimate_of
+from vbon.artifacts.json_files import is_number, read_object
+from vbon.artifacts.parquet_files import read_parquet
 from vbon.core.stats import Estimate
 from vbon.errors import VbonError
-from vbon.report.read import estimate_of, is_number, read_json, read_parquet
 
 RECORD = "sweep.json"
 Float = NDArray[np.float64]
@@ -83,7 +85,7 @@ class Comparison:
     @cached_property
     def reward_quantiles(self) -> list[Float]:
         """The reference's rewards at even shares, of each held-out prompt."""
-        rows = read_parquet(_evaluation(self.path, self.places[0].evaluation) / "reference.parquet")
+        rows = read_parquet(_evaluation(self.path, self.places[0].evaluation) / REFERENCE)
         lists = [row.get("reward_quantiles") for row in rows]
         return [np.array(one) for one in lists if isinstance(one, list) and one and all(map(is_number, one))]
 
@@ -96,8 +98,8 @@ def is_sweep(path: Path) -> bool:
 def read_sweep(path: Path) -> Comparison:
     """Raises VbonError naming the file and the field."""
     where = path / RECORD
-    record = read_json(where)
-    timings = read_json(path / "timings.json") if (path / "timings.json").is_file() else {}
+    record = read_object(where, format_version=1)
+    timings = read_object(path / "timings.json") if (path / "timings.json").is_file() else {}
     try:
         return _comparison(path, record, timings)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -173,7 +175,7 @@ def _method(
 
 def _per_prompt(folder: Path, policy: str) -> dict[str, Float]:
     """metric → (P,) of one policy, prompts in the order of the file, which all evaluations share."""
-    rows = [row for row in read_parquet(folder / "per_prompt.parquet") if row.get("policy") == policy]
+    rows = [row for row in read_parquet(folder / PER_PROMPT) if row.get("policy") == policy]
     names = [name for name in (rows[0] if rows else {}) if name not in ("policy", "prompt_id")]
     return {
         name: np.array([row[name] for row in rows], np.float64)

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from vbon.artifacts.evaluation import SAMPLES as SAMPLES_FILE
+from vbon.artifacts.json_files import is_number
+from vbon.artifacts.parquet_files import read_parquet
 from vbon.report.comparison.read import Comparison
-from vbon.report.read import is_number, read_parquet
 from vbon.report.samples import MOST_PROMPTS, REFERENCE, Sample
 from vbon.report.words import n_text, number
 
@@ -49,7 +51,7 @@ def _evaluations(comparison: Comparison) -> Iterator[tuple[str, str, list[dict[s
             if not seeds:
                 continue
             name = str(method.runs[place, seeds[0]]["name"])
-            rows = read_parquet(comparison.path / "evaluations" / name / "samples.parquet")
+            rows = read_parquet(comparison.path / "evaluations" / name / SAMPLES_FILE)
             if not reference_shown:
                 yield REFERENCE, "", [row for row in rows if row.get("policy") == REFERENCE]
                 reference_shown = True

@@ -1,16 +1,17 @@
-"""What made a pool, and the refusal to mix what does not belong together."""
+"""The fingerprint of the settings that made a pool, and the check that other settings do not differ from it."""
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vbon.artifacts.typed import read_record
 from vbon.errors import VbonError
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a pool's distribution of rewards depends on. None is unknown: an imported pool did not declare it."""
+    """The settings that determine a pool's distribution of rewards; None is unknown, as an import may leave it."""
 
     model: str | None = None
     tokenizer: str | None = None
@@ -22,28 +23,51 @@ class Fingerprint:
     reward: str | None = None
 
     def differences(self, other: "Fingerprint") -> list[tuple[str, Any, Any]]:
-        """(field, mine, theirs) for each field that both know and that differs."""
+        """List (field, value here, value in `other`) for each field that both know and that differs."""
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in FIELDS]
         return [(name, mine, theirs) for name, mine, theirs in pairs if None not in (mine, theirs) and mine != theirs]
 
     def unknown(self) -> list[str]:
-        """The fields that are not known."""
+        """List the fields that are not known."""
         return [name for name in FIELDS if getattr(self, name) is None]
 
     def to_json(self) -> dict[str, Any]:
+        """Convert to the types of JSON."""
         return {**dataclasses.asdict(self), "stop": None if self.stop is None else list(self.stop)}
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Fingerprint))
 
 
+def parse_fingerprint(content: Any, where: str) -> Fingerprint:
+    """Parse a fingerprint from JSON.
+
+    Raises:
+        VbonError: a field is unknown here or has a wrong type; the message begins with `where`.
+    """
+    unknown = sorted(set(content) - set(FIELDS)) if isinstance(content, dict) else []
+    if unknown:
+        raise VbonError(f"{where}: unknown field {unknown[0]!r}")
+    return read_record(Fingerprint, content, where)
+
+
 def check_fingerprint(
     pool: Fingerprint, actual: Fingerprint, *, allow_mismatch: Sequence[str] = (), what: str
 ) -> list[str]:
-    """Refuse `actual` (what `what` uses now) where it differs from the pool's; unknown fields pass.
+    """Check that the settings in use do not differ from the pool's; unknown fields pass.
 
-    Returns the fields that differ and were allowed, for the run to record.
-    Raises VbonError naming every other field that differs, with both values.
+    Args:
+        pool: the fingerprint of the pool.
+        actual: the fingerprint of the settings in use.
+        allow_mismatch: fields that may differ.
+        what: name of the user of these settings, for messages.
+
+    Returns:
+        The fields that differ and were allowed, which the run records.
+
+    Raises:
+        VbonError: other fields differ, which the message names with both values; or `allow_mismatch` has an unknown
+            field.
     """
     unknown_names = sorted(set(allow_mismatch) - set(FIELDS))
     if unknown_names:

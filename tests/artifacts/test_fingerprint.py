@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from vbon.artifacts.fingerprint import FIELDS, Fingerprint, check_fingerprint
 from vbon.errors import VbonError
-from vbon.pool.fingerprint import FIELDS, Fingerprint, check_fingerprint
 
 POOL = Fingerprint("m1", "t1", "none", 1.0, 16, (0,), "r1")
 OTHER = {

@@ -1,6 +1,6 @@
 """Runs that differ in their seed alone, told as one row and one curve."""
 
-from vbon.lab import seeds
+from vbon.lab import rows
 
 RUNS = [
     {"n": 8, "way": "plain", "seed": 0, "kl_policy_bon": 3.0, "reward": 1.0},
@@ -11,7 +11,7 @@ RUNS = [
 
 
 def test_a_row_has_the_medians_and_the_ends_of_the_distance():
-    first, second = seeds.summary(RUNS, ("n", "way"))
+    first, second = rows.summary(RUNS, ("n", "way"))
     assert first == {
         "n": 8,
         "way": "plain",
@@ -25,6 +25,6 @@ def test_a_row_has_the_medians_and_the_ends_of_the_distance():
 
 
 def test_a_curve_ascends_and_its_band_is_that_of_what_is_drawn():
-    curve = seeds.line(RUNS, "n", "reward", "plain")
+    curve = rows.seeds_line(RUNS, "n", "reward", "plain")
     assert curve.x == [2, 8] and curve.y == [4.0, 5.0]
     assert curve.low == [4.0, 1.0] and curve.high == [4.0, 9.0]

@@ -1,0 +1,113 @@
+"""Types of config fields. A type carries the rules for its values, and the help text of a setting that verbs share.
+
+`batch_size: types.Count | None = None` declares a number of at least 1. `device: types.Device = "auto"` also takes its
+help from here. A string under a field of a config is that field's own help and comes first.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+LARGEST = 2**32 - 1
+"""The largest whole number that every field takes: no count exceeds it, and every library accepts it as a seed."""
+MAX_WORKERS = 1024
+"""The largest number of threads or processes: with far more, a process ends before it can report an error."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on a value. `want` completes the sentence "--flag is VALUE, but must be …"."""
+
+    holds: Callable[[Any], bool]
+    want: str
+
+
+@dataclass(frozen=True)
+class Help:
+    """The help text of a shared setting, and the placeholder of its value, as in `--pool DIR`."""
+
+    text: str = ""
+    placeholder: str | None = None
+
+
+def at_least(minimum: int) -> Rule:
+    return Rule(lambda value: value >= minimum, f"at least {minimum}")
+
+
+def at_most(maximum: int) -> Rule:
+    return Rule(lambda value: value <= maximum, f"at most {maximum}")
+
+
+def above(bound: int) -> Rule:
+    return Rule(lambda value: value > bound, f"greater than {bound}")
+
+
+def matching(pattern: str, want: str) -> Rule:
+    return Rule(lambda value: re.fullmatch(pattern, value) is not None, want)
+
+
+Count = Annotated[int, at_least(1)]
+NonNegative = Annotated[int, at_least(0)]
+Positive = Annotated[float, above(0)]
+Probability = Annotated[float, Rule(lambda value: 0 <= value <= 1, "between 0 and 1")]
+Share = Annotated[float, Rule(lambda value: 0 <= value < 1, "at least 0 and less than 1")]
+BestOf = Annotated[float, above(1)]
+Weight = Annotated[float, at_least(0)]
+Repository = Annotated[
+    str, matching(r"[\w.-]+/[\w.-]+", "a hub repository, OWNER/NAME"), Help(placeholder="OWNER/NAME")
+]
+Workers = Annotated[Count, at_most(MAX_WORKERS)]
+Directory = Annotated[str, Help(placeholder="DIR")]
+File = Annotated[str, Help(placeholder="FILE")]
+
+# Settings that several verbs share.
+Model = Annotated[str, Help("Model: a directory or a hub id.", "MODEL")]
+RewardSpec = Annotated[
+    str,
+    Help(
+        "Reward: a classifier (a directory or a hub id; PATH#LABEL picks one of several logits), file.py:function, "
+        "module:function, http://…, or builtin:NAME.",
+        "REWARD",
+    ),
+]
+Prompts = Annotated[str, Help("Prompts: a JSONL, Parquet, CSV or text file, or a hub dataset id.", "FILE")]
+PromptColumn = Annotated[
+    str, Help("Column of --prompts that holds the prompt: a string or a list of chat messages.", "NAME")
+]
+PromptLimit = Annotated[Count, Help("Read only this many prompts, for a quick trial.")]
+StopTokens = Annotated[
+    NonNegative,
+    Help("Token ids that end a completion, in addition to the end-of-sequence ids of model and tokenizer.", "ID"),
+]
+RewardBatch = Annotated[Count, Help("Completions scored at a time. Lower it if a reward model runs out of memory.")]
+RewardTimeout = Annotated[
+    float,
+    above(0),
+    Help(
+        "Seconds to wait for one batch of a Python function or one HTTP request. Raise it if the reward is slow. A "
+        "classifier has no limit.",
+        "SECONDS",
+    ),
+]
+Device = Annotated[
+    str,
+    matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:NUMBER"),
+    Help("auto, cpu, cuda or cuda:NUMBER. auto is a GPU where CUDA finds one, otherwise the CPU.", "NAME"),
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    Help("Floating-point type of the weights. bfloat16 halves the memory that they need."),
+]
+Threads = Annotated[Workers, Help("CPU threads. Default: torch's choice. Lower it if the machine is shared.")]
+TrustRemoteCode = Annotated[
+    bool, Help("Run Python code that comes with a model. Only for models whose code you have read.")
+]
+AllowedMismatch = Annotated[
+    str,
+    Help(
+        "Continue although this field differs from the pool's: model, tokenizer, chat_template, temperature, "
+        "max_new_tokens, stop or reward. May be repeated.",
+        "FIELD",
+    ),
+]

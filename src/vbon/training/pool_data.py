@@ -1,0 +1,69 @@
+"""The pool's completions as training rows: token ids, log π_ref and a log-weight of each, and draws by weight."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vbon.config.train import TrainConfig
+from vbon.core import seeds
+from vbon.core.best_of_n import log_weight
+from vbon.errors import VbonError
+from vbon.models.batch import Sequences, sequences
+from vbon.models.batch_size import rows_at_a_time
+from vbon.models.logprobs import completion_logprobs, policy_logprobs
+from vbon.training.task import Task, objective_of
+
+
+def pool_log_weights(task: Task, n: float) -> NDArray[np.float64]:
+    """log Ŵ_N of every pool completion among the others of its pool, float64 (ΣM,)."""
+    interval = task.cdf.pool_interval()
+    return log_weight(interval.cdf_lt, interval.cdf_le, n)
+
+
+def tilt_log_weights(task: Task, config: TrainConfig) -> NDArray[np.float64]:
+    """ρ/β of every pool completion, of mean weight 1 over each pool: π_ref·exp(ρ/β)/Z, where the objective leads.
+
+    float64 (ΣM,). With `vbon` these are the log Ŵ.
+    """
+    signal = objective_of(config)(task.pool.rewards, task.cdf.pool_interval())
+    pools = task.pool.per_prompt(signal.sequence_reward / signal.kl_coef)
+    return np.concatenate([one - np.logaddexp.reduce(one) + np.log(len(one)) for one in pools])
+
+
+class PoolData:
+    """The pool's completions as training rows, with log π_ref and a log-weight of each: log Ŵ, unless given."""
+
+    def __init__(self, task: Task, n: float, log_weights: NDArray[np.float64] | None = None):
+        if not task.pool.has_completion_ids:
+            raise VbonError(f"{task.pool.path}: holds no token ids, which offline training needs; use --algorithm rloo")
+        self.task = task
+        self.completion_ids: list[list[int]] = list(task.pool.completion_ids)
+        self.prompt_index = task.pool.prompt_index
+        self.log_weights = pool_log_weights(task, n) if log_weights is None else log_weights
+        self.ref_logprobs = task.pool.ref_logprobs.copy()
+
+    def batch(self, rows: NDArray[np.int64]) -> Sequences:
+        prompts = [self.task.prompt_ids[i] for i in self.prompt_index[rows]]
+        return sequences(prompts, [self.completion_ids[i] for i in rows], self.task.sampling.pad_token_id)
+
+    def logprobs(self, policy: nn.Module, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """log π_θ of these rows, float64 and differentiable, and their lengths; (B,), (B,)."""
+        batch = self.batch(rows).to(device)
+        token = policy_logprobs(policy, batch, self.task.sampling.temperature)
+        return token.sum(1, dtype=torch.float64), batch.completion_mask.sum(1)
+
+    def fill_ref_logprobs(self, ref_policy: nn.Module) -> None:
+        """Compute the reference log-probabilities that the pool does not know."""
+        missing = np.flatnonzero(np.isnan(self.ref_logprobs))
+        count = rows_at_a_time("pool", next(ref_policy.parameters()).device)
+        for rows in (missing[start : start + count] for start in range(0, len(missing), count)):
+            logprobs = completion_logprobs(ref_policy, self.batch(rows), self.task.sampling.temperature)
+            self.ref_logprobs[rows] = logprobs.double().sum(1).numpy()
+
+
+def systematic_draw(weights: NDArray[np.float64], count: int, *key: int) -> NDArray[np.int64]:
+    """`count` rows with expected multiplicity ∝ weight, evenly spread over the pool: low variance across prompts."""
+    cumulative = np.cumsum(weights)
+    points = (np.arange(count) + seeds.generator(*key).random()) / count * cumulative[-1]
+    return np.minimum(np.searchsorted(cumulative, points, side="right"), len(weights) - 1)
