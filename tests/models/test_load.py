@@ -150,13 +150,13 @@ def test_a_broken_model_directory_is_one_line_naming_it(fault, tiny, tmp_path):
         load.load_policy(str(tmp_path))
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 400
+    assert len(str(error.value)) < 600
 
 
 def test_what_is_asked_for_is_checked(tmp_path):
     with pytest.raises(VbonError, match="--dtype float8"):
         load.load_policy(str(tmp_path), dtype="float8")
-    with pytest.raises(VbonError, match=r"config\.json"):
+    with pytest.raises(VbonError, match="there is no such directory"):
         load.load_tokenizer(str(tmp_path / "nowhere"))
     if not torch.cuda.is_available():
         with pytest.raises(VbonError, match="--device cuda"):

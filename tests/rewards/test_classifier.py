@@ -298,7 +298,7 @@ def test_the_fingerprint_follows_weights_and_label_not_the_place(tmp_path):
 def test_a_language_model_is_no_reward_model(tmp_path):
     config = GPT2Config(vocab_size=len(VOCABULARY), n_positions=8, n_embd=32, n_layer=1, n_head=2, pad_token_id=0)
     saved(tmp_path, GPT2LMHeadModel(config), make_tokenizer())
-    with pytest.raises(VbonError, match=r"is no trained classifier, its weights lack score\.weight"):
+    with pytest.raises(VbonError, match=r"is no trained classifier with all of its weights: they lack score\.weight"):
         load_reward(f"{tmp_path}#1")
 
 
@@ -306,7 +306,7 @@ def test_pickled_weights_are_refused(tmp_path):
     saved(tmp_path, gpt2(0), make_tokenizer())
     torch.save(gpt2(0).state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(VbonError, match=r"cannot load a classifier from .*safetensors"):
+    with pytest.raises(VbonError, match=r"cannot load a trained classifier from .*safetensors.*pickled weights"):
         load_reward(f"{tmp_path}#1")
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from vbon.lab.world import EOS, World
+from vbon.models.load import load_policy
 
 ROWS_PER_CALL = 4096
 
@@ -24,7 +25,7 @@ def log_probs(model: PreTrainedModel, world: World) -> Tensor:
 @torch.no_grad()
 def exact_log_probs(policy: PreTrainedModel | Path, world: World) -> NDArray[np.float64]:
     """`log_probs` of a model, or of the one in a folder, as numpy."""
-    model = AutoModelForCausalLM.from_pretrained(policy) if isinstance(policy, Path) else policy
+    model = load_policy(str(policy)) if isinstance(policy, Path) else policy
     return log_probs(model.eval(), world).numpy()
 
 

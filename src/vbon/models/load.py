@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -17,11 +19,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 
 from vbon.config import CollectConfig, EvaluateConfig, GenerateConfig, TrainConfig
 from vbon.errors import VbonError
 from vbon.models.fused import fuse_activations
+from vbon.models.pretrained import from_pretrained, hub_file, load_weights
 
 Command = CollectConfig | EvaluateConfig | GenerateConfig | TrainConfig
 """The configs of the commands that load a model."""
@@ -65,13 +67,11 @@ def load_policy(
     """
     if dtype not in DTYPES:
         raise VbonError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
-    _require_model_directory(name)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise VbonError(f"cannot load a causal language model from {name!r}: {_first_line(error)}") from error
+    model, unexpected = load_weights(
+        AutoModelForCausalLM, name, "a causal language model", dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+    )
+    if unexpected:
+        warnings.warn(f"{name}: {len(unexpected)} weights have no place in the model: {unexpected[0]}, …", stacklevel=2)
     fuse_activations(model)
     return nn.Module.to(model, device).eval()
 
@@ -87,14 +87,31 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     Raises:
         VbonError: there is no tokenizer.
     """
-    _require_model_directory(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise VbonError(f"cannot load a tokenizer from {name!r}: {_first_line(error)}") from error
+    tokenizer: PreTrainedTokenizerBase = from_pretrained(
+        AutoTokenizer, name, "a tokenizer", trust_remote_code=trust_remote_code
+    )
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a folder without its files
         raise VbonError(f"{name!r} has no tokenizer files; save the model's tokenizer there")
     return tokenizer
+
+
+def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Load the config of a directory or hub id.
+
+    Raises:
+        VbonError: there is no config.
+    """
+    config: PretrainedConfig = from_pretrained(AutoConfig, name, "a config", trust_remote_code=trust_remote_code)
+    return config
+
+
+def load_generation_config(name: str) -> GenerationConfig | None:
+    """Load the generation config of a directory or hub id; None where it has none."""
+    local = Path(name) / "generation_config.json"
+    if not (local.is_file() if Path(name).is_dir() else hub_file(name, local.name)):
+        return None
+    generation: GenerationConfig = from_pretrained(GenerationConfig, name, "a generation config")
+    return generation
 
 
 def stop_token_ids(
@@ -128,10 +145,8 @@ def configured_stop_token_ids(
     Returns:
         The token ids, sorted.
     """
-    try:
-        configured = GenerationConfig.from_pretrained(name).eos_token_id
-    except OSError:
-        configured = getattr(config.get_text_config(), "eos_token_id", None)
+    generation = load_generation_config(name)
+    configured = getattr(generation or config.get_text_config(), "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
     return tuple(sorted({t for t in (*several, tokenizer.eos_token_id, *extra) if t is not None}))
 
@@ -189,25 +204,20 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
-def _require_model_directory(name: str) -> None:
-    path = Path(name)
-    looks_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not (path / "config.json").is_file():
-        raise VbonError(f"{name!r} is no model directory (config.json is missing there)")
-
-
 def _weight_files(name: str) -> list[str]:
     if os.path.isdir(name):
         files = sorted(str(p) for p in Path(name).glob("*.safetensors"))
         if not files:
             raise VbonError(f"{name!r} has no .safetensors weights")
         return files
-    single = cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False)
+    single = hub_file(name, "model.safetensors")
     if single is not None:
         return [single]
-    index = cached_file(name, "model.safetensors.index.json")
-    shards = sorted(set(json.loads(Path(str(index)).read_text())["weight_map"].values()))
-    return [str(cached_file(name, shard)) for shard in shards]
+    index = hub_file(name, "model.safetensors.index.json")
+    if index is None:
+        raise VbonError(f"{name!r} has no .safetensors weights on the hub, or they are not here and it is offline")
+    shards = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+    return [str(hub_file(name, shard)) for shard in shards]
 
 
 def _tensor_names(path: str) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
@@ -63,7 +63,7 @@ def describe_model(config: CollectConfig) -> DescribedModel:
         VbonError: there is no tokenizer.
     """
     tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    described = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+    described = load.load_config(config.model, trust_remote_code=config.trust_remote_code)
     return DescribedModel(
         name=config.model,
         tokenizer=tokenizer,

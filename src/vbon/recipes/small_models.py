@@ -23,6 +23,7 @@ from transformers import (
 
 from vbon.artifacts.files import replace_folder
 from vbon.models.batch_size import rows_at_a_time
+from vbon.models.pretrained import from_pretrained
 from vbon.recipes.fit import DEFAULT, FitOptions, Loss, autocast, fit
 
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -135,7 +136,8 @@ def kept_tokenizer(train: Sequence[Review], config: ModelConfig, options: FitOpt
             return tokenizer
         with replace_folder(kept) as folder:
             tokenizer.save_pretrained(folder)
-    return PreTrainedTokenizerFast.from_pretrained(kept)
+    loaded: PreTrainedTokenizerFast = from_pretrained(PreTrainedTokenizerFast, str(kept), "a tokenizer")
+    return loaded
 
 
 def train_tokenizer(texts: Iterable[str], config: ModelConfig) -> PreTrainedTokenizerFast:

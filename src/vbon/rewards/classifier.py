@@ -6,7 +6,6 @@ Weights are loaded in float32 whatever the checkpoint stores: bfloat16 logits ti
 import hashlib
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -21,9 +20,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from vbon.errors import VbonError
+from vbon.models.pretrained import from_pretrained, load_weights
 from vbon.models.prompts import render_chat, with_completion
 from vbon.rewards.checked import CheckedReward, checked, shorten
 from vbon.rewards.protocol import FORMS, Prompt, RewardError
@@ -108,50 +107,15 @@ def split_label(spec: str) -> tuple[str, str | None]:
 
 def load_model(spec: str, path: str, *, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model (float32, eval mode, CPU) and tokenizer, from safetensors only; refuses a checkpoint without a head."""
+    trusted = {"trust_remote_code": trust_remote_code}
     try:
-        with quiet_transformers():
-            model, tokenizer, missing = read_checkpoint(path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError, safetensors' own, …
-        here = Path(path).is_dir()
-        what = (
-            f"cannot load a classifier from {path}: {shorten(str(error))}"
-            if here
-            else f"not found; a reward is {FORMS}"
-        )
-        raise VbonError(f"reward {spec}: {what}") from error
-    if missing:
-        raise VbonError(f"reward {spec}: {path} is no trained classifier, its weights lack {', '.join(missing[:3])}")
+        config = from_pretrained(AutoConfig, path, "a config", **trusted)  # fails soonest where nothing is there
+        tokenizer = from_pretrained(AutoTokenizer, path, "a tokenizer", truncation_side="left", **trusted)
+        options = {"config": config, "dtype": torch.float32, **trusted}
+        model, _ = load_weights(AutoModelForSequenceClassification, path, "a trained classifier", **options)
+    except VbonError as error:
+        raise VbonError(f"reward {spec}: {error}; a reward is {FORMS}") from error
     return model.eval(), tokenizer
-
-
-def read_checkpoint(
-    path: str, *, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
-    """Model, tokenizer and the names of weights that the checkpoint lacks (transformers would draw them at random)."""
-    config = AutoConfig.from_pretrained(
-        path, trust_remote_code=trust_remote_code
-    )  # fails soonest where nothing is there
-    tokenizer = AutoTokenizer.from_pretrained(path, truncation_side="left", trust_remote_code=trust_remote_code)
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        path,
-        config=config,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-        trust_remote_code=trust_remote_code,
-    )
-    return model, tokenizer, sorted(report["missing_keys"])
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No loading report on the terminal: what it would warn of is an error here."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
 
 
 def place(spec: str, model: PreTrainedModel, device: str) -> PreTrainedModel:

@@ -59,13 +59,8 @@ def is_directory(spec: str) -> bool:
 
 
 def require_classifier_form(spec: str) -> None:
-    """Raises VbonError unless `spec` is a directory with a model in it or could be a hub id."""
+    """Raises VbonError unless `spec` is a directory or could be a hub id."""
     if spec.endswith(".py") and Path(spec).is_file():
         raise VbonError(f"reward {spec}: name the function too, {spec}:function")
-    if not is_directory(spec):
-        if not _HUB_ID.fullmatch(spec):
-            raise VbonError(f"reward {spec!r}: not found; a reward is {FORMS}")
-        return
-    folder = Path(spec) if Path(spec).is_dir() else Path(spec.rpartition("#")[0])
-    if not (folder / "config.json").is_file():
-        raise VbonError(f"reward {spec}: the directory {folder} holds no model (no config.json); a reward is {FORMS}")
+    if not is_directory(spec) and not _HUB_ID.fullmatch(spec):
+        raise VbonError(f"reward {spec!r}: not found; a reward is {FORMS}")

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import GenerationConfig
 
 from vbon.artifacts.files import replace_file
 from vbon.artifacts.json_files import parse_json
 from vbon.config import CollectConfig
 from vbon.config.train import TrainConfig
+from vbon.models.load import load_generation_config
 from vbon.pool.collect import collect
 from vbon.pool.prompts import canonical_json
 from vbon.pool.store import ReferencePool
@@ -96,7 +96,8 @@ def _result(config: TrainConfig) -> dict[str, Any] | None:
 def _collect(config: TrainConfig, pool: ReferencePool, number: int) -> None:
     """M samples of the last round's policy for every prompt, as that policy's generation_config.json samples."""
     model, out = round_folder(config.out, number - 1), pool_folder(config.out, number)
-    sampling = GenerationConfig.from_pretrained(model)
+    sampling = load_generation_config(str(model))
+    assert sampling is not None  # every run has one
     rows = [canonical_json({**prompt.columns, "prompt": prompt.prompt}) for prompt in pool.prompts]
     prompts = out.with_name(f"{number}-prompts.jsonl")
     replace_file(prompts, "".join(row + "\n" for row in rows).encode())
