@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from vbon.core.best_of_n import log_weight
@@ -26,7 +26,7 @@ VALUE = {"a": 0.9, "b": -1.3, "c": 0.2, "d": -0.4, "e": 1.1}
 
 
 def score(prompts, completions):
-    return [one([VALUE[word] for word in text.split()]) for text in completions]
+    return [one([VALUE[word] for word in text]) for text in completions]
 
 
 def one(values):
@@ -80,7 +80,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         for length in range(NEW_TOKENS + 1)
         for word in itertools.product(range(1, 6), repeat=length)
     ]
-    texts = [" ".join(LETTERS[token - 1] for token in one if token) for one in ids]
+    texts = ["".join(LETTERS[token - 1] for token in one if token) for one in ids]
     rewards = load_reward(f"{folder}/reward.py:score")(["start"] * len(texts), texts)
     logprobs = enumerate_logprobs(AutoModelForCausalLM.from_pretrained(folder / "model"), ids)
     assert np.exp(logprobs).sum() == pytest.approx(1, abs=1e-4)
@@ -91,6 +91,7 @@ def make_model(folder: Path) -> None:
     vocabulary = {token: index for index, token in enumerate(["<eos>", *LETTERS, "start", "<pad>", "<unk>"])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.decoder = decoders.Fuse()  # words without spaces: decoded alone or behind a prompt, a text is the same
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words,
         eos_token="<eos>",

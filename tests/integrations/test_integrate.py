@@ -58,9 +58,9 @@ def test_verl_rows_and_reward_file(written, lab):
     assert row["prompt"] == [{"role": "user", "content": "start start"}]
     compute_score = runpy.run_path(str(folder / "vbon_reward.py"))["compute_score"]
     answer = compute_score(
-        data_source=row["data_source"], solution_str="e e", ground_truth="", extra_info=row["extra_info"]
+        data_source=row["data_source"], solution_str="ee", ground_truth="", extra_info=row["extra_info"]
     )
-    pool, reward = written.pool.rewards[20:], lab.rewards[lab.completions.index("e e")]
+    pool, reward = written.pool.rewards[20:], lab.rewards[lab.completions.index("ee")]
     a, b = (pool < reward).sum() / 21, ((pool <= reward).sum() + 1) / 21
     assert answer["score"] == pytest.approx(math.log((b**N - a**N) / (b - a)) / (N - 1))
     assert answer["base_reward"] == reward
@@ -71,8 +71,8 @@ def test_openrlhf_rows_and_reward_file(written, lab):
     folder = written("openrlhf")
     row = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()][1]
     reward_func = runpy.run_path(str(folder / "vbon_reward.py"))["reward_func"]
-    answer = reward_func([row["input"] + " e e<eos>"], [row["input"]], [row["label"]])
-    assert answer["extra_logs"]["base_reward"].tolist() == pytest.approx([lab.rewards[lab.completions.index("e e")]])
+    answer = reward_func([row["input"] + "ee<eos>"], [row["input"]], [row["label"]])
+    assert answer["extra_logs"]["base_reward"].tolist() == pytest.approx([lab.rewards[lab.completions.index("ee")]])
     assert answer["rewards"].shape == answer["scores"].shape == (1,)
 
 
@@ -118,9 +118,11 @@ def test_a_reserved_column_and_a_full_directory_are_refused(draw_pool, tmp_path:
 
 def test_rendered_prompts_give_the_policys_ids_without_special_tokens(lab):
     """A tokenizer that adds a BOS and has a chat template: the ids of `encode` come back from the text alone."""
+    from tokenizers import decoders
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = load_tokenizer(str(lab.model))
+    tokenizer.backend_tokenizer.decoder = decoders.WordPiece(cleanup=False)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<eos> $A", pair="<eos> $A $B", special_tokens=[("<eos>", 0)]
     )

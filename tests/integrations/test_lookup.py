@@ -46,7 +46,7 @@ def test_three_ways_to_a_reference_give_one_rho(lab, draw_pool):
     pool = draw_pool(40, ["start", "start start"])
     asked = load_sequence_reward(lab.reward, 8, str(pool.path))
     alone = load_sequence_reward(lab.reward, 8)
-    index, text = 1, "e e"
+    index, text = 1, "ee"
     prompt = pool.prompts[index]
     ways = [
         asked([Reference(asked.find(prompt.prompt_id, None), None)], [text]),

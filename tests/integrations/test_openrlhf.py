@@ -55,7 +55,7 @@ def execute(executor, prompt: str, label: str, tokens: list[int], tokenizer) -> 
 def test_openrlhf_scores_with_our_function(host, lab):
     pool, executor, rows = host
     tokenizer = AutoTokenizer.from_pretrained(lab.model)
-    for index, text in enumerate(["e e", "a"]):
+    for index, text in enumerate(["ee", "a"]):
         prompt, label = preprocess_data(rows[index], input_key="input", label_key="label")
         answer = execute(executor, prompt, label, [*tokenizer(text)["input_ids"], 0], tokenizer)
         reward = lab.rewards[lab.completions.index(text)]

@@ -66,7 +66,7 @@ def test_verl_reads_our_data_and_scores_with_our_function(host, lab):
     dataset = RLHFDataset(config.data.train_files, tokenizer, config.data)
     manager = load_reward_manager(config, tokenizer)
     expected_ids = [[6], [6, 6]]  # "start", and the chat template's "start" before the message
-    for index, text in enumerate(["e e", "a"]):
+    for index, text in enumerate(["ee", "a"]):
         row = dataset[index]
         assert list(tokenizer.apply_chat_template(row["raw_prompt"], return_dict=False)) == expected_ids[index]
         score = asyncio.run(_score(manager, row, tokenizer(text)["input_ids"]))

@@ -30,10 +30,10 @@ def balance_weights(log_ratio: Float, num_ref: int, num_policy: int) -> Float:
     return np.asarray((num_ref + num_policy) / (num_ref + num_policy * ratio))
 
 
-def weighted_interval(rewards: Float, weights: Float, at: Float) -> tuple[Float, Float]:
+def weighted_interval(rewards: Float, weights: Float, at: Float, resolution: float = 0.0) -> tuple[Float, Float]:
     """Compute (F̂_<, F̂_≤) at the rewards `at` from weighted reference draws.
 
-    Equal weights give the rule of `RewardCDF`.
+    Equal weights give the rule of `RewardCDF`. Rewards no further apart than `resolution` are equal.
 
     Upper tails are summed from the top, so that a small 1 − F keeps its relative precision. `rewards` and `weights` are
     (K,), `at` is (B,), and the results are (B,) each.
@@ -41,8 +41,8 @@ def weighted_interval(rewards: Float, weights: Float, at: Float) -> tuple[Float,
     order = np.argsort(rewards)
     ordered, mass = rewards[order], weights[order] / weights.sum()
     from_top = np.concatenate([np.cumsum(mass[::-1])[::-1], [0.0]])
-    above = from_top[np.searchsorted(ordered, at, "right")]
-    not_below = from_top[np.searchsorted(ordered, at, "left")]
+    above = from_top[np.searchsorted(ordered, at + resolution, "right")]
+    not_below = from_top[np.searchsorted(ordered, at - resolution, "left")]
     own = 1.0 / len(rewards)
     # y itself is one more draw; in the tail, where draws weigh little, it weighs what they do
     near = np.minimum(own, np.interp(at, ordered, mass))
@@ -59,10 +59,11 @@ class RefinedCDF:
     Args:
         pools: the reference's samples, without tie keys: samples of equal reward share their rank.
         size: the number of policy samples that are kept over all prompts; the latest are.
+        resolution: the largest difference between equal rewards (core.resolution).
     """
 
-    def __init__(self, pools: RewardCDF, size: int):
-        self.pools, self.num_samples = pools, pools.num_samples
+    def __init__(self, pools: RewardCDF, size: int, resolution: float = 0.0):
+        self.pools, self.num_samples, self.resolution = pools, pools.num_samples, resolution
         self.state: Mapping[str, NDArray[Any]] = MappingProxyType(
             {
                 "pool_log_ratio": np.zeros(len(pools.rewards)),
@@ -111,7 +112,7 @@ class RefinedCDF:
         lower, upper = np.empty(len(values)), np.empty(len(values))
         for pool in np.unique(index):
             chosen = index == pool
-            lower[chosen], upper[chosen] = weighted_interval(*self._draws(int(pool)), values[chosen])
+            lower[chosen], upper[chosen] = weighted_interval(*self._draws(int(pool)), values[chosen], self.resolution)
         return Interval(lower, upper, upper - lower)
 
     def _draws(self, pool: int) -> tuple[Float, Float]:

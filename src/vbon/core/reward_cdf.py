@@ -74,17 +74,17 @@ class RewardCDF:
         if (tie_keys is None) != (self._tie_keys is None):
             raise ValueError("tie_keys must be given exactly when the pool has them")
         first, count = self.offsets[index], self.num_samples[index]
-        k_lt = _count_below(self._sorted, first, count, values, np.less)
+        k_lt = count_below(self._sorted, first, count, values, np.less)
         k_eq = np.zeros_like(k_lt)
         tied = self._sorted[first + np.minimum(k_lt, count - 1)] == values  # a reward that no pool holds has no equals
         if tied.any():
             first, count = first[tied] + k_lt[tied], count[tied] - k_lt[tied]
-            k_eq[tied] = equal = _count_below(self._sorted, first, count, values[tied], np.less_equal)
+            k_eq[tied] = equal = count_below(self._sorted, first, count, values[tied], np.less_equal)
             if tie_keys is not None:
                 keys = np.asarray(tie_keys, np.int64)[tied]
-                below = _count_below(self._sorted_keys, first, equal, keys, np.less)
+                below = count_below(self._sorted_keys, first, equal, keys, np.less)
                 k_lt[tied] += below
-                k_eq[tied] = _count_below(self._sorted_keys, first, equal, keys, np.less_equal) - below
+                k_eq[tied] = count_below(self._sorted_keys, first, equal, keys, np.less_equal) - below
         return k_lt, k_eq
 
     def interval(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> Interval:
@@ -99,7 +99,7 @@ class RewardCDF:
         return _interval(k_lt, k_eq, self.num_samples[self._pool_index])
 
 
-def _count_below(ordered: NDArray[Any], first: Int, count: Int, values: NDArray[Any], below: np.ufunc) -> Int:
+def count_below(ordered: NDArray[Any], first: Int, count: Int, values: NDArray[Any], below: np.ufunc) -> Int:
     """Count the entries of ordered[first : first + count] that are `below` each value, all in one binary search.
 
     All arrays are (B,), count ≥ 1. Steps are powers of two; a step that leaves the range looks at the last entry

@@ -14,6 +14,7 @@ from vbon.errors import VbonError
 from vbon.evaluation.runs import Run, read_runs
 from vbon.evaluation.setting import Setting
 from vbon.models import load
+from vbon.pool.known_rewards import KnownRewards, score_again, texts_of
 from vbon.pool.manifest import manifest_to_json
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, encode_prompts, fingerprint_of, load_sampler
@@ -47,9 +48,12 @@ def make_plan(config: EvaluateConfig) -> Plan:
     _check_judges(judges)
     allowed = _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
     n = _shared_n(config, runs)
+    prompt_ids = encode_prompts(sampler, pool.prompts, str(pool.path))
+    texts = texts_of(pool, prompt_ids, sampler.tokenizer)
+    resolution = score_again(pool, reward, texts, allowed="reward" in config.allow_mismatch)
     setting = Setting(
-        pool=pool,
-        prompt_ids=encode_prompts(sampler, pool.prompts, str(pool.path)),
+        known=KnownRewards(pool, reward, resolution),
+        prompt_ids=prompt_ids,
         sampler=sampler,
         reward=reward,
         judges=judges,

@@ -47,7 +47,7 @@ def draw_samples(policy: PreTrainedModel, setting: Setting, advance: Advance = l
     ids = [row for one in draws for row in one.completion_ids]
     texts = decode(setting.sampler.tokenizer, [setting.prompt_ids[index] for index in _prompt_index(setting)], ids)
     shape = (len(setting.prompt_ids), setting.samples_per_prompt)
-    rewards = _score(setting.reward, setting, texts)
+    rewards = setting.known.score(_prompt_index(setting), texts, ids)
     k_lt, k_eq = setting.cdf.counts(_prompt_index(setting), rewards)
     interval = setting.cdf.interval(_prompt_index(setting), rewards)
     return Samples(

@@ -11,6 +11,7 @@ from vbon.core import best_of_n, seeds
 from vbon.core.reward_cdf import RewardCDF
 from vbon.evaluation.divergence import sequence_logprobs
 from vbon.models import load
+from vbon.pool.known_rewards import KnownRewards
 from vbon.pool.predict import sample_weights
 from vbon.pool.sampling import Sampler
 from vbon.pool.store import ReferencePool
@@ -23,7 +24,8 @@ Float = NDArray[np.float64]
 class Setting:
     """P prompts of a held-out pool, and K completions of each policy for each of them."""
 
-    pool: ReferencePool
+    known: KnownRewards
+    """A held-out pool, and what it has scored."""
     prompt_ids: list[list[int]]
     """Token ids of each prompt, by the reference's tokenizer."""
     sampler: Sampler
@@ -34,6 +36,11 @@ class Setting:
     samples_per_prompt: int
     batch_size: int
     seed: int
+
+    @property
+    def pool(self) -> ReferencePool:
+        """The pool with its rewards settled."""
+        return self.known.pool
 
     @cached_property
     def cdf(self) -> RewardCDF:

@@ -50,7 +50,8 @@ def main() -> None:
     # TRL drops a batch that is not full: a small dataset is repeated until it fills one.
     prompts_per_batch = args.generation_batch_size // args.num_generations
     dataset = concatenate_datasets([dataset] * -(-prompts_per_batch // len(dataset)))
-    trainer = RLOOTrainer(model=MODEL, reward_funcs=VbonReward(REWARD, N), args=args, train_dataset=dataset)
+    reward = VbonReward(REWARD, N, tokenizer=MODEL)
+    trainer = RLOOTrainer(model=MODEL, reward_funcs=reward, args=args, train_dataset=dataset)
     trainer.train()
     trainer.save_model()
 

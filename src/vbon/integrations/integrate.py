@@ -15,14 +15,16 @@ from vbon.config.integrate import IntegrateConfig
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
 from vbon.integrations import handover, openrlhf, trl, verl
-from vbon.integrations.lookup import encode_reference, load_sequence_reward
+from vbon.integrations.lookup import encode_reference, load_sequence_reward, reference_columns
 from vbon.integrations.render import Rendered, render_prompts
 from vbon.models.load import load_tokenizer
+from vbon.models.prompts import encode, loses_first_space
+from vbon.pool.known_rewards import score_again, texts_of
 from vbon.pool.store import ReferencePool
 
 Files = dict[str, bytes]
 
-RIDES_ALONG = ("prompt", "prompt_id", "ref_rewards", "completion", *trl.HOST_ARGUMENTS)
+RIDES_ALONG = ("prompt", "prompt_id", "ref_rewards", "ref_keys", "completion", *trl.HOST_ARGUMENTS)
 
 
 class Handover(NamedTuple):
@@ -63,8 +65,15 @@ def _handover(config: IntegrateConfig) -> Handover:
     pool = ReferencePool.open(config.pool)
     model = absolute(_known(config.model or pool.manifest.model, "model", pool))
     reward = absolute(_known(config.reward or pool.manifest.reward, "reward", pool))
-    load_sequence_reward(reward, config.n, pool, trust_remote_code=config.trust_remote_code)  # refuses another reward
+    scorer = load_sequence_reward(reward, config.n, pool, trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(model, trust_remote_code=config.trust_remote_code)
+    if config.host == "verl" and loses_first_space(tokenizer):
+        raise VbonError(
+            "verl decodes completions alone, where this model's tokenizer loses the first space, so that the reward "
+            "would read other texts than the pool's; train with TRL, OpenRLHF or vbon"
+        )
+    prompt_ids = encode(tokenizer, [prompt.prompt for prompt in pool.prompts])
+    score_again(pool, scorer.reward, texts_of(pool, prompt_ids, tokenizer))  # refuses another reward
     special = [str(token) for token in tokenizer.all_special_tokens]
     return Handover(pool, config.n, model, reward, special, lambda: render_prompts(tokenizer, pool.prompts))
 
@@ -99,8 +108,8 @@ def _trl_row(pool: ReferencePool, index: int) -> dict[str, Any]:
     taken = sorted(set(prompt.columns) & set(RIDES_ALONG))
     if taken:
         raise VbonError(f"{pool.path}: column {taken[0]!r} has a name that TRL's rewards reserve; rename it")
-    rewards = pool.rewards[pool.rows_of(index)].tolist()
-    return {"prompt": prompt.prompt, "prompt_id": prompt.prompt_id, "ref_rewards": rewards, **prompt.columns}
+    references = reference_columns(pool, index)
+    return {"prompt": prompt.prompt, "prompt_id": prompt.prompt_id, **references, **prompt.columns}
 
 
 def _verl_files(given: Handover) -> Files:

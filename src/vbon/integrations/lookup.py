@@ -14,11 +14,14 @@ from vbon.core import objectives
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
+from vbon.pool.known_rewards import KnownRewards, SettledRewards, score_again
 from vbon.pool.prompts import Messages, Prompt, canonical_json, reward_columns
-from vbon.pool.store import ReferencePool
+from vbon.pool.store import ReferencePool, tie_keys
 from vbon.rewards import Reward, load_reward
+from vbon.rewards.resolution import rescore
 
 Float = NDArray[np.float64]
+Int = NDArray[np.int64]
 Find = Callable[[str | None, str | Messages | None], Prompt]
 
 
@@ -31,10 +34,14 @@ class Scores(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """A prompt as it rides to a host: what the reward reads, and its M reference rewards if they ride along."""
+    """A prompt as it rides to a host: what the reward reads, and its M reference rewards if they ride along.
+
+    `keys`: `tie_keys` of the completions that have these rewards, by which a copy is known. int64 (M,).
+    """
 
     prompt: Prompt
     rewards: Float | None
+    keys: Int | None = None
 
 
 def sequence_rewards(rewards: ArrayLike, ref_rewards: Sequence[ArrayLike], n: float) -> Float:
@@ -56,6 +63,8 @@ class SequenceReward:
     reward: Reward
     n: float
     pool: ReferencePool | None = field(default=None, repr=False)
+    _measured: list[float] = field(default_factory=list, init=False, repr=False)
+    """The reward's resolution, once it was measured."""
 
     def __post_init__(self) -> None:
         _check_n(self.n)
@@ -65,10 +74,15 @@ class SequenceReward:
 
     def __call__(self, references: Sequence[Reference], completions: Sequence[str]) -> Scores:
         """Scores of the completions, float64 (B,) each; `references` holds the prompt of each."""
-        prompts = [reference.prompt for reference in references]
-        texts = [prompt.prompt for prompt in prompts]
-        rewards = self.reward(texts, list(completions), **reward_columns(prompts))
-        return _scores(rewards, self._interval(rewards, references), self.n)
+        ridden = [reference for reference in references if reference.rewards is not None]
+        if ridden and len(ridden) < len(references):
+            raise VbonError("some prompts came with ref_rewards and some without; give them to all or to none")
+        if ridden:
+            return self._among_ridden(ridden, list(completions))
+        assert self.pool is not None  # or find() had refused
+        index = np.array([self.pool.index_of(reference.prompt.prompt_id) for reference in references], np.int64)
+        rewards = self._known.score(index, list(completions))
+        return _scores(rewards, self._cdf.interval(index, rewards), self.n)
 
     def find(self, prompt_id: str | None, prompt: str | Messages | None) -> Prompt:
         """The pool's prompt with this id or, without an id, with this text. Raises VbonError where there is none."""
@@ -82,20 +96,35 @@ class SequenceReward:
             raise VbonError(f"{self.pool.path}: has {what} prompt {canonical_json(prompt):.80}; pass its prompt_id")
         return found[0]
 
-    def _interval(self, rewards: Float, references: Sequence[Reference]) -> Interval:
-        ridden = [reference.rewards for reference in references if reference.rewards is not None]
-        if len(ridden) == len(references):
-            return _ridden_interval(rewards, ridden)
-        if ridden:
-            raise VbonError("some prompts came with ref_rewards and some without; give them to all or to none")
-        assert self.pool is not None  # or find() had refused
-        index = [self.pool.index_of(reference.prompt.prompt_id) for reference in references]
-        return self._cdf.interval(index, rewards)
+    def _among_ridden(self, references: Sequence[Reference], completions: list[str]) -> Scores:
+        prompts = [reference.prompt for reference in references]
+
+        def score(new: Int) -> Float:
+            chosen = [prompts[i] for i in new]
+            texts = [completions[i] for i in new]
+            return self.reward([prompt.prompt for prompt in chosen], texts, **reward_columns(chosen))
+
+        if not self._measured:  # what rides along does not say how exact the reward is
+            texts = [prompt.prompt for prompt in prompts]
+            self._measured.append(rescore(self.reward, texts, completions, reward_columns(prompts)).resolution)
+        pools = [np.asarray(reference.rewards, np.float64) for reference in references]
+        counts = np.array([len(pool) for pool in pools], np.int64)
+        known = [reference.keys for reference in references if reference.keys is not None]
+        keys = np.concatenate(known) if len(known) == len(references) else None
+        settled = SettledRewards(np.concatenate(pools), counts, keys, self._measured[0])
+        rewards = settled.score(np.arange(len(pools)), tie_keys(completions), score)
+        return _scores(rewards, RewardCDF(settled.rewards, counts).interval(np.arange(len(pools)), rewards), self.n)
+
+    @cached_property
+    def _known(self) -> KnownRewards:
+        assert self.pool is not None
+        texts = self.pool.completions
+        resolution = score_again(self.pool, self.reward, lambda rows: [texts[row] for row in rows])
+        return KnownRewards(self.pool, self.reward, resolution)
 
     @cached_property
     def _cdf(self) -> RewardCDF:
-        assert self.pool is not None
-        return self.pool.cdf()
+        return self._known.pool.cdf()
 
     @cached_property
     def _by_text(self) -> dict[str, list[Prompt]]:
@@ -122,9 +151,17 @@ def encode_reference(pool: ReferencePool, index: int) -> str:
             "prompt_id": prompt.prompt_id,
             "prompt": prompt.prompt,
             "columns": prompt.columns,
-            "ref_rewards": pool.rewards[pool.rows_of(index)].tolist(),
+            **reference_columns(pool, index),
         }
     )
+
+
+def reference_columns(pool: ReferencePool, index: int) -> dict[str, Any]:
+    """`ref_rewards` of prompt `index`, and `ref_keys` of its completions where the pool holds them."""
+    rows = slice(int(pool.offsets[index]), int(pool.offsets[index + 1]))
+    texts = pool.completions[rows]
+    keys = {} if None in texts else {"ref_keys": tie_keys(texts).tolist()}
+    return {"ref_rewards": pool.rewards[rows].tolist(), **keys}
 
 
 def read_reference(payload: str | Mapping[str, Any], find: Find, where: str) -> Reference:
@@ -139,7 +176,23 @@ def read_reference(payload: str | Mapping[str, Any], find: Find, where: str) -> 
     if rewards is None:
         return Reference(find(row.get("prompt_id"), row.get("prompt")), None)
     prompt = Prompt(row.get("prompt_id") or "", row.get("prompt", ""), row.get("columns") or {})
-    return Reference(prompt, checked_rewards(rewards, where))
+    return Reference(prompt, checked_rewards(rewards, where), checked_keys(row.get("ref_keys"), len(rewards), where))
+
+
+def checked_keys(values: Any, count: int, where: str) -> Int | None:
+    """Keys of the completions that reference rewards belong to, int64 (M,), None where none ride along.
+
+    Raises VbonError beginning with `where` unless they are `count` whole numbers of 64 bits.
+    """
+    if values is None:
+        return None
+    try:
+        keys = np.asarray(values)
+        if keys.shape != (count,) or keys.dtype.kind not in "iu":
+            raise ValueError
+        return keys.astype(np.int64)
+    except (TypeError, ValueError, OverflowError):
+        raise VbonError(f"{where}: ref_keys must be {count} whole numbers, one for each of ref_rewards") from None
 
 
 def checked_rewards(values: Any, where: str) -> Float:

@@ -9,11 +9,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from vbon.artifacts.fingerprint import Fingerprint
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
-from vbon.integrations.lookup import Reference, Scores, SequenceReward, checked_rewards, load_sequence_reward
+from vbon.integrations.lookup import (
+    Reference,
+    Scores,
+    SequenceReward,
+    checked_keys,
+    checked_rewards,
+    load_sequence_reward,
+)
+from vbon.models.load import load_tokenizer
+from vbon.models.prompts import decode, encode
 from vbon.pool.prompts import Prompt
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
@@ -32,6 +42,9 @@ class VbonReward:
         reward: a Reward, or what `--reward` takes.
         n: N of best-of-N, any real number above 1; give the trainer `rloo_config_kwargs(n)`.
         pool: a pool or its directory; not needed where every row has `ref_rewards`.
+        tokenizer: the policy's, or its directory or hub id: completions are then decoded from TRL's token ids behind
+            their prompt, as in the pool. Without it TRL's own text is scored, which lacks the first space of a
+            completion with tokenizers of the Llama-2 family.
         options: passed to `load_reward` (device, batch_size, timeout, trust_remote_code).
 
     Raises:
@@ -40,8 +53,17 @@ class VbonReward:
 
     __name__ = "vbon"  # TRL logs rewards/vbon/mean
 
-    def __init__(self, reward: str | Reward, n: float, pool: str | ReferencePool | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        reward: str | Reward,
+        n: float,
+        pool: str | ReferencePool | None = None,
+        *,
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
+        **options: Any,
+    ) -> None:
         self.sequence_reward: SequenceReward = load_sequence_reward(reward, n, pool, **options)
+        self.tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
 
     def __call__(
         self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: LogMetric | None = None, **columns: Any
@@ -49,7 +71,7 @@ class VbonReward:
         """ρ of each completion. TRL's calling convention: aligned lists by keyword, messages where it is a chat."""
         rows = {name: values for name, values in columns.items() if name not in HOST_ARGUMENTS}
         references = [self._reference(prompt, rows, index) for index, prompt in enumerate(prompts)]
-        scores = self.sequence_reward(references, [completion_text(completion) for completion in completions])
+        scores = self.sequence_reward(references, self._texts(prompts, completions, columns.get("completion_ids")))
         if log_metric is not None:
             _log(scores, log_metric)
         return scores.sequence_rewards.tolist()
@@ -57,10 +79,18 @@ class VbonReward:
     def _reference(self, prompt: Any, rows: dict[str, Sequence[Any]], index: int) -> Reference:
         row = {name: values[index] for name, values in rows.items()}
         prompt_id, ref_rewards = row.pop("prompt_id", None), row.pop("ref_rewards", None)
+        ref_keys = row.pop("ref_keys", None)
         if ref_rewards is None:
             return Reference(self.sequence_reward.find(prompt_id, prompt), None)
         where = f"prompt {prompt_id or repr(prompt)[:60]}"
-        return Reference(Prompt(prompt_id or "", prompt, row), checked_rewards(ref_rewards, where))
+        rewards = checked_rewards(ref_rewards, where)
+        return Reference(Prompt(prompt_id or "", prompt, row), rewards, checked_keys(ref_keys, len(rewards), where))
+
+    def _texts(self, prompts: Sequence[Any], completions: Sequence[Any], ids: Sequence[list[int]] | None) -> list[str]:
+        """Each completion as the pool's are decoded, behind its prompt: TRL's text may lack its first space."""
+        if self.tokenizer is None or ids is None:
+            return [completion_text(completion) for completion in completions]
+        return decode(self.tokenizer, encode(self.tokenizer, prompts), ids)
 
 
 def completion_text(completion: Any) -> str:

@@ -75,6 +75,10 @@ class MappedReward:
     def fingerprint(self) -> str:
         return f"{self.reward_map} {self.spread!r} {self.base.fingerprint}"
 
+    @property
+    def noise(self) -> float | None:
+        return self.base.noise
+
     def __call__(self, prompts: list[Prompt], completions: list[str], /, **columns: list[Any]) -> Float:
         return MAPS[self.reward_map](self.base(prompts, completions, **columns), self.spread)
 

@@ -62,6 +62,8 @@ class ReferencePool:
     """M of each prompt, shape (P,)."""
     rows: NDArray[np.int64] | None
     """Indices of the stored rows, after `select`; None for all rows."""
+    settled: NDArray[np.float64] | None = None
+    """Rewards to rank by instead of the stored ones, shape (ΣM,) (`pool.known_rewards`)."""
 
     @classmethod
     def open(cls, path: str | Path, *, allow_incomplete: bool = False) -> "ReferencePool":
@@ -114,8 +116,8 @@ class ReferencePool:
 
     @cached_property
     def rewards(self) -> NDArray[np.float64]:
-        """Read the rewards, float64 (ΣM,)."""
-        return self._column("reward").to_numpy().astype(np.float64)
+        """Read the rewards, float64 (ΣM,): those to rank by, where they were settled."""
+        return self._column("reward").to_numpy().astype(np.float64) if self.settled is None else self.settled
 
     @cached_property
     def completions(self) -> Column:
@@ -189,9 +191,16 @@ class ReferencePool:
             VbonError: the pool does not have one of them; the message names it.
         """
         index = np.array([self.index_of(prompt_id) for prompt_id in prompt_ids], np.int64)
-        stored = np.arange(len(self.prompt_index)) if self.rows is None else self.rows
-        rows = np.concatenate([np.empty(0, np.int64), *(stored[self.rows_of(i)] for i in index)])
-        return ReferencePool(self.path, self.manifest, [self.prompts[i] for i in index], self.num_samples[index], rows)
+        every = np.arange(len(self.prompt_index))
+        own = np.concatenate([np.empty(0, np.int64), *(every[self.rows_of(i)] for i in index)])
+        return ReferencePool(
+            path=self.path,
+            manifest=self.manifest,
+            prompts=[self.prompts[i] for i in index],
+            num_samples=self.num_samples[index],
+            rows=own if self.rows is None else self.rows[own],
+            settled=None if self.settled is None else self.settled[own],
+        )
 
     def split(self, fraction: float, seed: int = 0) -> tuple["ReferencePool", "ReferencePool"]:
         """Split the prompts into about `fraction` of them and the rest.

@@ -62,6 +62,7 @@ class CheckedReward:
     batch_size: int | None = None
     timeout: float | None = None
     retry_alone: bool = False
+    noise: float | None = None
 
     def __call__(self, prompts: list[Prompt], completions: list[str], /, **columns: list[Any]) -> np.ndarray:
         """Rewards, float64, shape (len(completions),); raises VbonError naming reward, prompt and completion."""
@@ -123,13 +124,17 @@ def checked(
     batch_size: int | None = None,
     timeout: float | None = None,
     retry_alone: bool = False,
+    noise: float | None = None,
 ) -> CheckedReward:
-    """A Reward that calls `score` on `batch_size` rows at a time (None: all) and refuses what is no finite number."""
+    """A Reward that calls `score` on `batch_size` rows at a time (None: all) and refuses what is no finite number.
+
+    `noise`: as in `Reward`.
+    """
     if batch_size is not None and batch_size < 1:
         raise VbonError(f"reward {name}: batch size {batch_size} is below 1")
     if timeout is not None and not timeout > 0:
         raise VbonError(f"reward {name}: time-out {timeout} s is not above 0")
-    return CheckedReward(name, fingerprint, score, batch_size, timeout, retry_alone)
+    return CheckedReward(name, fingerprint, score, batch_size, timeout, retry_alone, noise)
 
 
 def aligned_rows(prompts: list[Prompt], completions: list[str], columns: dict[str, list[Any]]) -> Rows:

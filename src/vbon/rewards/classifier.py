@@ -27,6 +27,7 @@ from vbon.models.prompts import render_chat, with_completion
 from vbon.rewards.checked import CheckedReward, checked, shorten
 from vbon.rewards.protocol import FORMS, Prompt, RewardError
 
+FLOAT32_NOISE = 2.0**-23  # a unit in the last place: what two batches of one text differ by at least
 NO_LIMIT = 10**9  # tokenizers without a limit of their own report 1e30
 
 
@@ -94,7 +95,7 @@ def classifier_reward(spec: str, *, device: str, batch_size: int, trust_remote_c
     model = place(spec, model, device)
     classifier = Classifier(spec, model, tokenizer, label, max_tokens(model, tokenizer), batch_size)
     # The classifier batches by length over the whole call, so `checked` must hand it the whole call.
-    return checked(classifier.score, name=spec, fingerprint=fingerprint)
+    return checked(classifier.score, name=spec, fingerprint=fingerprint, noise=FLOAT32_NOISE)
 
 
 def split_label(spec: str) -> tuple[str, str | None]:

@@ -67,7 +67,7 @@ def http_reward(
         return decode(endpoint, post_repeatedly(endpoint, body, timeout, max_attempts, first_delay))
 
     # No time limit around it: every request has its own, and repeats take what they take.
-    return checked(score, name=endpoint.shown, fingerprint=endpoint.shown, batch_size=batch_size)
+    return checked(score, name=endpoint.shown, fingerprint=endpoint.shown, batch_size=batch_size, noise=0.0)
 
 
 def parse_endpoint(spec: str, token: str) -> Endpoint:

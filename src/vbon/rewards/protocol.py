@@ -26,6 +26,10 @@ class Reward(Protocol):
     def fingerprint(self) -> str:
         """What identifies it: two rewards with one fingerprint give the same numbers."""
 
+    @property
+    def noise(self) -> float | None:
+        """None where a row's number does not depend on its batch; else the least relative noise to reckon with."""
+
     def __call__(self, prompts: list[Prompt], completions: list[str], /, **columns: list[Any]) -> np.ndarray:
         """Rewards, float64, shape (len(completions),), all finite; raises VbonError naming the prompt at fault."""
 

@@ -3,6 +3,9 @@
 The function is called as `f(prompts, completions, **columns)` and returns one number per completion. By keyword where
 it names `completions` (so `f(completions, **kwargs)` works too), else by position. It gets the dataset columns that it
 names, or all of them if it takes `**kwargs`; each column is a list aligned with the completions.
+
+Its numbers are taken as exact. One that calls a network, whose last digits depend on what is in the batch, says so by
+an attribute: `function.batch_noise = True`.
 """
 
 import hashlib
@@ -46,7 +49,13 @@ def callable_reward(
     if inspect.iscoroutinefunction(function):
         raise VbonError(f"reward {name}: is async; wrap it in a plain function that returns the numbers")
     return checked(
-        adapt(function), name=name, fingerprint=fingerprint, batch_size=batch_size, timeout=timeout, retry_alone=True
+        adapt(function),
+        name=name,
+        fingerprint=fingerprint,
+        batch_size=batch_size,
+        timeout=timeout,
+        retry_alone=True,
+        noise=0.0 if getattr(function, "batch_noise", False) else None,
     )
 
 

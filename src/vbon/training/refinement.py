@@ -34,7 +34,11 @@ class Refinement(nn.Module):
         super().__init__()
         assert isinstance(data.task.cdf, RewardCDF)
         self._data, self._config = data, config
-        self._cdf = RefinedCDF(data.task.cdf, ITERATIONS_KEPT * config.rollouts_per_iteration)
+        self._cdf = RefinedCDF(
+            data.task.cdf,
+            ITERATIONS_KEPT * config.rollouts_per_iteration,
+            0.0 if data.task.known is None else data.task.known.resolution,
+        )
         self.task = replace(data.task, cdf=self._cdf)
         for name, array in self._cdf.state.items():
             self.register_buffer(name, torch.from_numpy(array))

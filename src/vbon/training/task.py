@@ -18,6 +18,7 @@ from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.generate import Sampling, generate
 from vbon.models.prompts import decode, encode
+from vbon.pool.known_rewards import KnownRewards
 from vbon.pool.prompts import Prompt, reward_columns
 from vbon.pool.store import ReferencePool, tie_keys
 from vbon.rewards import Reward
@@ -37,6 +38,8 @@ class Task:
     tokenizer: PreTrainedTokenizerBase
     reward: Reward
     sampling: Sampling
+    known: KnownRewards | None = None
+    """What the pool has scored; None for a pool that is made up, of which no completion is known."""
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -53,9 +56,11 @@ class Task:
         return rewards, self.cdf.interval(prompt_index, rewards, self.keys(completion_ids))
 
     def rewards(self, prompt_index: NDArray[np.int64], completion_ids: list[list[int]]) -> NDArray[np.float64]:
-        """Rewards of completions, decoded as in the pool. float64 (B,)."""
-        prompts = [self.prompts[i] for i in prompt_index]
+        """Rewards of completions: the pool's, where it holds the completion, else the reward's. float64 (B,)."""
         texts = decode(self.tokenizer, [self.prompt_ids[i] for i in prompt_index], completion_ids)
+        if self.known is not None:
+            return self.known.score(prompt_index, texts, completion_ids)
+        prompts = [self.prompts[i] for i in prompt_index]
         return self.reward([p.prompt for p in prompts], texts, **reward_columns(prompts))
 
     def keys(self, completion_ids: Sequence[Sequence[int]]) -> NDArray[np.int64] | None:
@@ -99,8 +104,23 @@ def make_task(
     sampling: Sampling,
     tie_rule: str,
     policy: PreTrainedModel,
+    *,
+    resolution: float = 0.0,
 ) -> Task:
-    """Prompts encoded and measured against the model's context. Raises VbonError for one that leaves no room."""
+    """Prompts encoded and measured against the model's context, and the pool's rewards settled.
+
+    Args:
+        pool: its prompts are trained on, its rewards are ranked in.
+        tokenizer: the policy's.
+        reward: scores what the pool does not hold.
+        sampling: how completions are drawn.
+        tie_rule: `random` or `order`.
+        policy: its context is the limit.
+        resolution: of the reward (`known_rewards.score_again`).
+
+    Raises:
+        VbonError: a prompt leaves no room for a completion.
+    """
     prompt_ids = encode(tokenizer, [prompt.prompt for prompt in pool.prompts])
     context = load.context_length(policy)
     for prompt, ids in zip(pool.prompts, prompt_ids, strict=True):
@@ -109,7 +129,17 @@ def make_task(
                 f"{pool.path}: prompt {prompt.prompt_id} has {len(ids)} tokens; with {sampling.max_new_tokens} new "
                 f"ones it exceeds the model's context of {context}"
             )
-    return Task(pool, pool.cdf(tie_rule), tie_rule, prompt_ids, tokenizer, reward, sampling)
+    known = KnownRewards(pool, reward, resolution)
+    return Task(
+        pool=known.pool,
+        cdf=known.pool.cdf(tie_rule),
+        tie_rule=tie_rule,
+        prompt_ids=prompt_ids,
+        tokenizer=tokenizer,
+        reward=reward,
+        sampling=sampling,
+        known=known,
+    )
 
 
 def prompt_slots(num_prompts: int, first: int, count: int, seed: int) -> Tensor:

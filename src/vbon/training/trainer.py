@@ -14,6 +14,8 @@ from vbon.core.best_of_n import kl_floor, kl_from_reference
 from vbon.errors import Asks, Paused, VbonError, never
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
+from vbon.models.prompts import encode
+from vbon.pool.known_rewards import score_again, texts_of
 from vbon.pool.store import ReferencePool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward
@@ -84,8 +86,12 @@ class VBoNTrainer:
         tokenizer = tokenizer or load.load_tokenizer(config.model)
         training, validation = split_pool(pool, config)
         sampling = sampling_of(policy, tokenizer, pool, config)
-        self.task = make_task(training, tokenizer, reward, sampling, config.tie_rule, policy)
-        self.validation = make_task(validation, tokenizer, reward, sampling, config.tie_rule, policy)
+        texts = texts_of(pool, encode(tokenizer, [prompt.prompt for prompt in pool.prompts]), tokenizer)
+        resolution = score_again(pool, reward, texts, allowed="reward" in config.allow_mismatch)
+        self.task, self.validation = (
+            make_task(part, tokenizer, reward, sampling, config.tie_rule, policy, resolution=resolution)
+            for part in (training, validation)
+        )
         self.policy = policy
         self.ref_policy = at_precision(ref_policy.eval().requires_grad_(False), self.accelerator)
         self.folder = RunFolder(config.out)
