@@ -13,11 +13,13 @@ import yaml
 from safetensors.numpy import load_file
 
 from vbon.cli import main
-from vbon.integrations.integrate import absolute
+from vbon.integrations.integrate import RIDES_ALONG, absolute
 from vbon.integrations.render import render_prompts
+from vbon.integrations.trl import VbonReward
 from vbon.models.load import load_tokenizer
 from vbon.models.prompts import encode
 from vbon.pool import make_prompt
+from vbon.rewards import callable_reward
 
 N = 8
 
@@ -107,11 +109,25 @@ def test_mistakes_are_one_line_and_write_nothing(draw_pool, tmp_path: Path, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_a_reserved_column_and_a_full_directory_are_refused(draw_pool, tmp_path: Path, capsys):
-    pool = draw_pool(5, columns={"completion": "x"})
+def test_columns_with_trls_own_names_reach_the_reward(draw_pool, tmp_path: Path):
+    columns = {**{name: f"my {name}" for name in sorted(RIDES_ALONG) if name != "prompt"}, "answer": "x"}
+    pool = draw_pool(5, columns=columns)
+    assert main(["integrate", "trl", "--pool", str(pool.path), "--out", str(tmp_path / "out")]) == 0
+    row = pq.read_table(tmp_path / "out" / "dataset.parquet").slice(0, 1).to_pydict()
+    seen = []
+
+    def score(completions, **columns):
+        seen.append(columns)
+        return [0.0] * len(completions)
+
+    reward = VbonReward(callable_reward(score, name="r", fingerprint="r"), 2.0)
+    reward(prompts=row.pop("prompt"), completions=["c"], **row)
+    assert {name: values[0] for name, values in seen[0].items() if name != "prompts"} == columns
+
+
+def test_a_full_directory_is_refused(draw_pool, tmp_path: Path, capsys):
+    pool = draw_pool(5)
     command = ["integrate", "trl", "--pool", str(pool.path), "--out"]
-    assert main([*command, str(tmp_path / "out")]) == 2
-    assert "column 'completion' has a name that TRL's rewards reserve" in capsys.readouterr().err
     assert main([*command, str(tmp_path)]) == 2
     assert "not empty; choose another --out" in capsys.readouterr().err
 

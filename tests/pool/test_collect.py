@@ -15,10 +15,11 @@ from vbon.config.pool import CollectConfig
 from vbon.core.reward_cdf import RewardCDF
 from vbon.core.stats import rank_test
 from vbon.errors import VbonError
+from vbon.integrations.lookup import encode_reference, read_reference
 from vbon.models import load
 from vbon.models.batch_size import LIMITS, Limit
 from vbon.models.prompts import completion_texts, encode
-from vbon.pool import ReferencePool, sampling
+from vbon.pool import ReferencePool, reward_columns, sampling
 from vbon.pool.collect import collect
 
 LOGPROB_TOLERANCE = 1e-4  # float32, cached against uncached forward, per sequence of at most 6 tokens
@@ -197,6 +198,43 @@ def test_a_prompt_too_long_is_named_before_anything_is_sampled(config: CollectCo
     with pytest.raises(VbonError, match=r"prompts.jsonl:10: prompt 'x+' has 19 tokens, but the context leaves 18"):
         collect(config, progress=False)
     assert not Path(config.out).exists()
+
+
+RAGGED = """
+from pathlib import Path
+
+def score(completions, **columns):
+    with Path(__file__).with_name("seen").open("a") as file:
+        file.write(f"{len(completions)}\\n")
+    return [float("answer" in columns)] * len(completions)
+"""
+
+
+def test_pool_shards_and_hosts_show_a_reward_the_same_columns(config: CollectConfig, tmp_path: Path):
+    (tmp_path / "reward.py").write_text(RAGGED)
+    rows = [{"prompt": f"p{index}", **({"answer": index} if index in (3, 4) else {})} for index in range(9)]
+    Path(config.prompts).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pool = collected(config)
+    assert set(pool.rewards) == {1.0}, "a shard of prompts without the column sees it as None"
+    parts = [pool.select([prompt.prompt_id]) for prompt in pool.prompts]
+    assert all(list(reward_columns(part.prompts)) == ["answer"] for part in parts)
+    assert all(
+        read_reference(encode_reference(pool, i), None, "").prompt.columns.keys() == {"answer"} for i in range(9)
+    )
+
+
+def test_a_reward_is_tried_on_a_few_samples_before_the_long_work(config: CollectConfig, tmp_path: Path):
+    (tmp_path / "reward.py").write_text(RAGGED.replace("return [", "return [1.0] + ["))
+    config = dataclasses.replace(config, samples_per_shard=1000)
+    with pytest.raises(VbonError, match="returned 5 rewards for 4 completions"):
+        collect(config, progress=False)
+    assert not Path(config.out).exists()
+    (tmp_path / "reward.py").write_text(RAGGED)
+    collect(config, progress=False)
+    calls = (tmp_path / "seen").read_text().splitlines()
+    assert calls[-2:] == ["4", "45"]
+    collect(config, progress=False)
+    assert len((tmp_path / "seen").read_text().splitlines()) == len(calls), "a finished pool needs no reward"
 
 
 def test_a_reward_that_is_nan_loses_nothing(config: CollectConfig, tmp_path: Path):

@@ -98,6 +98,22 @@ def test_reward_columns_are_aligned_with_none_for_absent_ones():
     assert reward_columns(prompts) == {"x": [1, None], "y": [None, 2]}
 
 
+@given(st.lists(st.dictionaries(st.sampled_from("xyz"), st.integers(0, 9)), min_size=1, max_size=6), st.randoms())
+def test_the_columns_that_a_reward_sees_do_not_depend_on_the_batch(tmp_path_factory, columns, random):
+    path = tmp_path_factory.mktemp("columns") / "p.jsonl"
+    rows = [{"prompt": str(index), **one} for index, one in enumerate(columns)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = read_prompts(path)
+    whole = reward_columns(prompts)
+    assert set(whole) == {name for one in columns for name in one}
+    batch = random.sample(range(len(prompts)), random.randint(1, len(prompts)))
+    expected = {name: [values[index] for index in batch] for name, values in whole.items()}
+    assert reward_columns([prompts[index] for index in batch]) == expected
+    assert [prompt.prompt_id for prompt in prompts] == [
+        make_prompt(str(i), one).prompt_id for i, one in enumerate(columns)
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -54,7 +54,9 @@ def make_tokenizer(*, encoder=False, **options):
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if encoder:
         specials = [("[CLS]", 1), ("[SEP]", 2)]
-        inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=specials)
+        inner.post_processor = processors.processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=specials
+        )
     names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "eos_token": "</s>", **options}
     return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
 
@@ -327,3 +329,65 @@ def test_batches_cover_each_row_once(equal_only):
     assert firsts == sorted(firsts, reverse=True)
     if equal_only:
         assert all(len({lengths[i] for i in batch}) == 1 for batch in batches)
+
+
+BERT_STYLE = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")
+ROBERTA_STYLE = ("[CLS] $A [SEP]", "[CLS] $A [SEP] [SEP] $B [SEP]")
+LLAMA_STYLE = ("[CLS] $A", "[CLS] $A [CLS] $B:1")
+PAIRS = [("a b", "c"), ("a", "b c"), ("c c c", "a"), ("", "b"), ("b", "")]
+
+
+def pair_tokenizer(single, pair, **named):
+    core = Tokenizer(
+        models.WordLevel({t: i for i, t in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdef"])}, "[UNK]")
+    )
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", model_max_length=8,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"], **named,
+    )  # fmt: skip
+
+
+def pair_model():
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=10, num_labels=1, max_position_embeddings=8, pad_token_id=0, **sizes)
+    model = BertForSequenceClassification(config).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    return model
+
+
+@pytest.mark.parametrize("style", [BERT_STYLE, ROBERTA_STYLE])
+def test_pairs_are_scored_as_transformers_scores_a_pair(style, tmp_path):
+    model, tokenizer = pair_model(), pair_tokenizer(*style, cls_token="[CLS]", sep_token="[SEP]")
+    saved(tmp_path, model, tokenizer)
+    with pytest.raises(VbonError, match="has a form for pairs of texts; say which one the model was trained on"):
+        load_reward(str(tmp_path))
+    prompts, completions = map(list, zip(*PAIRS, strict=True))
+    for form in ("pair", "text"):
+        with torch.no_grad():
+            texts = [(a, b) if form == "pair" else (a + b,) for a, b in PAIRS]
+            expected = [model(**tokenizer(*text, return_tensors="pt")).logits.item() for text in texts]
+        reward = load_reward(f"{tmp_path}#0:{form}", batch_size=3)
+        np.testing.assert_allclose(reward(prompts, completions), expected, rtol=0, atol=1e-5)
+    assert load_reward(f"{tmp_path}#0:pair").fingerprint != load_reward(f"{tmp_path}#0:text").fingerprint
+
+
+def test_a_long_pair_loses_the_beginning_of_its_prompt(tmp_path):
+    model, tokenizer = pair_model(), pair_tokenizer(*BERT_STYLE, cls_token="[CLS]", sep_token="[SEP]")
+    saved(tmp_path, model, tokenizer)
+    reward = load_reward(f"{tmp_path}#:pair")
+    with pytest.warns(UserWarning, match="cut on the left"):
+        long = reward(["a b c d e f", "a"], ["d e", "a b c d e f"])
+    np.testing.assert_allclose(long[0], reward(["d e f"], ["d e"])[0], rtol=0, atol=1e-5)
+
+
+def test_a_tokenizer_without_a_separator_is_not_asked_about_pairs(tmp_path):
+    saved(tmp_path, pair_model(), pair_tokenizer(*LLAMA_STYLE, bos_token="[CLS]"))
+    assert load_reward(str(tmp_path))(["a"], ["b"]).shape == (1,)
+    with pytest.raises(VbonError, match="has no form for pairs of texts; leave :pair out"):
+        load_reward(f"{tmp_path}#0:pair")

@@ -1,6 +1,10 @@
 """Rewards written in Python: how the function is found, how it is called, and what each mistake says."""
 
+import copy
+import functools
 import hashlib
+import itertools
+import math
 import sys
 
 import numpy as np
@@ -78,10 +82,10 @@ def test_columns_go_only_to_functions_that_name_them():
     )
     np.testing.assert_array_equal(scored(lambda prompts, completions: [1, 2], answer=answers), [1, 2])
     np.testing.assert_array_equal(scored(lambda prompts, completions, **kw: kw["answer"], answer=answers), answers)
-    np.testing.assert_array_equal(scored(lambda a, b, answer=None: answer, answer=answers), answers)
+    np.testing.assert_array_equal(scored(lambda completions, answer=None: answer, answer=answers), answers)
 
 
-def test_functions_are_called_by_keyword_or_by_position():
+def test_arguments_are_passed_by_name_in_any_order():
     by_length = [3.0, 1.0]
     for function in [
         lambda prompts, completions: map(len, completions),
@@ -89,18 +93,83 @@ def test_functions_are_called_by_keyword_or_by_position():
         lambda completions, **kwargs: map(len, completions),
         lambda completions: map(len, completions),
         lambda *, prompts, completions: map(len, completions),
-        lambda questions, answers: map(len, answers),
-        lambda questions, answers, /: map(len, answers),
-        lambda *both: map(len, both[1]),
+        lambda **kwargs: map(len, kwargs["completions"]),
+        lambda prompts, completions, /: map(len, completions),
+        lambda completions, prompts, /: map(len, completions),
+        lambda completions, /, prompts, *rest, other=3: map(len, completions),
+        functools.partial(lambda scale, completions: map(len, completions), 2),
     ]:
         np.testing.assert_array_equal(scored(function), by_length)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda questions, answers: map(len, answers),
+        lambda responses, prompts: map(len, responses),
+        lambda completion, prompt: map(len, completion),
+        lambda samples, prompts, answer=None: map(len, samples),
+        lambda *both: map(len, both[1]),
+        lambda: [],
+        math.fsum,
+        dict.get,
+    ],
+)
+def test_a_signature_without_the_names_is_refused_before_any_call(function):
+    with pytest.raises(VbonError, match="is unclear, since arguments are passed by name"):
+        load_from(function)
+
+
+def test_a_parameter_that_is_no_column_is_named():
+    with pytest.raises(VbonError, match=r"its parameter 'answer' is no column of the prompts \(columns: label\)"):
+        scored(lambda completions, answer: answer, label=[1, 2])
+
+
+CHANGES = {
+    "appends to a message list": lambda prompts, completions, notes: [p.append({"role": "x"}) for p in prompts],
+    "edits a message": lambda prompts, completions, notes: [p[0].update(content="!") for p in prompts],
+    "empties the lists": lambda prompts, completions, notes: (prompts.clear(), completions.clear(), notes.clear()),
+    "edits a column's value": lambda prompts, completions, notes: [n["a"].append(1) for n in notes],
+    "sorts": lambda prompts, completions, notes: completions.sort(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_what_a_reward_does_to_its_arguments_changes_nothing(change):
+    """Also between the completions of one prompt, which come as one object several times."""
+    prompt, note = [{"role": "user", "content": "hi"}], {"a": [0]}
+    prompts, completions, notes = [prompt] * 3, ["b", "aa", "c"], [note] * 3
+    before = copy.deepcopy((prompts, completions, notes))
+
+    def meddles(prompts, completions, notes):
+        answer = [len(p) * 10 + len(c) + len(n["a"]) for p, c, n in zip(prompts, completions, notes, strict=True)]
+        change(prompts, completions, notes)
+        return answer
+
+    reward = load_from(meddles)
+    for _ in range(2):
+        np.testing.assert_array_equal(reward(prompts, completions, notes=notes), [12, 13, 12])
+    assert (prompts, completions, notes) == before
+
+    def meddles_one_by_one(prompts, completions, notes):
+        rewards = []
+        for row in range(3):
+            rewards.append(len(prompts[row]) * 10 + len(notes[row]["a"]))
+            prompts[row].append({"role": "x"})
+            notes[row]["a"].append(1)
+        return rewards
+
+    np.testing.assert_array_equal(load_from(meddles_one_by_one)(prompts, completions, notes=notes), [11, 11, 11])
+
+
+def test_an_answer_without_an_end_is_refused():
+    with pytest.raises(VbonError, match="returned more rewards for 2 completions"):
+        scored(lambda completions: itertools.repeat(1.0))
 
 
 def test_a_column_named_like_an_argument_does_not_replace_it():
     columns = {"prompts": ["x", "y"], "completions": ["long long", "longer still"], "questions": [1, 2]}
     reward = load_from(lambda prompts, completions, **kw: map(len, completions))
-    assert list(reward.score(["p", "qq"], ["abc", "d"], columns)) == [3, 1]
-    reward = load_from(lambda questions, answers, **kw: map(len, answers))
     assert list(reward.score(["p", "qq"], ["abc", "d"], columns)) == [3, 1]
 
 
@@ -140,7 +209,6 @@ def test_a_missing_file_or_module_is_named(tmp_path):
         load_reward("vbon_absent:f")
 
 
-def test_functions_written_in_c_are_called_by_position():
-    with pytest.raises(VbonError, match="TypeError"):
-        load_reward("math:fsum")(["p"], ["c"])
-    assert load_reward("math:fsum").fingerprint.startswith("math:fsum")
+def test_functions_written_in_c_do_not_tell_their_arguments():
+    with pytest.raises(VbonError, match=r"reward math:fsum: its signature .* is unclear"):
+        load_reward("math:fsum")

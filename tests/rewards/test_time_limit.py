@@ -82,6 +82,8 @@ def test_an_outer_alarm_still_rings():
 
 
 def test_a_slow_reward_is_an_error_that_names_rows_and_limit():
-    reward = callable_reward(lambda p, c: time.sleep(SLOW), name="mine", fingerprint="f", timeout=LIMIT)
-    with pytest.raises(VbonError, match=r"reward mine: no answer in 0.2 s, .*\(completion 0, prompt 'why'\)"):
+    reward = callable_reward(lambda completions: time.sleep(SLOW), name="mine", fingerprint="f", timeout=LIMIT)
+    with pytest.raises(
+        VbonError, match=r"reward mine: no answer in 0.2 s; raise --reward-timeout .*\(completion 0, prompt 'why'\)"
+    ):
         reward(["why"], ["because"])

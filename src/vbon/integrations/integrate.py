@@ -20,6 +20,7 @@ from vbon.integrations.render import Rendered, render_prompts
 from vbon.models.load import load_tokenizer
 from vbon.models.prompts import encode, loses_first_space
 from vbon.pool.known_rewards import score_again, texts_of
+from vbon.pool.prompts import canonical_json
 from vbon.pool.store import ReferencePool
 
 Files = dict[str, bytes]
@@ -105,11 +106,11 @@ def _trl_files(given: Handover) -> Files:
 
 def _trl_row(pool: ReferencePool, index: int) -> dict[str, Any]:
     prompt = pool.prompts[index]
-    taken = sorted(set(prompt.columns) & set(RIDES_ALONG))
-    if taken:
-        raise VbonError(f"{pool.path}: column {taken[0]!r} has a name that TRL's rewards reserve; rename it")
-    references = reference_columns(pool, index)
-    return {"prompt": prompt.prompt, "prompt_id": prompt.prompt_id, **references, **prompt.columns}
+    columns = {**dict.fromkeys(prompt.absent), **prompt.columns}
+    reserved = {name: columns.pop(name) for name in sorted(columns) if name in RIDES_ALONG}
+    if reserved:  # names of TRL's own: they reach the reward in one column
+        columns[trl.RESERVED_COLUMNS] = canonical_json(reserved)
+    return {"prompt": prompt.prompt, "prompt_id": prompt.prompt_id, **reference_columns(pool, index), **columns}
 
 
 def _verl_files(given: Handover) -> Files:

@@ -150,7 +150,7 @@ def encode_reference(pool: ReferencePool, index: int) -> str:
         {
             "prompt_id": prompt.prompt_id,
             "prompt": prompt.prompt,
-            "columns": prompt.columns,
+            "columns": {**dict.fromkeys(prompt.absent), **prompt.columns},
             **reference_columns(pool, index),
         }
     )

@@ -5,6 +5,7 @@ GRPO keeps the KL in the loss and drops how today's token changes tomorrow's KL:
 nats at N = 8 and 0.8–1.0 at N = 32 (on 3,906 enumerated completions). Prefer RLOO.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ from vbon.pool.prompts import Prompt
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
 
+RESERVED_COLUMNS = "vbon_columns"
+"""Column with those of the pool, as JSON, whose names TRL or this reward uses itself."""
 HOST_ARGUMENTS = ("completion_ids", "trainer_state", "log_extra", "log_metric")
 LogMetric = Callable[[str, float], None]
 
@@ -80,6 +83,7 @@ class VbonReward:
         row = {name: values[index] for name, values in rows.items()}
         prompt_id, ref_rewards = row.pop("prompt_id", None), row.pop("ref_rewards", None)
         ref_keys = row.pop("ref_keys", None)
+        row |= json.loads(row.pop(RESERVED_COLUMNS, None) or "{}")
         if ref_rewards is None:
             return Reference(self.sequence_reward.find(prompt_id, prompt), None)
         where = f"prompt {prompt_id or repr(prompt)[:60]}"

@@ -13,7 +13,7 @@ from vbon.config.yaml_file import merged_text
 from vbon.errors import Asks, Paused, never
 from vbon.pool.described import describe_model
 from vbon.pool.engines import load_engine
-from vbon.pool.job import Part, make_shard, part_of
+from vbon.pool.job import Part, make_shard, part_of, try_reward
 from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampled import Described, Engine
@@ -41,6 +41,8 @@ def collect(config: CollectConfig, *, progress: bool = True, asks_to_pause: Asks
     reward = load_configured_reward(config.reward, config, engine.device)
     with _open_writer(config, _manifest(config, whole, engine, reward)) as writer:
         try:
+            if local is not None and _missing(writer, whole):
+                try_reward(local, reward, whole, writer.manifest)
             with ProgressBar("samples", len(prompts) * config.num_samples, show=progress) as bar:
                 if local is None:
                     _fill_by_ray(config, writer, whole, bar, asks_to_pause)
@@ -85,7 +87,8 @@ def _open_writer(config: CollectConfig, expected: Manifest) -> PoolWriter:
 def _fill(
     writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: ProgressBar, asks_to_pause: Asks
 ) -> None:
-    missing = _missing(writer, whole, bar)
+    missing = _missing(writer, whole)
+    bar.advance(sum(shard.rows for shard in writer.manifest.shards))
     for index in missing:
         part = part_of(whole, writer.manifest, index)
         writer.write_shard(index, make_shard(part, engine, reward, writer.manifest, bar.advance))
@@ -96,7 +99,8 @@ def _fill(
 def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: ProgressBar, asks_to_pause: Asks) -> None:
     from vbon.pool.ray_shards import ray_shards
 
-    missing = _missing(writer, whole, bar)
+    missing = _missing(writer, whole)
+    bar.advance(sum(shard.rows for shard in writer.manifest.shards))
     if not missing:
         return
     for index, content in ray_shards(config, whole, writer.manifest, missing):
@@ -107,9 +111,8 @@ def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: Pr
             raise Paused
 
 
-def _missing(writer: PoolWriter, whole: Part, bar: ProgressBar) -> list[int]:
+def _missing(writer: PoolWriter, whole: Part) -> list[int]:
     """List the shards that are not stored yet."""
-    bar.advance(sum(shard.rows for shard in writer.manifest.shards))
     return [index for index in range(_num_shards(writer, whole)) if not writer.has_shard(index)]
 
 

@@ -11,6 +11,9 @@ from vbon.pool.sampled import Engine, Samples
 from vbon.pool.shards import PromptSamples
 from vbon.rewards import Reward
 
+TRIED_PROMPTS = 2
+TRIED_SAMPLES = 2
+
 
 class Part(NamedTuple):
     """The prompts of a shard and their token ids."""
@@ -57,6 +60,19 @@ def make_shard(
         PromptSamples(prompt, one.completions, one.completion_ids, np.array(values), one.ref_logprobs, one.finished)
         for prompt, one, values in zip(part.prompts, ordered, rewards, strict=True)
     ]
+
+
+def try_reward(engine: Engine, reward: Reward, whole: Part, manifest: Manifest) -> None:
+    """Score a few samples, so that a reward that cannot be used is known before the long work.
+
+    Raises:
+        VbonError: the engine or the reward failed.
+    """
+    plan, seed = manifest.plan, manifest.seed
+    assert plan is not None and seed is not None
+    few = Part(whole.prompts[:TRIED_PROMPTS], whole.prompt_ids[:TRIED_PROMPTS])
+    for batch, drawn in engine.draw(few.prompts, few.prompt_ids, plan, seed, TRIED_SAMPLES):
+        score(reward, [few.prompts[index] for index in batch], [one.completions for one in drawn])
 
 
 def score(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:

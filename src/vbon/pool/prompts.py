@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,17 @@ _RESERVED_COLUMNS = ("prompts", "completions")  # the reward's own arguments
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and its columns; `row` is its row in the file, for messages only."""
+    """A prompt and its columns.
+
+    `row` is its row in the file, for messages only. `absent` names columns that other prompts of its file or pool have:
+    a reward gets them as None, whatever prompts it is called with.
+    """
 
     prompt_id: str
     prompt: str | Messages
     columns: dict[str, Any]
     row: int | None = field(default=None, compare=False)
+    absent: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def is_chat(self) -> bool:
@@ -74,7 +79,13 @@ def read_prompts(path: str | Path, *, column: str = "prompt", limit: int | None 
         raise VbonError(f"{path}: holds no prompts")
     if repeated:
         warnings.warn(f"{path}: {repeated} repeated prompts dropped, {len(prompts)} kept", stacklevel=2)
-    return list(prompts.values())
+    return with_absent_columns(list(prompts.values()))
+
+
+def with_absent_columns(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Tell each prompt which columns it lacks of all that these prompts have, the whole of a file or pool."""
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    return [replace(prompt, absent=tuple(name for name in names if name not in prompt.columns)) for prompt in prompts]
 
 
 def parse_prompt(record: Mapping[str, Any], column: str, where: str, *, row: int | None = None) -> Prompt:
@@ -123,7 +134,7 @@ def reward_columns(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
 
     An entry is None where a prompt lacks the column.
     """
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    names = dict.fromkeys(name for prompt in prompts for name in (*prompt.columns, *prompt.absent))
     return {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
 
 

@@ -157,12 +157,17 @@ def _ask(attempts: Any, index: int) -> int:
 
 def pack(part: Part) -> str:
     """Serialise a part to JSON."""
-    prompts = [{"prompt": one.prompt, "columns": one.columns, "row": one.row} for one in part.prompts]
+    prompts = [
+        {"prompt": one.prompt, "columns": one.columns, "row": one.row, "absent": one.absent} for one in part.prompts
+    ]
     return json.dumps({"prompts": prompts, "prompt_ids": part.prompt_ids})
 
 
 def unpack(text: str) -> Part:
     """Parse the result of `pack`."""
     content = json.loads(text)
-    prompts = [make_prompt(one["prompt"], one["columns"], row=one["row"]) for one in content["prompts"]]
+    prompts = [
+        dataclasses.replace(make_prompt(one["prompt"], one["columns"], row=one["row"]), absent=tuple(one["absent"]))
+        for one in content["prompts"]
+    ]
     return Part(prompts, content["prompt_ids"])

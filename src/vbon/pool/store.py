@@ -17,7 +17,7 @@ from vbon.artifacts.json_files import parse_json
 from vbon.core.reward_cdf import RewardCDF
 from vbon.errors import VbonError
 from vbon.pool.manifest import Manifest, read_manifest
-from vbon.pool.prompts import Prompt, check_prompt, make_prompt
+from vbon.pool.prompts import Prompt, check_prompt, make_prompt, with_absent_columns
 from vbon.pool.shards import SCHEMA, check_shard, read_shard
 
 _KEYS = ("prompt_id", "prompt", "is_chat", "columns", "sample_index")
@@ -253,7 +253,7 @@ def _read_prompts(folder: Path, manifest: Manifest) -> tuple[list[Prompt], NDArr
             prompts[prompt.prompt_id] = prompt
     if manifest.complete and (len(prompts) != manifest.num_prompts or not prompts):
         raise VbonError(f"{folder}: holds {len(prompts)} prompts, its manifest says {manifest.num_prompts}")
-    return list(prompts.values()), np.array(num_samples, np.int64)
+    return with_absent_columns(list(prompts.values())), np.array(num_samples, np.int64)
 
 
 def _first_rows(table: pa.Table, where: str) -> NDArray[np.int64]:

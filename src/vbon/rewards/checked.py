@@ -1,13 +1,15 @@
 """The wrapper every reward passes through: finite float64 out, or one line naming reward, prompt and completion."""
 
+import copy
 import importlib
 import math
 import traceback
 from asyncio import CancelledError
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from vbon.rewards.protocol import Prompt, RewardError, Score
 from vbon.rewards.time_limit import TimeLimitReached, call_within
 
 PROMPT_EXCERPT = 80
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Rows:
         """Rows start … stop−1."""
         columns = {name: values[start:stop] for name, values in self.columns.items()}
         return Rows(self.prompts[start:stop], self.completions[start:stop], columns, self.first + start)
+
+    def copy(self) -> "Rows":
+        """Rows that share no list or message with these, nor with each other."""
+        columns = {name: [own(value) for value in values] for name, values in self.columns.items()}
+        return Rows([own(prompt) for prompt in self.prompts], list(self.completions), columns, self.first)
 
     def batches(self, size: int | None) -> Iterator["Rows"]:
         """Parts of at most `size` rows; None: all at once."""
@@ -74,7 +82,7 @@ class CheckedReward:
             values = self._run(rows)
         except TimeLimitReached:
             raise self._error(
-                f"no answer in {self.timeout:g} s, raise its time-out or make it faster", rows.span()
+                f"no answer in {self.timeout:g} s; raise --reward-timeout or make it faster", rows.span()
             ) from None
         except VbonError:
             raise
@@ -83,7 +91,8 @@ class CheckedReward:
         return self._numbers(values, rows)
 
     def _run(self, rows: Rows) -> Any:
-        return call_within(self.timeout, lambda: self.score(rows.prompts, rows.completions, rows.columns))
+        given = rows.copy()  # what a reward does to its arguments must change nothing here
+        return call_within(self.timeout, lambda: self.score(given.prompts, given.completions, given.columns))
 
     def _culprit(self, rows: Rows, error: BaseException) -> str | None:
         row = getattr(error, "row", None)
@@ -97,11 +106,12 @@ class CheckedReward:
         return None
 
     def _numbers(self, values: Any, rows: Rows) -> np.ndarray:
-        items = as_list(values)
+        items = as_list(values, len(rows) + 1)
         if items is None:
             raise self._error(f"returned {type(values).__name__}, not a list of numbers", rows.span())
         if len(items) != len(rows):
-            raise self._error(f"returned {len(items)} rewards for {len(rows)} completions", rows.span())
+            count = str(len(items)) if hasattr(values, "__len__") or len(items) < len(rows) else "more"
+            raise self._error(f"returned {count} rewards for {len(rows)} completions", rows.span())
         return np.array([self._number(item, rows, index) for index, item in enumerate(items)], dtype=np.float64)
 
     def _number(self, item: Any, rows: Rows, index: int) -> float:
@@ -173,14 +183,19 @@ def shorten(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def as_list(values: Any) -> list[Any] | None:
-    """The items of a one-dimensional container, a tensor of any dtype and device too; None where it is none."""
+def own(value: T) -> T:
+    """A copy of a value that could be changed in place."""
+    return value if isinstance(value, str | int | float | None) else copy.deepcopy(value)
+
+
+def as_list(values: Any, most: int) -> list[Any] | None:
+    """At most `most` items of an iterable, a tensor of any dtype and device too; None where it is none."""
     if isinstance(values, str | bytes | dict | set | frozenset):
         return None
     if hasattr(values, "detach"):  # a torch tensor, bfloat16 included, which numpy cannot read
         values = values.detach().double().cpu().numpy()
     try:
-        return list(values)
+        return list(values) if hasattr(values, "__len__") else list(islice(values, most))
     except TypeError:
         return None
 

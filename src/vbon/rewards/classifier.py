@@ -1,4 +1,8 @@
-"""A reward model: one logit of a sequence classifier, `path` or `path#LABEL`.
+"""A reward model: one logit of a sequence classifier, `path`, `path#LABEL`, `path#LABEL:pair` or `path#LABEL:text`.
+
+A string prompt and its completion are read as one text, or as a pair of texts (cross-encoders and many reward models
+are trained on pairs: their token types and the separator between the texts differ). Where the tokenizer has a form of
+its own for pairs, the name must say which of the two it is; a chat goes through the model's chat template.
 
 Weights are loaded in float32 whatever the checkpoint stores: bfloat16 logits tie where the model does not.
 """
@@ -9,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +32,8 @@ from vbon.rewards.checked import CheckedReward, checked, shorten
 from vbon.rewards.protocol import FORMS, Prompt, RewardError
 
 FLOAT32_NOISE = 2.0**-23  # a unit in the last place: what two batches of one text differ by at least
+PAIR = "pair"
+TEXT_FORMS = (PAIR, "text")
 NO_LIMIT = 10**9  # tokenizers without a limit of their own report 1e30
 
 
@@ -41,37 +47,48 @@ class Classifier:
     label: int
     max_length: int
     batch_size: int
+    form: str | None = None
+    """How a string prompt and its completion are read, one of `TEXT_FORMS`; None where only one is possible."""
 
     def score(self, prompts: list[Prompt], completions: list[str], columns: dict[str, list[Any]]) -> np.ndarray:
         """The chosen logit, float64. Equal texts are scored once, so that they tie exactly."""
-        texts = [render(self.tokenizer, prompts[row], completions[row], row) for row in range(len(prompts))]
+        texts = [render(self.tokenizer, prompts[row], completions[row], row, self.form) for row in range(len(prompts))]
         unique = list(dict.fromkeys(texts))
         rewards = dict(zip(unique, self.logits(self.encode(unique)), strict=True))
         return np.array([rewards[text] for text in texts], dtype=np.float64)
 
-    def encode(self, texts: list["Text"]) -> list[list[int]]:
+    def encode(self, texts: list["Text"]) -> list["Encoded"]:
         """Token ids, the longest cut on the left, where the oldest words are; special tokens stay."""
         encoded = [self._ids(text) for text in texts]
-        too_long = [i for i, ids in enumerate(encoded) if len(ids) > self.max_length]
+        too_long = [i for i, ids in enumerate(encoded) if len(ids.ids) > self.max_length]
         for i in too_long:
-            encoded[i] = self._ids(texts[i], truncation=True, max_length=self.max_length)
+            encoded[i] = self._ids(texts[i], truncation=self._cuts(texts[i]), max_length=self.max_length)
         if too_long:
             warnings.warn(
                 f"reward {self.name}: texts beyond its {self.max_length} tokens are cut on the left", stacklevel=2
             )
         return encoded
 
-    def _ids(self, text: "Text", **options: Any) -> list[int]:
-        ids = self.tokenizer(text.text, add_special_tokens=not text.templated, verbose=False, **options).input_ids
+    def _cuts(self, text: "Text") -> str | bool:
+        """What to truncate: of a pair the prompt alone, where that is enough."""
+        if text.completion is None:
+            return True
+        answer = len(self.tokenizer("", text.completion, verbose=False).input_ids)
+        return "only_first" if answer < self.max_length else "longest_first"
+
+    def _ids(self, text: "Text", **options: Any) -> "Encoded":
+        options |= {"add_special_tokens": not text.templated, "verbose": False}
+        row = self.tokenizer(text.text, text.completion, **options)
         # An empty prompt with an empty completion: a decoder still needs one token to read.
-        return ids or [self.tokenizer.bos_token_id or self.tokenizer.eos_token_id or 0]
+        ids = row.input_ids or [self.tokenizer.bos_token_id or self.tokenizer.eos_token_id or 0]
+        return Encoded(ids, row.get("token_type_ids") if text.completion is not None else None)
 
     @torch.no_grad()
-    def logits(self, encoded: list[list[int]]) -> np.ndarray:
+    def logits(self, encoded: list["Encoded"]) -> np.ndarray:
         """The chosen logit of each row, float64, in batches of similar length."""
         rewards = np.empty(len(encoded))
         pad_id = usable_pad_id(self.model)
-        for batch in batches_by_length([len(ids) for ids in encoded], self.batch_size, equal_only=pad_id is None):
+        for batch in batches_by_length([len(row.ids) for row in encoded], self.batch_size, equal_only=pad_id is None):
             inputs = pad_right([encoded[i] for i in batch], pad_id or 0, self.model.device)
             rewards[batch] = self.model(**inputs).logits[:, self.label].double().cpu().numpy()
         return rewards
@@ -83,27 +100,59 @@ class Text:
 
     text: str
     templated: bool
+    completion: str | None = None
+    """The second text of a pair."""
+
+
+class Encoded(NamedTuple):
+    """Token ids of a row, and the token types of a pair."""
+
+    ids: list[int]
+    types: list[int] | None
 
 
 def classifier_reward(spec: str, *, device: str, batch_size: int, trust_remote_code: bool = False) -> CheckedReward:
     """The reward `path[#LABEL]`, a directory or hub id; raises VbonError where it or its label cannot be had."""
-    path, label_name = split_label(spec)
+    path, label_name, form = split_label(spec)
     model, tokenizer = load_model(spec, path, trust_remote_code=trust_remote_code)
     label = choose_label(spec, model, label_name)
-    fingerprint = f"{weights_digest(model)}#{label}"
+    check_form(spec, tokenizer, form)
+    fingerprint = f"{weights_digest(model)}#{label}" + (":pair" if form == PAIR else "")
     prepare_padding(model)
     model = place(spec, model, device)
-    classifier = Classifier(spec, model, tokenizer, label, max_tokens(model, tokenizer), batch_size)
+    classifier = Classifier(spec, model, tokenizer, label, max_tokens(model, tokenizer), batch_size, form)
     # The classifier batches by length over the whole call, so `checked` must hand it the whole call.
     return checked(classifier.score, name=spec, fingerprint=fingerprint, noise=FLOAT32_NOISE)
 
 
-def split_label(spec: str) -> tuple[str, str | None]:
-    """`path#LABEL` → (path, LABEL); a directory whose name holds a # is a path."""
+def split_label(spec: str) -> tuple[str, str | None, str | None]:
+    """`path#LABEL:FORM` → (path, LABEL, FORM); a directory whose name holds a # is a path."""
     if "#" not in spec or Path(spec).is_dir():
-        return spec, None
+        return spec, None, None
     path, _, label = spec.rpartition("#")
-    return path, label
+    before, _, form = label.rpartition(":")
+    return (path, before or None, form) if form in TEXT_FORMS else (path, label, None)
+
+
+def knows_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer sets a separator between two texts: a special token other than a second BOS."""
+    words = {tokenizer.unk_token_id, None if tokenizer.cls_token_id is not None else tokenizer.bos_token_id}
+    special = set(tokenizer.all_special_ids) - words
+    pair = tokenizer("a", "a", verbose=False).input_ids
+    texts = [place for place, token in enumerate(pair) if token not in special]
+    return bool(texts) and bool(special & set(pair[texts[0] : texts[-1]]))
+
+
+def check_form(spec: str, tokenizer: PreTrainedTokenizerBase, form: str | None) -> None:
+    """Raises VbonError where the form is left open, or is one that the tokenizer does not have."""
+    pairs = knows_pairs(tokenizer)
+    if form == PAIR and not pairs:
+        raise VbonError(f"reward {spec}: its tokenizer has no form for pairs of texts; leave :pair out")
+    if form is None and pairs and tokenizer.chat_template is None:
+        raise VbonError(
+            f"reward {spec}: its tokenizer has a form for pairs of texts; say which one the model was trained on: "
+            "PATH#LABEL:pair (prompt and completion are two texts) or PATH#LABEL:text (one text)"
+        )
 
 
 def load_model(spec: str, path: str, *, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -140,10 +189,12 @@ def choose_label(spec: str, model: PreTrainedModel, label: str | None) -> int:
     raise VbonError(f"reward {spec}: {problem}; choose one with #LABEL: {', '.join(names)}, or 0 to {len(names) - 1}")
 
 
-def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: str, row: int) -> Text:
-    """Prompt and completion as the reward model reads them: concatenated, or through its own chat template."""
+def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: str, row: int, form: str | None) -> Text:
+    """Prompt and completion as the reward model reads them: one text, a pair, or through its own chat template."""
     if isinstance(prompt, str):
-        return Text(prompt + completion, templated=False)
+        return Text(prompt, False, completion) if form == PAIR else Text(prompt + completion, templated=False)
+    if form == PAIR:
+        raise RewardError("a chat prompt is no first text of a pair; leave :pair out, or use strings", row)
     if tokenizer.chat_template is None:
         raise RewardError("a chat prompt, but the reward model's tokenizer has no chat template; use strings", row)
     conversation = with_completion(prompt, completion)
@@ -177,12 +228,18 @@ def batches_by_length(lengths: list[int], batch_size: int, *, equal_only: bool) 
         yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
-def pad_right(rows: list[list[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """input_ids and attention_mask, int64, (rows, longest). Right: positions then count from the first real token."""
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    return {"input_ids": ids, "attention_mask": mask}
+def pad_right(rows: list[Encoded], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """The model's inputs, int64, (rows, longest). Right: positions then count from the first real token."""
+    width = max(len(row.ids) for row in rows)
+
+    def padded(values: list[list[int]], filler: int) -> torch.Tensor:
+        return torch.tensor([row + [filler] * (width - len(row)) for row in values], device=device)
+
+    inputs = {"input_ids": padded([row.ids for row in rows], pad_id)}
+    inputs["attention_mask"] = padded([[1] * len(row.ids) for row in rows], 0)
+    if rows[0].types is not None:
+        inputs["token_type_ids"] = padded([row.types or [] for row in rows], 0)
+    return inputs
 
 
 def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

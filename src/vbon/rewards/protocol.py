@@ -12,7 +12,10 @@ Score = Callable[[list[Prompt], list[str], dict[str, list[Any]]], Any]
 """What one kind of reward implements: (prompts, completions, columns) → one number per completion, in any container."""
 
 
-FORMS = "a classifier directory or hub id [#LABEL], module:function, file.py:function, http(s)://…, builtin:NAME"
+FORMS = (
+    "a classifier directory or hub id [#LABEL[:pair|:text]], module:function, file.py:function, http(s)://…, "
+    "builtin:NAME"
+)
 
 
 class Reward(Protocol):

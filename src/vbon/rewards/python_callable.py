@@ -1,8 +1,8 @@
 """A reward written in Python: `module:function` or `file.py:function`.
 
-The function is called as `f(prompts, completions, **columns)` and returns one number per completion. By keyword where
-it names `completions` (so `f(completions, **kwargs)` works too), else by position. It gets the dataset columns that it
-names, or all of them if it takes `**kwargs`; each column is a list aligned with the completions.
+The function is called as `f(prompts=…, completions=…, **columns)` and returns one number per completion. Arguments are
+passed by name, so that it must name `completions` or take `**kwargs`. It gets `prompts` and the dataset columns that it
+names, or all of them if it takes `**kwargs`; each is a list aligned with the completions, and its own copy.
 
 Its numbers are taken as exact. One that calls a network, whose last digits depend on what is in the batch, says so by
 an attribute: `function.batch_noise = True`.
@@ -49,7 +49,7 @@ def callable_reward(
     if inspect.iscoroutinefunction(function):
         raise VbonError(f"reward {name}: is async; wrap it in a plain function that returns the numbers")
     return checked(
-        adapt(function),
+        adapt(function, name),
         name=name,
         fingerprint=fingerprint,
         batch_size=batch_size,
@@ -59,26 +59,38 @@ def callable_reward(
     )
 
 
-def adapt(function: Function) -> Score:
+def adapt(function: Function, name: str) -> Score:
     """`function` behind the one calling convention of every reward, decided once from its signature."""
     parameters = parameters_of(function)
-    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    by_keyword = "completions" in names
-    # By position, the first two parameters hold prompts and completions, whatever they are called.
-    taken = {"prompts", "completions"} if by_keyword else {p.name for p in parameters[:2]}
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if not takes_any and "completions" not in {p.name for p in named}:
+        raise VbonError(
+            f"reward {name}: its signature {shown_signature(function)} is unclear, since arguments are passed by name: "
+            "name a parameter `completions` and, where they are needed, `prompts` and columns"
+        )
+    required = [p.name for p in named if p.default is p.empty]
+    by_position = [p.name for p in named if p.kind is p.POSITIONAL_ONLY]
 
     def score(prompts: list[Prompt], completions: list[str], columns: dict[str, list[Any]]) -> Any:
-        passed = {
-            name: values for name, values in columns.items() if (takes_any or name in names) and name not in taken
-        }
-        if not by_keyword:
-            return function(prompts, completions, **passed)
-        if takes_any or "prompts" in names:
-            passed["prompts"] = prompts
-        return function(completions=completions, **passed)
+        offered = {**columns, "prompts": prompts, "completions": completions}
+        for parameter in required:
+            if parameter not in offered:
+                there = ", ".join(columns) or "none"
+                raise RewardError(f"its parameter {parameter!r} is no column of the prompts (columns: {there})")
+        passed = offered if takes_any else {p.name: offered[p.name] for p in named if p.name in offered}
+        first = [passed[parameter] for parameter in by_position if parameter in passed]
+        return function(*first, **{key: values for key, values in passed.items() if key not in by_position})
 
     return score
+
+
+def shown_signature(function: Function) -> str:
+    """The parameters of `function` in brackets, for messages."""
+    try:
+        return str(inspect.signature(function))
+    except (TypeError, ValueError):
+        return "(written in C)"
 
 
 def parameters_of(function: Function) -> list[inspect.Parameter]:
