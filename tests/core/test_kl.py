@@ -136,3 +136,19 @@ def test_rao_blackwellised_gradient_is_exact(seed):
 
     (without_future,) = torch.autograd.grad((probability.detach()[:, None] * token_kl * mask).sum(), logits)
     assert (without_future - exact).abs().max() > 0.01  # the part that KL-in-the-loss methods drop is not small
+
+
+def test_a_probability_of_0_counts_nothing():
+    """Some architectures give padded rows of their head logits of −∞: 0·log 0 = 0, in the value and in the gradient."""
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ref_logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    short, ref_short = (one[:, :4].clone().requires_grad_() for one in (logits, ref_logits))
+    long, ref_long = (one.clone().requires_grad_() for one in (logits, ref_logits))
+    padded = [one.masked_fill(torch.arange(6) >= 4, -torch.inf) for one in (long, ref_long)]
+    for measure in (full_vocabulary_kl, lambda log_p, log_q: entropy(log_p)):
+        expected = measure(short.log_softmax(-1), ref_short.log_softmax(-1))
+        value = measure(*(one.log_softmax(-1) for one in padded))
+        torch.testing.assert_close(value, expected)
+        (wanted,) = torch.autograd.grad(expected.sum(), short, retain_graph=True)
+        (gradient,) = torch.autograd.grad(value.sum(), long, retain_graph=True)
+        torch.testing.assert_close(gradient, torch.cat([wanted, torch.zeros(4, 2, dtype=torch.float64)], 1))

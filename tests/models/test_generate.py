@@ -1,6 +1,7 @@
 """Sampling, held to one plain forward per row, to enumeration, and to itself in other company."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from scipy import stats
 
 from vbon.models import generate as generate_module
-from vbon.models.generate import draw, generate
+from vbon.models.generate import NonFiniteLogits, draw, generate
 
 PROMPTS = [[3], [4, 5, 6], [2, 7], [1, 2, 3, 4, 5, 6, 7]]
 STOP = (0, 5)
@@ -149,3 +150,36 @@ def test_one_step_needs_no_second_forward(gpt2, row_logits):
 def test_the_padding_id_may_be_a_stop_token(gpt2):
     uniforms = _uniforms(4, 8, 6, seed=4)
     assert _generate(gpt2, PROMPTS, uniforms, pad=0).rows() == _generate(gpt2, PROMPTS, uniforms, pad=9).rows()
+
+
+class _Fixed(torch.nn.Module):
+    """A causal LM with a bad logit for token 5 behind the token `at`."""
+
+    def __init__(self, model, bad: float, at: int):
+        super().__init__()
+        self.model, self.bad, self.at, self.config = model, bad, at, model.config
+
+    def get_output_embeddings(self):
+        return self.model.get_output_embeddings()
+
+    def forward(self, input_ids, position_ids=None, **options):
+        output = self.model(input_ids=input_ids, position_ids=position_ids, **options)
+        output.logits[input_ids[:, -1] == self.at, :, 5] = self.bad
+        return output
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_of_nan_or_infinity_stop_the_sampler_at_their_prompt(gpt2, bad):
+    with pytest.raises(NonFiniteLogits, match="NaN or infinity in float32 for prompt 2") as error:
+        _generate(_Fixed(gpt2, bad, at=PROMPTS[2][-1]), PROMPTS, _uniforms(len(PROMPTS), 3, 4))
+    assert error.value.prompt == 2
+
+
+def test_logits_of_minus_infinity_are_a_probability_of_0(gpt2):
+    uniforms = _uniforms(len(PROMPTS), 50, 1, seed=5)
+    plain = _generate(gpt2, PROMPTS, uniforms)
+    assert any(row == [5] for row in plain.rows())
+    masked = _generate(_Fixed(gpt2, -math.inf, at=PROMPTS[2][-1]), PROMPTS, uniforms)
+    assert torch.isfinite(masked.logprobs).all()
+    assert not any(row == [5] for row in masked.rows()[100:150])
+    assert masked.rows()[:100] == plain.rows()[:100]

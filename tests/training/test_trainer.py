@@ -11,12 +11,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tests.training.conftest import PROMPTS, enumerate_logprobs, write_pool
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
 from vbon.pool import ReferencePool
 from vbon.training import online, trainer
+from vbon.training.adapters import with_adapters
 from vbon.training.metrics import read_rows
 from vbon.training.train import train
 
@@ -236,6 +237,27 @@ def test_adapters_are_merged_into_a_plain_model(world, configure, tmp_path):
     assert (ranks[:4] > 1e-4).all() and ranks[4:].max() < 1e-5
     kept = tmp_path / f"run/vbon/checkpoints/best-{result['best_iteration']:06d}/policy.safetensors"
     assert all("lora_" in name for name in load_file(kept))
+
+
+@pytest.mark.parametrize("modules", [("lm_head",), ("wte",), ("c_attn", "lm_head")])
+def test_adapters_of_a_weight_that_two_modules_share_are_refused(configure, modules):
+    """Merged for export, an adapter of one end would change the other, and the model be another than was measured."""
+    config = GPT2Config(vocab_size=8, n_positions=16, n_embd=16, n_layer=1, n_head=2, tie_word_embeddings=True)
+    with pytest.raises(VbonError, match=r"--lora-target-modules: .*lm_head share one weight"):
+        with_adapters(GPT2LMHeadModel(config), configure(lora_rank=2, lora_target_modules=modules))
+
+
+def test_an_export_that_is_not_the_policy_is_refused(configure, monkeypatch):
+    def merged_wrongly(policy):
+        plain = policy.merge_and_unload()
+        with torch.no_grad():
+            plain.lm_head.weight[1] += 1.0
+        return plain
+
+    monkeypatch.setattr("vbon.training.trainer.merged", merged_wrongly)
+    config = configure(lora_rank=2)
+    refuse(config, "the model to export differs from the trained policy by .* nats a token and is not written")
+    assert not (Path(config.out) / "model.safetensors").exists()
 
 
 def test_unknown_modules_for_adapters_are_named(configure):

@@ -3,11 +3,12 @@
 import io
 
 import pytest
+import torch
 from rich.console import Console
 
 from vbon.core.best_of_n import kl_floor, kl_from_reference
 from vbon.training.state import RunState
-from vbon.training.watch import WATCHED, WINDOW, Watcher, before_start, plateau, signs
+from vbon.training.watch import WATCHED, WINDOW, Watcher, before_start, plateau, precision, share_rounded_away, signs
 
 N = 8.0
 HEALTHY = {"kl_policy_ref": 1.2, "entropy": 10.0, "eos_rate": 0.9}
@@ -85,3 +86,21 @@ def test_the_watcher_remembers_the_first_and_the_latest_iterations():
     seen = [row["entropy"] for row in state.recent]
     assert seen == [*map(float, range(WINDOW)), *map(float, range(100 - WINDOW, 100))]
     assert set(state.recent[0]) == set(WATCHED)
+
+
+def test_steps_that_a_precision_rounds_away_are_counted_by_taking_them():
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        model = torch.nn.Linear(64, 64).to(dtype)
+        for rate in (1e-2, 1e-3, 1e-5, 1e-7):
+            weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+            stuck = float(((weights.double() + rate).to(dtype) == weights).double().mean())
+            assert share_rounded_away(model, rate, most=10**6) == pytest.approx(stuck, abs=0.02), (dtype, rate)
+    assert precision(0.94, 1.7e-5) is not None and precision(0.3, 1e-3) is None
+
+
+def test_frozen_weights_need_not_follow():
+    model = torch.nn.Linear(8, 8).bfloat16()
+    model.weight.requires_grad_(False)
+    model.bias.data.zero_()
+    assert share_rounded_away(model, 1e-6) == 0

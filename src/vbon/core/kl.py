@@ -4,6 +4,7 @@ k1, k2 and k3 are named as in Schulman's note "Approximating KL Divergence" (202
 sampled tokens, as tensors of one shape, and return that shape.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -37,12 +38,12 @@ def full_vocabulary_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     `log_p` and `log_q` are log-softmax values, (..., V); the result is (...), differentiable in both.
     """
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    return (log_p.exp() * (log_p - log_q).masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
 
 
 def entropy(log_p: Tensor) -> Tensor:
     """Compute −Σ_v p(v)·log p(v) at each position, in nats, from log-softmax values: (..., V) → (...)."""
-    return -(log_p.exp() * log_p).sum(-1)
+    return -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
 
 
 def future_kl(token_kl: Tensor, mask: Tensor) -> Tensor:

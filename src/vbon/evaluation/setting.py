@@ -13,11 +13,13 @@ from vbon.evaluation.divergence import sequence_logprobs
 from vbon.models import load
 from vbon.pool.known_rewards import KnownRewards
 from vbon.pool.predict import sample_weights
+from vbon.pool.ref_logprobs import checked_ref_logprobs
 from vbon.pool.sampling import Sampler
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
 
 Float = NDArray[np.float64]
+Int = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +70,22 @@ class Setting:
         """log π_ref of the pool's samples, (ΣM,), as stored or computed anew; None where the pool has no token ids."""
         if not self.pool.has_completion_ids:
             return None
-        stored = self.pool.ref_logprobs
-        return stored if np.isfinite(stored).all() else self.pool_logprobs(self.sampler.model)
+        ids = self.pool.completion_ids
+        return checked_ref_logprobs(
+            self.pool.ref_logprobs,
+            lambda rows: np.array([len(ids[row]) for row in rows]),
+            lambda rows: self.pool_logprobs(self.sampler.model, rows),
+            self.pool.path,
+        )
 
-    def pool_logprobs(self, model: PreTrainedModel) -> Float:
-        """log π(y) of every sample of the pool, (ΣM,)."""
+    def pool_logprobs(self, model: PreTrainedModel, rows: Int | None = None) -> Float:
+        """log π(y) of samples of the pool, all of them by default, (ΣM,)."""
+        ids = list(self.pool.completion_ids) if rows is None else [self.pool.completion_ids[row] for row in rows]
+        index = self.pool.prompt_index if rows is None else self.pool.prompt_index[rows]
         return sequence_logprobs(
             model,
-            [self.prompt_ids[index] for index in self.pool.prompt_index],
-            list(self.pool.completion_ids),
+            [self.prompt_ids[prompt] for prompt in index],
+            ids,
             temperature=self.sampler.temperature,
             pad_token_id=load.pad_token_id(self.sampler.tokenizer),
         )

@@ -18,6 +18,22 @@ from vbon.models.value_head import values_of
 MIN_FINISHED_SHARE = 0.25  # dropping finished rows copies the cache: worth it from a quarter of the rows on
 
 
+class NonFiniteLogits(FloatingPointError):
+    """Logits of NaN or +∞, from which nothing can be drawn; −∞ is a probability of 0.
+
+    Args:
+        prompt: position of the prompt among those given.
+        dtype: of the logits.
+    """
+
+    def __init__(self, prompt: int, dtype: torch.dtype, where: str = ""):
+        self.prompt, self.dtype = prompt, dtype
+        precision = str(dtype).removeprefix("torch.")
+        help_ = "the checkpoint is damaged" if dtype == torch.float32 else "--dtype float32 may help"
+        where = where or str(prompt)
+        super().__init__(f"the model gives logits of NaN or infinity in {precision} for prompt {where}; {help_}")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Settings by which completions are drawn; they define the distribution that is trained."""
@@ -54,6 +70,9 @@ def generate(
 
     Returns:
         P·K completions.
+
+    Raises:
+        NonFiniteLogits: the model gives logits of NaN or +∞.
     """
     num_samples, steps = uniforms.shape[1:]
     device = next(model.parameters()).device
@@ -63,6 +82,10 @@ def generate(
     rows = torch.arange(len(out.ids), device=device).view(-1, num_samples)
     for prompts, decoder in decoders(model, prompt_ids, num_samples, room=steps - 1):
         _fill(out, decoder, rows[prompts].flatten(), uniforms[prompts].flatten(0, 1), temperature, stop, value_head)
+    # One NaN or +∞ among a row's logits makes all of its probabilities NaN, that of the draw too.
+    lost = (~torch.isfinite(out.logprobs)).any(1).nonzero()
+    if len(lost):
+        raise NonFiniteLogits(int(lost[0, 0]) // num_samples, next(model.parameters()).dtype)
     return out
 
 
@@ -74,7 +97,8 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     logits = logits.float()
     logprobs = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, -1)
     cdf = logprobs.double().exp_().cumsum(-1)
-    # u < 1 keeps u·total below the total, so no token of probability 0 is drawn; the clamp is for logits of NaN.
+    # u < 1 keeps u·total below the total, so no token of probability 0 is drawn. The clamp is for logits of NaN, whose
+    # draw has no finite probability either.
     tokens = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True).clamp_max(cdf.shape[-1] - 1)
     return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
 
@@ -95,7 +119,7 @@ def _fill(
         tokens, logprobs = draw(decoder.logits, uniforms[:, t], temperature)
         out.ids[rows, t] = torch.where(active, tokens, out.ids[rows, t])
         out.mask[rows, t] = active
-        out.logprobs[rows, t] = logprobs * active
+        out.logprobs[rows, t] = torch.where(active, logprobs, 0.0)
         if out.values is not None and value_head is not None:
             out.values[rows, t] = values_of(value_head, decoder.hidden) * active
         stopped = active & torch.isin(tokens, stop)

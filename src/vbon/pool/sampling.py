@@ -16,7 +16,7 @@ from vbon.artifacts.fingerprint import Fingerprint
 from vbon.core.seeds import generator
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.models.generate import generate
+from vbon.models.generate import NonFiniteLogits, generate
 from vbon.models.prompts import encode
 from vbon.pool.manifest import Plan
 from vbon.pool.prompts import Prompt, shorten
@@ -191,7 +191,11 @@ def draw_shard(
         uniforms = np.stack(
             [uniforms_for(prompts[i].prompt_id, seed, num_samples, sampler.max_new_tokens) for i in batch]
         )
-        yield batch, _draw_batch(sampler, [prompt_ids[i] for i in batch], uniforms, plan.batch_size)
+        try:
+            yield batch, _draw_batch(sampler, [prompt_ids[i] for i in batch], uniforms, plan.batch_size)
+        except NonFiniteLogits as error:
+            where = shorten(prompts[batch[error.prompt]].prompt)
+            raise VbonError(str(NonFiniteLogits(error.prompt, error.dtype, where))) from None
 
 
 def _draw_batch(

@@ -289,3 +289,11 @@ def _check_rewards(pool: ReferencePool) -> None:
     if len(bad):
         prompt, reward = pool.prompts[pool.prompt_index[bad[0]]], pool.rewards[bad[0]]
         raise VbonError(f"{pool.path}: prompt {prompt.prompt_id} has a reward of {reward}; score it again")
+    # Unknown is null; NaN is what a model gave whose logits were NaN, and its draws mean nothing.
+    lost = pc.is_nan(pool._column("ref_logprob")).fill_null(fill_value=False).to_numpy()
+    if lost.any():
+        prompt = pool.prompts[pool.prompt_index[int(np.flatnonzero(lost)[0])]]
+        raise VbonError(
+            f"{pool.path}: a completion of prompt {prompt.prompt_id} has a log π_ref of NaN, so its model gave logits "
+            "of NaN; collect the pool again in --dtype float32"
+        )

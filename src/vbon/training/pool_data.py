@@ -12,6 +12,7 @@ from vbon.errors import VbonError
 from vbon.models.batch import Sequences, sequences
 from vbon.models.batch_size import rows_at_a_time
 from vbon.models.logprobs import completion_logprobs, policy_logprobs
+from vbon.pool.ref_logprobs import checked_ref_logprobs
 from vbon.training.task import Task, objective_of
 
 
@@ -54,12 +55,18 @@ class PoolData:
         return token.sum(1, dtype=torch.float64), batch.completion_mask.sum(1)
 
     def fill_ref_logprobs(self, ref_policy: nn.Module) -> None:
-        """Compute the reference log-probabilities that the pool does not know."""
-        missing = np.flatnonzero(np.isnan(self.ref_logprobs))
+        """Compute the reference log-probabilities that the pool does not know, or that are another model's."""
         count = rows_at_a_time("pool", next(ref_policy.parameters()).device)
-        for rows in (missing[start : start + count] for start in range(0, len(missing), count)):
-            logprobs = completion_logprobs(ref_policy, self.batch(rows), self.task.sampling.temperature)
-            self.ref_logprobs[rows] = logprobs.double().sum(1).numpy()
+
+        def compute(wanted: NDArray[np.int64]) -> NDArray[np.float64]:
+            parts = [self.batch(wanted[start : start + count]) for start in range(0, len(wanted), count)]
+            logprobs = [completion_logprobs(ref_policy, part, self.task.sampling.temperature) for part in parts]
+            return np.concatenate([part.double().sum(1).numpy() for part in logprobs])
+
+        self.ref_logprobs = checked_ref_logprobs(self.ref_logprobs, self._lengths, compute, self.task.pool.path)
+
+    def _lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.array([len(self.completion_ids[row]) for row in rows])
 
 
 def systematic_draw(weights: NDArray[np.float64], count: int, *key: int) -> NDArray[np.int64]:

@@ -12,7 +12,6 @@ from vbon.core.objectives import BoundObjective
 from vbon.core.reward_cdf import Interval
 from vbon.models.batch import Sequences, pad_left
 from vbon.models.batch_size import rows_at_a_time
-from vbon.models.generate import generate
 from vbon.models.logprobs import completion_logits, log_softmax, policy_logprobs, token_logprobs
 from vbon.training.task import Task
 
@@ -71,15 +70,7 @@ def roll_out(
     """
     num_samples, sampling = uniforms.shape[1], task.sampling
     prompt_ids = [task.prompt_ids[i] for i in prompt_index]
-    completions = generate(
-        policy,
-        prompt_ids,
-        uniforms,
-        temperature=sampling.temperature,
-        stop_token_ids=sampling.stop_token_ids,
-        pad_token_id=sampling.pad_token_id,
-        value_head=value_head,
-    )
+    completions = task.draw(policy, prompt_index, uniforms, value_head)
     ids, mask = (
         t.to(completions.ids.device).repeat_interleave(num_samples, 0)
         for t in pad_left(prompt_ids, sampling.pad_token_id)

@@ -16,10 +16,11 @@ from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.models.generate import Sampling, generate
+from vbon.models.batch import Completions
+from vbon.models.generate import NonFiniteLogits, Sampling, generate
 from vbon.models.prompts import decode, encode
 from vbon.pool.known_rewards import KnownRewards
-from vbon.pool.prompts import Prompt, reward_columns
+from vbon.pool.prompts import Prompt, reward_columns, shorten
 from vbon.pool.store import ReferencePool, tie_keys
 from vbon.rewards import Reward
 
@@ -47,6 +48,27 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
+
+    def draw(
+        self, policy: nn.Module, prompt_index: Tensor, uniforms: Tensor, value_head: nn.Module | None = None
+    ) -> Completions:
+        """K completions of each of these prompts, a function of `uniforms` (P, K, T) (`models.generate`).
+
+        Raises NonFiniteLogits naming a prompt for which the policy gives no finite logits.
+        """
+        try:
+            return generate(
+                policy,
+                [self.prompt_ids[i] for i in prompt_index],
+                uniforms,
+                temperature=self.sampling.temperature,
+                stop_token_ids=self.sampling.stop_token_ids,
+                pad_token_id=self.sampling.pad_token_id,
+                value_head=value_head,
+            )
+        except NonFiniteLogits as error:
+            where = shorten(self.prompts[int(prompt_index[error.prompt])].prompt)
+            raise NonFiniteLogits(error.prompt, error.dtype, where) from None
 
     def score(
         self, prompt_index: NDArray[np.int64], completion_ids: list[list[int]]
@@ -156,16 +178,11 @@ def pool_rank_test(policy: nn.Module, task: Task, seed: int, num_draws: int = RA
     num_prompts = min(len(task), num_draws)
     per_prompt = max(1, num_draws // num_prompts)
     index = seeds.permutation(len(task), seed, seeds.RANK_TEST)[:num_prompts]
-    completions = generate(
-        policy,
-        [task.prompt_ids[i] for i in index],
-        seeds.uniforms(
-            (num_prompts, per_prompt, task.sampling.max_new_tokens), seed, seeds.RANK_TEST, seeds.COMPLETIONS
-        ),
-        temperature=task.sampling.temperature,
-        stop_token_ids=task.sampling.stop_token_ids,
-        pad_token_id=task.sampling.pad_token_id,
-    )
+    shape = (num_prompts, per_prompt, task.sampling.max_new_tokens)
+    try:
+        completions = task.draw(policy, index, seeds.uniforms(shape, seed, seeds.RANK_TEST, seeds.COMPLETIONS))
+    except NonFiniteLogits as error:
+        raise VbonError(str(error)) from None
     repeated = index.repeat_interleave(per_prompt).numpy()
     rows = completions.rows()
     k_lt, k_eq = task.cdf.counts(repeated, task.rewards(repeated, rows), task.keys(rows))

@@ -10,9 +10,11 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.config.train import TrainConfig
+from vbon.core import seeds
 from vbon.core.best_of_n import kl_floor, kl_from_reference
 from vbon.errors import Asks, Paused, VbonError, never
 from vbon.models import load
+from vbon.models.batch import sequences
 from vbon.models.logprobs import completion_logprobs
 from vbon.models.prompts import encode
 from vbon.pool.known_rewards import score_again, texts_of
@@ -46,9 +48,11 @@ from vbon.training.task import (
     split_pool,
 )
 from vbon.training.validation import validate, validation_line
-from vbon.training.watch import Watcher
+from vbon.training.watch import Watcher, share_rounded_away
 
 FINITE_ROWS = 8
+EXPORT_GAP, EXPORT_GAP_ROUNDED = 1e-3, 0.25
+"""Nats a token: merged adapters against adapters beside the weights, in float32 and in types of 16 bits."""
 
 
 class VBoNTrainer:
@@ -321,13 +325,35 @@ class VBoNTrainer:
             "kl_policy_bon_floor": kl_floor(int(self.validation.cdf.num_samples.min()), self.config.n),
             "kl_bon_ref": kl_from_reference(self.config.n),
         }
-        self.policy = merged(policy)
+        self.policy = self._exported(policy)
         if self.accelerator.is_main_process:
             save_model(self.folder.path, self.policy, self.task.tokenizer, self.task)
             self.folder.write_card(model_card(self.config, self.task, allowed, result))
             describe(self.folder, self.config, self.task, Origin(self.origin.fingerprint, allowed), result)
         self.accelerator.wait_for_everyone()
         return {"out": str(self.folder.path), **result}
+
+    def _exported(self, policy: torch.nn.Module) -> PreTrainedModel:
+        """The plain model to save. Raises VbonError where it is not the policy that was measured."""
+        if self.config.lora_rank == 0:
+            return policy  # type: ignore[return-value]  # nothing is merged
+        task = self.validation
+        index = torch.arange(min(FINITE_ROWS, len(task)))
+        draws = task.draw(
+            policy,
+            index,
+            seeds.uniforms((len(index), 1, task.sampling.max_new_tokens), self.config.seed, seeds.VALIDATION),
+        )
+        rows = sequences([task.prompt_ids[i] for i in index], draws.rows(), task.sampling.pad_token_id)
+        measured = completion_logprobs(policy, rows, task.sampling.temperature)
+        plain: PreTrainedModel = merged(policy)
+        gap = float((completion_logprobs(plain, rows, task.sampling.temperature) - measured).abs().max())
+        if not gap <= (EXPORT_GAP if next(plain.parameters()).dtype == torch.float32 else EXPORT_GAP_ROUNDED):
+            raise VbonError(
+                f"{self.folder.path}: the model to export differs from the trained policy by {gap:.2g} nats a token "
+                f"and is not written; the policy itself is in {self._best_folder()}"
+            )
+        return plain
 
     # What is looked at on the way --------------------------------------------------------------------------------
 
@@ -339,6 +365,10 @@ class VBoNTrainer:
         if not check_rank_test(result, self.task.pool, allowed=allowed):
             self._state.said.append(RANK_TEST)
         self._watcher.before_start(int(self.task.cdf.num_samples.min()))
+        offline = self.config.algorithm == "offline"
+        rate = self.config.offline_learning_rate if offline else self.config.learning_rate
+        assert rate is not None  # filled by `with_defaults`
+        self._watcher.see_precision(share_rounded_away(self.policy, rate), rate)
 
     def _best_folder(self) -> Path:
         assert self._state.best is not None

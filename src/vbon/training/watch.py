@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
+from torch import nn
 
 from vbon.core.best_of_n import kl_floor, kl_from_reference
 from vbon.training.state import RunState
@@ -11,6 +13,7 @@ from vbon.training.state import RunState
 WATCHED = ("kl_policy_ref", "entropy", "eos_rate")
 WINDOW = 10
 KL_OVERRUN = 1.5
+MOST_ROUNDED_AWAY = 0.5
 NOISY_FLOOR = 0.1  # nats: the reading of KL(π_θ‖π_bon) at π_θ = π_bon
 
 
@@ -23,6 +26,9 @@ class Watcher:
 
     def before_start(self, num_samples: int) -> None:
         self._say("noisy_cdf", before_start(num_samples=num_samples, n=self._n, vbon_objective=self._vbon_objective))
+
+    def see_precision(self, share: float, learning_rate: float) -> None:
+        self._say("precision", precision(share, learning_rate))
 
     def see_iteration(self, metrics: dict[str, float]) -> None:
         recent = self._state.recent
@@ -47,6 +53,32 @@ def before_start(n: float, num_samples: int, *, vbon_objective: bool) -> str | N
     return (
         f"F̂ is noisy for this N: with M = {num_samples} samples a prompt, KL(π_θ‖π_bon) reads "
         f"{kl_floor(num_samples, n):.2f} nats at best; M ≥ {round(25 * n)} or a smaller --n helps"
+    )
+
+
+@torch.no_grad()
+def share_rounded_away(model: nn.Module, learning_rate: float, most: int = 1000) -> float:
+    """Share of the trained weights that a step of Adam, about the learning rate, leaves as they are.
+
+    A weight w changes by less than half the distance to the next number of its type: ε·2^⌊log₂|w|⌋/2. Up to `most`
+    weights of each tensor are looked at.
+    """
+    lost = count = 0
+    for weight in (parameter.detach().flatten() for parameter in model.parameters() if parameter.requires_grad):
+        few = weight[:: max(1, len(weight) // most)]
+        spacing = torch.finfo(weight.dtype).eps * few.float().abs().log2().floor().exp2()
+        lost += int((learning_rate < spacing / 2).sum())
+        count += len(few)
+    return lost / max(count, 1)
+
+
+def precision(share: float, learning_rate: float) -> str | None:
+    """What a share of weights that cannot follow their steps says."""
+    if share <= MOST_ROUNDED_AWAY:
+        return None
+    return (
+        f"{100 * share:.0f} % of the weights are too coarse for steps of the learning rate {learning_rate:g} and will "
+        "hardly change: train with --dtype float32 (and --mixed-precision bf16 for speed)"
     )
 
 
