@@ -182,7 +182,3 @@ def test_fingerprint_of_no_or_torn_weights_is_one_line(tiny, tmp_path):
     with pytest.raises(VbonError) as error:
         load.model_fingerprint(str(tmp_path))
     assert "model.safetensors" in str(error.value)
-
-
-def test_context_length(tiny):
-    assert load.context_length(tiny) == 32

@@ -56,7 +56,7 @@ def test_shard_names_cannot_leave_the_pool(tmp_path: Path, name: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format_version is 2"),
+        ({"format_version": 3}, "format_version is 3"),
         ({"format_version": None}, "format_version is None"),
         ({"num_prompts": "3"}, "'num_prompts' must be a whole number"),
         ({"num_prompts": True}, "'num_prompts' must be a whole number"),

@@ -81,7 +81,7 @@ def test_a_prompt_without_room_for_a_completion_is_named(world, pool):
     opened = ReferencePool.open(pool)
     parts = (opened, load.load_tokenizer(world.model), load_reward(world.reward()), Sampling(1.0, 14, (EOS,), 7))
     with pytest.raises(
-        VbonError, match=r"prompt [0-9a-f]{16} has 3 tokens; with 14 new ones it exceeds .* context of 16"
+        VbonError, match=r"prompt [0-9a-f]{16}: prompt .* has 3 tokens; with 14 new ones it exceeds .* context of 16"
     ):
         make_task(*parts, "random", load.load_policy(world.model))
 

@@ -17,7 +17,14 @@ from vbon.models import load
 from vbon.pool.known_rewards import KnownRewards, score_again, texts_of
 from vbon.pool.manifest import manifest_to_json
 from vbon.pool.prompts import read_prompts
-from vbon.pool.sampling import Sampler, encode_prompts, fingerprint_of, load_sampler
+from vbon.pool.sampling import (
+    Sampler,
+    check_completion_ids,
+    encode_prompts,
+    fingerprint_of,
+    load_sampler,
+    room_of_model,
+)
 from vbon.pool.store import ReferencePool
 from vbon.pool.writer import hash_prompt_ids
 from vbon.rewards import Reward, load_configured_reward
@@ -49,6 +56,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     allowed = _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
     n = _shared_n(config, runs)
     prompt_ids = encode_prompts(sampler, pool.prompts, str(pool.path))
+    check_completion_ids(pool, room_of_model(sampler.model).vocabulary)
     texts = texts_of(pool, prompt_ids, sampler.tokenizer)
     resolution = score_again(pool, reward, texts, allowed="reward" in config.allow_mismatch)
     setting = Setting(

@@ -139,7 +139,7 @@ def _divergence(policy: PreTrainedModel, setting: Setting, ids: list[list[int]])
         [setting.prompt_ids[index] for index in _prompt_index(setting)],
         ids,
         temperature=setting.sampler.temperature,
-        pad_token_id=load.pad_token_id(setting.sampler.tokenizer),
+        pad_token_id=load.pad_token_id(setting.sampler.tokenizer, setting.sampler.model),
     )
 
 

@@ -87,5 +87,5 @@ class Setting:
             [self.prompt_ids[prompt] for prompt in index],
             ids,
             temperature=self.sampler.temperature,
-            pad_token_id=load.pad_token_id(self.sampler.tokenizer),
+            pad_token_id=load.pad_token_id(self.sampler.tokenizer, self.sampler.model),
         )

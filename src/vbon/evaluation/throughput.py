@@ -66,7 +66,7 @@ def _sample(model: PreTrainedModel, setting: Setting, prompts: Sequence[int], nu
         ),
         temperature=sampler.temperature,
         stop_token_ids=sampler.stop_token_ids,
-        pad_token_id=load.pad_token_id(sampler.tokenizer),
+        pad_token_id=load.pad_token_id(sampler.tokenizer, sampler.model),
     )
     return completions.rows()  # reading them waits for the device
 

@@ -1,13 +1,14 @@
 """`vbon integrate HOST`: a directory that another trainer can run: data with references, reward, settings, README."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
+from transformers import PreTrainedTokenizerBase
 
 from vbon.artifacts.files import replace_file
 from vbon.artifacts.json_files import first_line
@@ -18,9 +19,10 @@ from vbon.integrations import handover, openrlhf, trl, verl
 from vbon.integrations.lookup import encode_reference, load_sequence_reward, reference_columns
 from vbon.integrations.render import Rendered, render_prompts
 from vbon.models.load import load_tokenizer
-from vbon.models.prompts import encode, loses_first_space
+from vbon.models.prompts import encode, ids_by_default, loses_first_space
 from vbon.pool.known_rewards import score_again, texts_of
-from vbon.pool.prompts import canonical_json
+from vbon.pool.prompt_ids import prompt_ids_of
+from vbon.pool.prompts import canonical_json, shorten
 from vbon.pool.store import ReferencePool
 
 Files = dict[str, bytes]
@@ -73,8 +75,10 @@ def _handover(config: IntegrateConfig) -> Handover:
             "verl decodes completions alone, where this model's tokenizer loses the first space, so that the reward "
             "would read other texts than the pool's; train with TRL, OpenRLHF or vbon"
         )
-    prompt_ids = encode(tokenizer, [prompt.prompt for prompt in pool.prompts])
+    prompt_ids = prompt_ids_of(tokenizer, pool.prompts, str(pool.path))
     score_again(pool, scorer.reward, texts_of(pool, prompt_ids, tokenizer))  # refuses another reward
+    if config.host == "trl":
+        _check_as_trl_reads(pool, prompt_ids, tokenizer)
     special = [str(token) for token in tokenizer.all_special_tokens]
     return Handover(pool, config.n, model, reward, special, lambda: render_prompts(tokenizer, pool.prompts))
 
@@ -92,6 +96,20 @@ def _known(value: str | None, name: str, pool: ReferencePool) -> str:
     if value is None:
         raise VbonError(f"{pool.path}: does not say which {name} made it; give --{name}")
     return value
+
+
+def _check_as_trl_reads(
+    pool: ReferencePool, prompt_ids: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise VbonError naming a prompt that TRL, which encodes prompts itself, would train on with other tokens."""
+    for prompt, ids in zip(pool.prompts, prompt_ids, strict=True):
+        text = prompt.prompt
+        read = ids_by_default(tokenizer, text) if isinstance(text, str) else encode(tokenizer, [text])[0]
+        if read != list(ids):
+            raise VbonError(
+                f"{pool.path}: TRL would read prompt {shorten(text)} as other tokens than the pool was sampled with (a "
+                "template that prints the date, or a tokenizer that adds EOS); use verl, OpenRLHF or vbon"
+            )
 
 
 def _trl_files(given: Handover) -> Files:

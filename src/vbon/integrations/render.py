@@ -6,7 +6,8 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from vbon.errors import VbonError
-from vbon.models.prompts import encode, ids_of_text, text_of, text_of_ids
+from vbon.models.prompts import ids_of_text, text_of, text_of_ids
+from vbon.pool.prompt_ids import prompt_ids_of
 from vbon.pool.prompts import Prompt, shorten
 
 
@@ -17,13 +18,13 @@ class Rendered(NamedTuple):
     longest: int
 
 
-def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Rendered:
+def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], source: str = "the pool") -> Rendered:
     """Texts that `tokenizer(text, add_special_tokens=False)` maps to the policy's own prompt ids.
 
     Hosts tokenize without special tokens; a BOS or chat template must therefore be in the text.
     Raises VbonError naming a prompt for which no such text is found.
     """
-    encoded = encode(tokenizer, [prompt.prompt for prompt in prompts])
+    encoded = prompt_ids_of(tokenizer, prompts, source)
     texts = [_render_one(tokenizer, prompt, ids) for prompt, ids in zip(prompts, encoded, strict=True)]
     return Rendered(texts, max(map(len, encoded)))
 

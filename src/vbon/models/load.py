@@ -151,13 +151,15 @@ def configured_stop_token_ids(
     return tuple(sorted({t for t in (*several, tokenizer.eos_token_id, *extra) if t is not None}))
 
 
-def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def pad_token_id(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> int:
     """Return the token id that fills empty positions of a batch: the tokenizer's padding, its EOS, or 0.
 
-    Masks decide which tokens count, never this id.
+    Masks decide which tokens count, never this id; but the model must have an embedding for it, and padding that was
+    added to a tokenizer alone has none.
     """
+    rows = None if model is None else model.get_input_embeddings().num_embeddings
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
+        if token is not None and (rows is None or token < rows):
             return int(token)
     return 0
 
@@ -193,15 +195,6 @@ def chat_template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Compute a SHA-256 (16 hex digits) of the chat template, or return "none"."""
     template = tokenizer.chat_template
     return _short_hash(json.dumps(template, sort_keys=True)) if template else "none"
-
-
-def context_length(model: PreTrainedModel) -> int | None:
-    """Return the largest number of tokens that the model takes, prompt and completion together.
-
-    None where the config does not say.
-    """
-    config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
 
 
 def _weight_files(name: str) -> list[str]:

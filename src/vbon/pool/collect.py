@@ -5,6 +5,7 @@ the rows of an uninterrupted run on the same machine and number of threads (sums
 """
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 from vbon.artifacts.files import replace_file
@@ -15,6 +16,7 @@ from vbon.pool.described import describe_model
 from vbon.pool.engines import load_engine
 from vbon.pool.job import Part, make_shard, part_of, try_reward
 from vbon.pool.manifest import Manifest
+from vbon.pool.prompt_ids import read_prompt_ids, write_prompt_ids
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampled import Described, Engine
 from vbon.pool.sampling import make_plan
@@ -40,6 +42,7 @@ def collect(config: CollectConfig, *, progress: bool = True, asks_to_pause: Asks
     whole = Part(prompts, engine.encode(prompts, config.prompts))
     reward = load_configured_reward(config.reward, config, engine.device)
     with _open_writer(config, _manifest(config, whole, engine, reward)) as writer:
+        whole = _with_first_ids(writer, whole)
         try:
             if local is not None and _missing(writer, whole):
                 try_reward(local, reward, whole, writer.manifest)
@@ -82,6 +85,24 @@ def _open_writer(config: CollectConfig, expected: Manifest) -> PoolWriter:
     text = merged_text(dataclasses.replace(config, reward=expected.reward or ""))
     replace_file(writer.folder / CONFIG_NAME, text.encode())
     return writer
+
+
+def _with_first_ids(writer: PoolWriter, whole: Part) -> Part:
+    """The prompts with the token ids that the pool was begun with; they are kept until it is complete."""
+    if writer.manifest.complete:
+        return whole
+    first = read_prompt_ids(writer.folder) if writer.manifest.shards else {}
+    ids = [list(first.get(one.prompt_id, now)) for one, now in zip(whole.prompts, whole.prompt_ids, strict=True)]
+    changed = sum(then != now for then, now in zip(ids, whole.prompt_ids, strict=True))
+    if changed:
+        warnings.warn(
+            f"{writer.folder}: the tokenizer now reads {changed} of {len(ids)} prompts as other tokens than when the "
+            "pool was begun (a chat template that prints the date, say); the first ones are followed",
+            stacklevel=2,
+        )
+    if not first:
+        write_prompt_ids(writer.folder, whole.prompts, ids)
+    return Part(whole.prompts, ids)
 
 
 def _fill(

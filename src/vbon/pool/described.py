@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from vbon.artifacts.fingerprint import Fingerprint
 from vbon.config.pool import CollectConfig
 from vbon.models import load
+from vbon.pool.prompt_ids import Room, room_of
 from vbon.pool.prompts import Prompt
 from vbon.pool.sampling import encode_within
 from vbon.rewards import Reward
@@ -21,7 +22,7 @@ class DescribedModel:
 
     name: str
     tokenizer: PreTrainedTokenizerBase
-    context: int | None
+    room: Room
     temperature: float
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
@@ -49,7 +50,7 @@ class DescribedModel:
         Raises:
             VbonError: a prompt leaves no room for a completion; the message names its row.
         """
-        return encode_within(self.tokenizer, self.context, self.max_new_tokens, prompts, source)
+        return encode_within(self.tokenizer, self.room, self.max_new_tokens, prompts, source)
 
     def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
         """Return the number of completions of one request; it is fixed, since the memory is elsewhere."""
@@ -67,7 +68,7 @@ def describe_model(config: CollectConfig) -> DescribedModel:
     return DescribedModel(
         name=config.model,
         tokenizer=tokenizer,
-        context=getattr(described.get_text_config(), "max_position_embeddings", None),
+        room=room_of(described),
         temperature=config.temperature,
         max_new_tokens=config.max_new_tokens,
         stop_token_ids=load.configured_stop_token_ids(config.model, described, tokenizer, config.stop_token_ids),

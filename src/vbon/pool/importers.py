@@ -14,7 +14,7 @@ warning, unless `--declare columns=NAME,…` keeps them.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,7 +136,7 @@ def _prompt_samples(
 ) -> PromptSamples:
     prompt_ids = None if tokenizer is None else _encoded(tokenizer, prompt)
     return PromptSamples(
-        prompt=prompt,
+        prompt=prompt if prompt_ids is None else replace(prompt, token_ids=tuple(prompt_ids)),
         completions=[_text_of(sample, tokenizer, prompt_ids) for sample in samples],
         completion_ids=[sample.completion_ids for sample in samples],
         rewards=np.array([sample.reward for sample in samples], np.float64),

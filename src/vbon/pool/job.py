@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vbon.pool.manifest import Manifest
+from vbon.pool.prompt_ids import with_token_ids
 from vbon.pool.prompts import Prompt, reward_columns
 from vbon.pool.sampled import Engine, Samples
 from vbon.pool.shards import PromptSamples
@@ -56,9 +57,10 @@ def make_shard(
         advance(len(batch) * num_samples)
     ordered = [draws[index] for index in range(len(part.prompts))]
     rewards = score(reward, part.prompts, [one.completions for one in ordered])
+    prompts = with_token_ids(part.prompts, part.prompt_ids)
     return [
         PromptSamples(prompt, one.completions, one.completion_ids, np.array(values), one.ref_logprobs, one.finished)
-        for prompt, one, values in zip(part.prompts, ordered, rewards, strict=True)
+        for prompt, one, values in zip(prompts, ordered, rewards, strict=True)
     ]
 
 

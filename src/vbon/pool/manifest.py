@@ -17,7 +17,7 @@ from vbon.artifacts.typed import read_record
 from vbon.errors import VbonError
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: the token ids of prompts are not known
 _SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.parquet")
 
 
@@ -111,7 +111,7 @@ def _parse(content: Any, where: str) -> Manifest:
     if not isinstance(content, dict):
         raise VbonError(f"{where}: not a pool manifest")
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise VbonError(f"{where}: format_version is {version!r}; this vbon reads {FORMAT_VERSION}: upgrade vbon")
     manifest = read_record(Manifest, content, where)
     parse_fingerprint(content["fingerprint"], f"{where}: fingerprint")  # refuses a field that is unknown here

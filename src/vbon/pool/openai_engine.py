@@ -24,6 +24,7 @@ from vbon.models import load
 from vbon.models.prompts import completion_texts, encode, ids_by_default, loses_first_space, text_of
 from vbon.pool.described import DescribedModel, describe_model
 from vbon.pool.manifest import Plan
+from vbon.pool.prompt_ids import check_vocabulary
 from vbon.pool.prompts import Prompt
 from vbon.pool.sampled import Drawn, Samples
 from vbon.pool.sampling import seed_for
@@ -218,6 +219,8 @@ class OpenAIEngine:
         texts, ids, finished = zip(*choices, strict=True)
         known = [row for row in ids if row is not None]
         if len(known) == len(choices):  # a server's text is its own way of decoding; the policy's samples have ours
+            for row in known:
+                check_vocabulary(row, self.model.room.vocabulary, f"--base-url {self.server.endpoint.shown}")
             texts = tuple(completion_texts(self.model.tokenizer, query.prompt_ids, known))
         return Samples(list(texts), list(ids), [None] * len(choices), list(finished))
 

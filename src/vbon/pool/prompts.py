@@ -31,6 +31,8 @@ class Prompt:
     columns: dict[str, Any]
     row: int | None = field(default=None, compare=False)
     absent: tuple[str, ...] = field(default=(), compare=False)
+    token_ids: tuple[int, ...] | None = field(default=None, compare=False)
+    """The ids it was sampled with; None where they are not known."""
 
     @property
     def is_chat(self) -> bool:

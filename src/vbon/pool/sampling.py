@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,9 +18,10 @@ from vbon.core.seeds import generator
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.generate import NonFiniteLogits, generate
-from vbon.models.prompts import encode
 from vbon.pool.manifest import Plan
+from vbon.pool.prompt_ids import Room, check_room, check_vocabulary, prompt_ids_of, room_of
 from vbon.pool.prompts import Prompt, shorten
+from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
 
 
@@ -106,42 +108,50 @@ def make_plan(num_samples: int, batch_size: int, samples_per_shard: int = 4096) 
 
 
 def encode_prompts(sampler: Sampler, prompts: Sequence[Prompt], source: str) -> list[list[int]]:
-    """Encode every prompt. `source` is the file of the prompts, for messages.
+    """Return the token ids of every prompt. `source` is the file or pool of the prompts, for messages.
 
     Raises:
-        VbonError: a prompt leaves no room for a completion; the message names its row.
+        VbonError: the model does not take a prompt with a completion; the message names its row.
     """
-    context = load.context_length(sampler.model)
-    return encode_within(sampler.tokenizer, context, sampler.max_new_tokens, prompts, source)
+    return encode_within(sampler.tokenizer, room_of_model(sampler.model), sampler.max_new_tokens, prompts, source)
 
 
 def encode_within(
-    tokenizer: PreTrainedTokenizerBase, context: int | None, max_new_tokens: int, prompts: Sequence[Prompt], source: str
+    tokenizer: PreTrainedTokenizerBase, room: Room, max_new_tokens: int, prompts: Sequence[Prompt], source: str
 ) -> list[list[int]]:
-    """Encode every prompt for a model of which only tokenizer and context length are known.
+    """Return the token ids of every prompt: those that came with it, else by the tokenizer (`pool.prompt_ids`).
 
     Args:
         tokenizer: the model's tokenizer.
-        context: the largest number of tokens of prompt and completion together; None where it is not known.
+        room: what the model takes.
         max_new_tokens: the largest number of tokens of a completion.
         prompts: the prompts.
-        source: their file, for messages.
+        source: their file or pool, for messages.
 
     Returns:
         Token ids of each prompt.
 
     Raises:
-        VbonError: a prompt leaves no room for a completion; the message names its row.
+        VbonError: the model does not take a prompt with a completion; the message names its row.
     """
-    encoded = [_encode_one(tokenizer, prompt, f"{source}:{prompt.row}") for prompt in prompts]
-    for prompt, ids in zip(prompts, encoded, strict=True):
-        if context is not None and len(ids) + max_new_tokens > context:
-            raise VbonError(
-                f"{source}:{prompt.row}: prompt {shorten(prompt.prompt)} has {len(ids)} tokens, but the context "
-                f"leaves {max(context - max_new_tokens, 0)} beside --max-new-tokens {max_new_tokens}; shorten or drop "
-                "it"
-            )
-    return encoded
+    ids = prompt_ids_of(tokenizer, prompts, source)
+    check_room(prompts, ids, max_new_tokens, room, source)
+    return ids
+
+
+def room_of_model(model: PreTrainedModel) -> Room:
+    """What a loaded model takes."""
+    return room_of(model.config, model.get_input_embeddings().num_embeddings)
+
+
+def check_completion_ids(pool: ReferencePool, vocabulary: int | None) -> None:
+    """Raise VbonError naming a prompt of the pool with a completion of ids that the model has no embedding for."""
+    ids = pc.list_flatten(pool.completion_ids.values)
+    if vocabulary is None or not len(ids) or 0 <= pc.min(ids).as_py() <= pc.max(ids).as_py() < vocabulary:
+        return
+    for row, completion in enumerate(pool.completion_ids):
+        prompt = pool.prompts[pool.prompt_index[row]]
+        check_vocabulary(completion or (), vocabulary, f"{pool.path}: a completion of prompt {shorten(prompt.prompt)}")
 
 
 def uniforms_for(prompt_id: str, seed: int, num_samples: int, max_new_tokens: int) -> NDArray[np.float64]:
@@ -210,7 +220,7 @@ def _draw_batch(
             torch.from_numpy(np.ascontiguousarray(chunk)),
             temperature=sampler.temperature,
             stop_token_ids=sampler.stop_token_ids,
-            pad_token_id=load.pad_token_id(sampler.tokenizer),
+            pad_token_id=load.pad_token_id(sampler.tokenizer, sampler.model),
         )
         logprobs = (completions.logprobs.double() * completions.mask).sum(1).tolist()
         rows = zip(completions.rows(), logprobs, completions.finished.tolist(), strict=True)
@@ -218,10 +228,3 @@ def _draw_batch(
             for values, value in zip(draws[index // chunk.shape[1]], (ids, logprob, finished), strict=True):
                 values.append(value)
     return draws
-
-
-def _encode_one(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, where: str) -> list[int]:
-    try:
-        return encode(tokenizer, [prompt.prompt])[0]
-    except VbonError as error:
-        raise VbonError(f"{where}: {error}") from None

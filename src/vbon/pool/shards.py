@@ -30,8 +30,11 @@ SCHEMA = pa.schema(
         ("reward", pa.float64()),
         ("finished", pa.bool_()),
         ("seed", pa.int64()),
+        ("prompt_ids", pa.list_(pa.int32())),  # in the row of a prompt's first sample; null in the others
     ]
 )
+FIRST_NAMES = SCHEMA.names[:-1]
+"""The columns of format 1, in which the token ids of prompts are not known."""
 ROWS_PER_SHARD = 4096  # what a crash may lose: a few seconds of sampling on a CPU
 _PER_PROMPT = ("prompt_id", "prompt", "columns")
 _MEND = "redo it with the same `vbon collect` command"
@@ -109,21 +112,22 @@ def read_shard(folder: Path, shard: Shard, columns: Sequence[str]) -> pa.Table:
         _check_schema(path, pq.read_schema(path))
         # Prompts as dictionaries: a long prompt is held once, not once a sample.
         with pq.ParquetFile(path, read_dictionary=[name for name in _PER_PROMPT if name in columns]) as file:
-            table = file.read(columns=list(columns))
+            table = file.read(columns=[name for name in columns if name in file.schema_arrow.names])
         table.validate(full=True)  # UTF-8 and offsets: a forged shard must not be found out only when a row is used
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise VbonError(f"{path}: not readable as Parquet ({first_line(error)}); {_MEND}") from None
     if table.num_rows != shard.rows:
         raise VbonError(f"{path}: holds {table.num_rows} rows, the manifest says {shard.rows}; {_MEND}")
-    if "completion_ids" in columns and pc.list_flatten(table.column("completion_ids")).null_count:
-        raise VbonError(f"{path}: a completion lacks a token id; {_MEND}")
+    for name in ("completion_ids", "prompt_ids"):
+        if name in table.column_names and pc.list_flatten(table.column(name)).null_count:
+            raise VbonError(f"{path}: one of the {name} is null; {_MEND}")
     return table
 
 
 def _check_schema(path: Path, schema: pa.Schema) -> None:
-    if schema.names != SCHEMA.names:
+    if schema.names not in (SCHEMA.names, FIRST_NAMES):
         raise VbonError(f"{path}: not a shard of a pool (its columns are {', '.join(schema.names)[:200]})")
-    for found, expected in zip(schema, SCHEMA, strict=True):
+    for found, expected in zip(schema, SCHEMA, strict=False):
         if found.type != expected.type:
             raise VbonError(f"{path}: column {found.name!r} has type {found.type}, not {expected.type}")
 
@@ -143,5 +147,6 @@ def _table(samples: PromptSamples, seed: int | None) -> pa.Table:
         "reward": np.asarray(samples.rewards, np.float64),
         "finished": samples.finished,
         "seed": [seed] * rows,
+        "prompt_ids": [prompt.token_ids, *[None] * (rows - 1)],
     }
     return pa.table([pa.array(values[field.name], field.type) for field in SCHEMA], schema=SCHEMA)

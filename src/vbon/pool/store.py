@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -21,6 +21,7 @@ from vbon.pool.prompts import Prompt, check_prompt, make_prompt, with_absent_col
 from vbon.pool.shards import SCHEMA, check_shard, read_shard
 
 _KEYS = ("prompt_id", "prompt", "is_chat", "columns", "sample_index")
+_PROMPT_IDS = "prompt_ids"
 TIE_RULES = ("random", "order")
 T = TypeVar("T", bound=np.generic)
 
@@ -243,7 +244,7 @@ def _read_prompts(folder: Path, manifest: Manifest) -> tuple[list[Prompt], NDArr
     num_samples: list[int] = []
     for shard in manifest.shards:
         where = str(folder / shard.name)
-        table = read_shard(folder, shard, _KEYS).combine_chunks()
+        table = read_shard(folder, shard, (*_KEYS, _PROMPT_IDS)).combine_chunks()
         starts = _first_rows(table, where)
         num_samples += np.diff(np.append(starts, table.num_rows)).tolist()
         for row in table.take(pa.array(starts)).to_pylist():
@@ -281,7 +282,10 @@ def _stored_prompt(row: dict[str, Any], where: str) -> Prompt:
     prompt = make_prompt(check_prompt(value, f"{where}: prompt {row['prompt_id']!r:.60}"), columns)
     if prompt.prompt_id != row["prompt_id"]:
         raise VbonError(f"{where}: prompt {row['prompt_id']!r:.60} does not have the id of its text and columns")
-    return prompt
+    token_ids = row.get(_PROMPT_IDS)
+    if token_ids is not None and (not token_ids or min(token_ids) < 0):
+        raise VbonError(f"{where}: prompt {row['prompt_id']!r:.60} has no token ids, or negative ones")
+    return prompt if token_ids is None else replace(prompt, token_ids=tuple(token_ids))
 
 
 def _check_rewards(pool: ReferencePool) -> None:

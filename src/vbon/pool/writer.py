@@ -15,6 +15,7 @@ from vbon.artifacts.settings import check_same_settings
 from vbon.config.fields import flag
 from vbon.errors import VbonError
 from vbon.pool.manifest import MANIFEST_NAME, Manifest, Plan, read_manifest, write_manifest
+from vbon.pool.prompt_ids import IDS_NAME
 from vbon.pool.prompts import Prompt
 from vbon.pool.shards import ROWS_PER_SHARD, PromptSamples, describe_shard, encode_shard, is_intact
 
@@ -123,6 +124,7 @@ class PoolWriter:
         if stored != self.manifest.num_prompts:
             raise VbonError(f"{self.folder}: holds {stored} of {self.manifest.num_prompts} prompts; resume it first")
         self._update(dataclasses.replace(self.manifest, complete=True))
+        (self.folder / IDS_NAME).unlink(missing_ok=True)  # the shards hold them now
 
     def close(self) -> None:
         """Release the lock, and remove a pool in which nothing was stored."""
@@ -186,7 +188,7 @@ def _lock(folder: Path) -> FolderLock:
 
 def _discard(folder: Path, made: Sequence[Path]) -> None:
     """Remove a pool that holds nothing, and the folders that were made for it. Call it only with the lock held."""
-    for name in (MANIFEST_NAME, CONFIG_NAME, LOCK_NAME):
+    for name in (MANIFEST_NAME, CONFIG_NAME, IDS_NAME, LOCK_NAME):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody else's files are in it by now
         for path in made or (folder,):

@@ -18,9 +18,10 @@ from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.batch import Completions
 from vbon.models.generate import NonFiniteLogits, Sampling, generate
-from vbon.models.prompts import decode, encode
+from vbon.models.prompts import decode
 from vbon.pool.known_rewards import KnownRewards
 from vbon.pool.prompts import Prompt, reward_columns, shorten
+from vbon.pool.sampling import check_completion_ids, encode_within, room_of_model
 from vbon.pool.store import ReferencePool, tie_keys
 from vbon.rewards import Reward
 
@@ -116,7 +117,7 @@ def sampling_of(
     given = config.stop_token_ids or known.stop or ()
     stop = given or load.stop_token_ids(policy, tokenizer)
     load.stop_token_ids(policy, tokenizer, given)  # for what it refuses
-    return Sampling(temperature, length, tuple(stop), load.pad_token_id(tokenizer))
+    return Sampling(temperature, length, tuple(stop), load.pad_token_id(tokenizer, policy))
 
 
 def make_task(
@@ -143,14 +144,8 @@ def make_task(
     Raises:
         VbonError: a prompt leaves no room for a completion.
     """
-    prompt_ids = encode(tokenizer, [prompt.prompt for prompt in pool.prompts])
-    context = load.context_length(policy)
-    for prompt, ids in zip(pool.prompts, prompt_ids, strict=True):
-        if context is not None and len(ids) + sampling.max_new_tokens > context:
-            raise VbonError(
-                f"{pool.path}: prompt {prompt.prompt_id} has {len(ids)} tokens; with {sampling.max_new_tokens} new "
-                f"ones it exceeds the model's context of {context}"
-            )
+    prompt_ids = encode_within(tokenizer, room_of_model(policy), sampling.max_new_tokens, pool.prompts, str(pool.path))
+    check_completion_ids(pool, room_of_model(policy).vocabulary)
     known = KnownRewards(pool, reward, resolution)
     return Task(
         pool=known.pool,

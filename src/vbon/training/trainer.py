@@ -16,8 +16,8 @@ from vbon.errors import Asks, Paused, VbonError, never
 from vbon.models import load
 from vbon.models.batch import sequences
 from vbon.models.logprobs import completion_logprobs
-from vbon.models.prompts import encode
 from vbon.pool.known_rewards import score_again, texts_of
+from vbon.pool.prompt_ids import prompt_ids_of
 from vbon.pool.store import ReferencePool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward
@@ -90,7 +90,7 @@ class VBoNTrainer:
         tokenizer = tokenizer or load.load_tokenizer(config.model)
         training, validation = split_pool(pool, config)
         sampling = sampling_of(policy, tokenizer, pool, config)
-        texts = texts_of(pool, encode(tokenizer, [prompt.prompt for prompt in pool.prompts]), tokenizer)
+        texts = texts_of(pool, prompt_ids_of(tokenizer, pool.prompts, str(pool.path)), tokenizer)
         resolution = score_again(pool, reward, texts, allowed="reward" in config.allow_mismatch)
         self.task, self.validation = (
             make_task(part, tokenizer, reward, sampling, config.tie_rule, policy, resolution=resolution)
