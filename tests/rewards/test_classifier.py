@@ -1,5 +1,6 @@
 """Reward models built from a config, saved and loaded back; the oracle is a forward pass of one example at a time."""
 
+import json
 import warnings
 
 import numpy as np
@@ -391,3 +392,20 @@ def test_a_tokenizer_without_a_separator_is_not_asked_about_pairs(tmp_path):
     assert load_reward(str(tmp_path))(["a"], ["b"]).shape == (1,)
     with pytest.raises(VbonError, match="has no form for pairs of texts; leave :pair out"):
         load_reward(f"{tmp_path}#0:pair")
+
+
+def test_the_fingerprint_follows_what_the_model_reads(tmp_path):
+    """Equal weights under another tokenizer, template or config are another reward."""
+    saved(tmp_path / "one", bert(), make_tokenizer(encoder=True))
+    first = load_reward(f"{tmp_path / 'one'}#POS").fingerprint
+    tokenizer = make_tokenizer(encoder=True, chat_template="{{ messages[0]['content'] }}")
+    tokenizer.save_pretrained(tmp_path / "one")
+    second = load_reward(f"{tmp_path / 'one'}#POS").fingerprint
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(tmp_path / "one")
+    third = load_reward(f"{tmp_path / 'one'}#POS").fingerprint
+    config = json.loads((tmp_path / "one/config.json").read_text())
+    (tmp_path / "one/config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.5}))
+    fourth = load_reward(f"{tmp_path / 'one'}#POS").fingerprint
+    assert len({first, second, third, fourth}) == 4
+    assert len({one.split(" ")[0] for one in (first, second, third, fourth)}) == 1

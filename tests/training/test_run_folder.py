@@ -1,16 +1,20 @@
 """A run's folder belongs to one process at a time, and to settings without secrets."""
 
 import dataclasses
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.training.conftest import PROMPTS, write_pool
 
-from vbon.errors import VbonError
+from vbon.errors import Paused, VbonError
 from vbon.training.run_folder import RunFolder
+from vbon.training.train import train
 
 SECOND = """
 import sys
@@ -58,3 +62,24 @@ def test_a_password_is_not_stored_and_does_not_matter_to_resume(configure, tmp_p
     folder.check(dataclasses.replace(config, reward="https://you:new@host:8/score", resume=True))
     with pytest.raises(VbonError, match=r"--reward 'https://host:8/score', now it is https://host:8/other"):
         folder.check(dataclasses.replace(config, reward="https://host:8/other", resume=True))
+
+
+@pytest.mark.parametrize("change", ["pool", "reward", "prompts"])
+def test_a_run_is_not_resumed_on_other_inputs_under_the_same_names(world, configure, tmp_path, change):
+    pool, reward, prompts = tmp_path / "pool", tmp_path / "mine.py", tmp_path / "prompts.jsonl"
+    write_pool(world, pool, reward=None)
+    reward.write_text(Path(world.reward().rpartition(":")[0]).read_text())
+    prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS[:6]))
+    config = configure(pool=str(pool), reward=f"{reward}:score", prompts=str(prompts))
+    asked = iter([False, True])
+    with pytest.raises(Paused):
+        train(config, asks_to_pause=lambda: next(asked))
+    if change == "pool":
+        shutil.rmtree(pool)
+        write_pool(world, pool, num_samples=100, reward=None)
+    elif change == "prompts":
+        prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS[1:7]))
+    else:
+        reward.write_text(reward.read_text() + "\n\nVERSION = 2\n")
+    with pytest.raises(VbonError, match=rf"--resume: the .*{change}.* of this run (is|are) another one"):
+        train(dataclasses.replace(config, resume=True))

@@ -25,7 +25,7 @@ class Fingerprint:
     def differences(self, other: "Fingerprint") -> list[tuple[str, Any, Any]]:
         """List (field, value here, value in `other`) for each field that both know and that differs."""
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in FIELDS]
-        return [(name, mine, theirs) for name, mine, theirs in pairs if None not in (mine, theirs) and mine != theirs]
+        return [(name, mine, theirs) for name, mine, theirs in pairs if _differ(mine, theirs)]
 
     def unknown(self) -> list[str]:
         """List the fields that are not known."""
@@ -34,6 +34,16 @@ class Fingerprint:
     def to_json(self) -> dict[str, Any]:
         """Convert to the types of JSON."""
         return {**dataclasses.asdict(self), "stop": None if self.stop is None else list(self.stop)}
+
+
+def _differ(mine: Any, theirs: Any) -> bool:
+    """Whether two values that are both known differ.
+
+    A digest may have several parts with spaces between. One of an earlier version has fewer, and tells of those only.
+    """
+    if isinstance(mine, str) and isinstance(theirs, str):
+        return any(a != b for a, b in zip(mine.split(" "), theirs.split(" "), strict=False))
+    return None not in (mine, theirs) and bool(mine != theirs)
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Fingerprint))

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,10 +24,17 @@ from transformers import (
 from vbon.config import CollectConfig, EvaluateConfig, GenerateConfig, TrainConfig
 from vbon.errors import VbonError
 from vbon.models.fused import fuse_activations
-from vbon.models.pretrained import from_pretrained, hub_file, load_weights
+from vbon.models.pretrained import from_pretrained, hub_file, load_weights, raw_config
 
 Command = CollectConfig | EvaluateConfig | GenerateConfig | TrainConfig
 """The configs of the commands that load a model."""
+NO_EFFECT = frozenset(
+    {
+        *("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype", "use_cache"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "problem_type", "tokenizer_class"),
+    }
+)
+"""Entries of a model's config that do not change its logits."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -105,6 +113,15 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
     return config
 
 
+def load_raw_config(name: str) -> PretrainedConfig | dict[str, Any]:
+    """Load the config of a directory or hub id; as its JSON where a class of its own would have to run."""
+    try:
+        return load_config(name)
+    except VbonError:
+        content: dict[str, Any] = raw_config(name)
+        return content
+
+
 def load_generation_config(name: str) -> GenerationConfig | None:
     """Load the generation config of a directory or hub id; None where it has none."""
     local = Path(name) / "generation_config.json"
@@ -165,10 +182,30 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | No
 
 
 def model_fingerprint(name: str) -> str:
-    """Compute a SHA-256 (16 hex digits) over names, dtypes, shapes and bytes of the weights.
+    """Compute a SHA-256 (16 hex digits) over names, dtypes, shapes and bytes of the weights, and one over the config.
 
     It does not depend on how the weights are divided into files.
     """
+    return f"{_weights_fingerprint(name)} config:{config_fingerprint(load_raw_config(name))}"
+
+
+def config_fingerprint(config: PretrainedConfig | Mapping[str, Any], *, but: Collection[str] = NO_EFFECT) -> str:
+    """Compute a SHA-256 (16 hex digits) of what a config says other than its class's defaults.
+
+    Two models of the same weights are two models where a constant of their rotary embedding differs. Left out are names
+    and versions, and what the other fields of a pool's fingerprint tell.
+    """
+    content = config.to_diff_dict() if isinstance(config, PretrainedConfig) else dict(config)
+    return _short_hash(json.dumps(_without(content, but), sort_keys=True, default=str))
+
+
+def _without(content: Any, names: Collection[str]) -> Any:
+    if not isinstance(content, dict):
+        return content
+    return {key: _without(value, names) for key, value in content.items() if key not in names}
+
+
+def _weights_fingerprint(name: str) -> str:
     digest = hashlib.sha256()
     files = {key: path for path in _weight_files(name) for key in _tensor_names(path)}
     for key in sorted(files):

@@ -82,6 +82,18 @@ def load_weights(auto_class: Any, name: str, what: str, **options: Any) -> tuple
     return model, unexpected
 
 
+def raw_config(name: str) -> dict[str, Any]:
+    """Read config.json of a directory or hub id as it stands; empty where there is none to be read."""
+    path = str(Path(name) / CONFIG) if Path(name).is_dir() else hub_file(name, CONFIG)
+    if path is None or not Path(path).is_file():
+        return {}
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def hub_file(name: str, file: str) -> str | None:
     """Return the local path of a file of the hub id `name`, downloaded if need be; None where it has no such file.
 

@@ -16,7 +16,7 @@ from vbon.artifacts.fingerprint import Fingerprint
 from vbon.artifacts.json_files import parse_json
 from vbon.core.reward_cdf import RewardCDF
 from vbon.errors import VbonError
-from vbon.pool.manifest import Manifest, read_manifest
+from vbon.pool.manifest import Manifest, manifest_to_json, read_manifest
 from vbon.pool.prompts import Prompt, check_prompt, make_prompt, with_absent_columns
 from vbon.pool.shards import SCHEMA, check_shard, read_shard
 
@@ -96,6 +96,11 @@ class ReferencePool:
     def fingerprint(self) -> Fingerprint:
         """Return the fingerprint of the settings that made the pool."""
         return self.manifest.fingerprint
+
+    @property
+    def digest(self) -> str:
+        """Compute the SHA-256 of the pool: of its manifest, which has those of its shards."""
+        return hashlib.sha256(manifest_to_json(self.manifest).encode()).hexdigest()
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from vbon.errors import VbonError
+from vbon.models.load import NO_EFFECT, chat_template_fingerprint, config_fingerprint, tokenizer_fingerprint
 from vbon.models.pretrained import from_pretrained, load_weights
 from vbon.models.prompts import render_chat, with_completion
 from vbon.rewards.checked import CheckedReward, checked, shorten
@@ -117,7 +118,14 @@ def classifier_reward(spec: str, *, device: str, batch_size: int, trust_remote_c
     model, tokenizer = load_model(spec, path, trust_remote_code=trust_remote_code)
     label = choose_label(spec, model, label_name)
     check_form(spec, tokenizer, form)
-    fingerprint = f"{weights_digest(model)}#{label}" + (":pair" if form == PAIR else "")
+    fingerprint = " ".join(
+        [
+            f"{weights_digest(model)}#{label}" + (":pair" if form == PAIR else ""),
+            f"config:{config_fingerprint(model.config, but=NO_EFFECT - {'pad_token_id'})}",  # it reads before padding
+            f"tokenizer:{tokenizer_fingerprint(tokenizer)}",
+            f"template:{chat_template_fingerprint(tokenizer)}",
+        ]
+    )
     prepare_padding(model)
     model = place(spec, model, device)
     classifier = Classifier(spec, model, tokenizer, label, max_tokens(model, tokenizer), batch_size, form)

@@ -6,6 +6,7 @@ repeated with exponential back-off and jitter; the endpoint must therefore be a 
 """
 
 import base64
+import hashlib
 import http.client
 import json
 import os
@@ -67,7 +68,9 @@ def http_reward(
         return decode(endpoint, post_repeatedly(endpoint, body, timeout, max_attempts, first_delay))
 
     # No time limit around it: every request has its own, and repeats take what they take.
-    return checked(score, name=endpoint.shown, fingerprint=endpoint.shown, batch_size=batch_size, noise=0.0)
+    query = urlsplit(spec).query  # may be a secret, and may choose another reward
+    digest = f" query:{hashlib.sha256(query.encode()).hexdigest()[:16]}" if query else ""
+    return checked(score, name=endpoint.shown, fingerprint=endpoint.shown + digest, batch_size=batch_size, noise=0.0)
 
 
 def parse_endpoint(spec: str, token: str) -> Endpoint:

@@ -1,6 +1,7 @@
 """A RUN: a plain Hugging Face model directory that loads anywhere, with vbon's own files under vbon/."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from vbon.artifacts.files import FolderLock, remove_leftovers, replace_file
 from vbon.artifacts.fingerprint import Fingerprint
+from vbon.artifacts.json_files import parse_json
+from vbon.artifacts.settings import MAY_CHANGE
 from vbon.config.fields import flag
 from vbon.config.secrets import without_secrets
 from vbon.config.train import TrainConfig
@@ -39,9 +42,10 @@ class RunFolder:
         self.samples = self.own / "samples.jsonl"
         self.checkpoints = self.own / "checkpoints"
         self.description = self.own / "run.json"
+        self.sources = self.own / "sources.json"
         self._lock: FolderLock | None = None
 
-    def check(self, config: TrainConfig) -> None:
+    def check(self, config: TrainConfig, sources: Mapping[str, str] | None = None) -> None:
         """Refuse a folder in which this run cannot go; write nothing.
 
         Raises:
@@ -58,9 +62,13 @@ class RunFolder:
             raise VbonError(f"--out {self.path} is a file; choose another --out")
         if started:
             _check_same(self.own / "config.yaml", config)
+            _check_same_sources(self.sources, sources or {})
 
-    def open(self, config: TrainConfig) -> None:
-        """Make the folder, keep other processes out, write the merged config. Raises VbonError where it cannot."""
+    def open(self, config: TrainConfig, sources: Mapping[str, str] | None = None) -> None:
+        """Make the folder, keep other processes out, write the merged config and the digests of what the run reads.
+
+        Raises VbonError where it cannot.
+        """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -69,6 +77,7 @@ class RunFolder:
         remove_leftovers(self.checkpoints)
         try:
             replace_file(self.own / "config.yaml", settings_text(config).encode())
+            replace_file(self.sources, (json.dumps(dict(sources or {}), indent=2) + "\n").encode())
         except BaseException:
             self.close()
             raise
@@ -85,7 +94,7 @@ class RunFolder:
 
 
 # What may change between a run's start and its resumption: where and when, not what.
-_FREE = ("resume", "out", "device", "num_threads", "tracker", "checkpoint_every", "keep_checkpoints", "push_to_hub")
+_FREE = {"resume", *MAY_CHANGE}
 
 
 def settings_text(config: TrainConfig) -> str:
@@ -137,6 +146,19 @@ def describe(folder: RunFolder, config: TrainConfig, task: Task, made: Origin, r
         "result": result,
     }
     replace_file(folder.description, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _check_same_sources(path: Path, now: Mapping[str, str]) -> None:
+    """Refuse to continue a run on another pool, other prompts, another model or reward under the same names."""
+    if not path.is_file():  # a run of an earlier version
+        return
+    then = parse_json(path.read_text(encoding="utf-8"), str(path))
+    changed = [name for name, digest in now.items() if isinstance(then, dict) and then.get(name, digest) != digest]
+    if changed:
+        raise VbonError(
+            f"--resume: the {' and the '.join(changed)} of this run {'are' if len(changed) > 1 else 'is'} another one "
+            "than when it was started, under the same name; put it back or start another run"
+        )
 
 
 def _check_same(path: Path, config: TrainConfig) -> None:

@@ -62,6 +62,7 @@ def _train_once(config: TrainConfig, asks_to_pause: Asks) -> dict[str, Any]:
         copy.deepcopy(ref_policy), ref_policy, reward, pool, config, tokenizer=tokenizer, accelerator=accelerator
     )
     trainer.origin = Origin(actual, allowed)
+    trainer.sources["model"] = str(actual.model)
     return trainer.train(asks_to_pause)
 
 

@@ -19,6 +19,7 @@ from vbon.models.logprobs import completion_logprobs
 from vbon.pool.known_rewards import score_again, texts_of
 from vbon.pool.prompt_ids import prompt_ids_of
 from vbon.pool.store import ReferencePool
+from vbon.pool.writer import hash_prompt_ids
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward
 from vbon.training import checkpoint
@@ -99,6 +100,8 @@ class VBoNTrainer:
         self.policy = policy
         self.ref_policy = at_precision(ref_policy.eval().requires_grad_(False), self.accelerator)
         self.folder = RunFolder(config.out)
+        self.sources = {"pool": pool.digest, "prompts": hash_prompt_ids(pool.prompts), "reward": reward.fingerprint}
+        """Digests of what the run reads: it is not resumed on others."""
         self.origin = Origin()
         """What the run is made with, and the fields of the pool's fingerprint that may differ; recorded in the run."""
         self._console = Console(stderr=True, quiet=not self.accelerator.is_main_process)
@@ -136,7 +139,7 @@ class VBoNTrainer:
 
     def _start(self) -> None:
         """Refuse what cannot be started before anything is written; then open the run's folder."""
-        self.folder.check(self.config)
+        self.folder.check(self.config, self.sources)
         self._learner = make_learner(self.policy, self.config, self.accelerator)
         self._refinement = self._refined() if self.config.refine_tail else None
         self._state = self._restore()
@@ -146,7 +149,7 @@ class VBoNTrainer:
             self._check_pool()
         self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes there
         if self.accelerator.is_main_process:
-            self.folder.open(self.config)
+            self.folder.open(self.config, self.sources)
         try:
             self._diary = Diary(self.folder, self.accelerator, self.config, self._state)
         except BaseException:
