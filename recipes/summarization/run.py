@@ -104,8 +104,7 @@ class Recipe:
         """A run for each temperature and seed."""
         for folder in self.folders.values():
             for run in self._runs(folder):
-                if not (run / "vbon/run.json").is_file():
-                    train(self._train_config(folder, run))
+                train(self._train_config(folder, run))
 
     def evaluate(self) -> None:
         """Each temperature's runs, the reference and best-of-N, on the test prompts at that temperature."""
@@ -156,7 +155,6 @@ class Recipe:
             pool=str(folder / "pool-train"),
             out=str(run),
             seed=int(run.name.removeprefix("seed-")),
-            resume=(run / "vbon/config.yaml").is_file(),
             **self.preset.train,
         )
 

@@ -100,8 +100,7 @@ def attempt(verb: str, line: str, out: str, kib: int, whole: dict[str, bytes]) -
     after = contents(Path.cwd())
     halves = [name for name in after if ".partial" in name or ".writing-" in name or "removing-" in name]
     changed = [name for name, content in others.items() if after.get(name) != content]
-    resumed = f"{line} --resume" if verb == "train" and Path(out, "vbon/config.yaml").exists() else line
-    again, said_again = vbon(resumed) if status else (0, "")
+    again, said_again = vbon(line) if status else (0, "")
     made = settled(Path(out), verb)
     return {
         "verb": verb,

@@ -11,13 +11,13 @@ from mutate import HTML
 from valid import Target, Valid, json_lines, parquet
 
 from vbon.artifacts.fingerprint import Fingerprint
+from vbon.artifacts.run import keep_rows
 from vbon.evaluation.runs import read_run
 from vbon.report.comparison.read import read_sweep
 from vbon.report.read import read_folders
 from vbon.rewards.checked import checked
 from vbon.rewards.http import decode, parse_endpoint
 from vbon.training import checkpoint
-from vbon.training.metrics import keep_rows
 from vbon.training.state import RunState
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))

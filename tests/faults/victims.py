@@ -48,12 +48,7 @@ def train_arguments(folder: Path, flags: Sequence[str]) -> Callable[[Path], list
         "--validation-every 2 --checkpoint-every 1 --offline-batch-size 16 --tracker none --validation-fraction 0.25"
     )
     fixed = ["train", *common, *size.split(), "--pool", f"{folder}/pool", *flags]
-
-    def arguments(out: Path) -> list[str]:
-        resume = ["--resume"] if (out / "vbon/config.yaml").exists() else []
-        return [*fixed, "--out", str(out), *resume]
-
-    return arguments
+    return lambda out: [*fixed, "--out", str(out)]
 
 
 def shards(out: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from tests.sweep.conftest import COMMAND, LIMIT, write_sweep
 
 from vbon import cli
-from vbon.training.metrics import read_rows, seconds_of
+from vbon.artifacts.run import read_rows, seconds_of
 
 pytestmark = pytest.mark.timeout(LIMIT)
 

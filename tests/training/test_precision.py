@@ -43,8 +43,8 @@ def test_a_pause_costs_no_bit(configure, tmp_path):
     train(whole)
     asked = iter([False, True])
     with pytest.raises(Paused):
-        train(cut, asks_to_pause=lambda: next(asked))
-    train(configure(mixed_precision="bf16", out=cut.out, resume=True))
+        train(cut, should_pause=lambda: next(asked))
+    train(configure(mixed_precision="bf16", out=cut.out))
     assert filecmp.cmp(f"{whole.out}/model.safetensors", f"{cut.out}/model.safetensors", shallow=False)
 
 

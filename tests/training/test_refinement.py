@@ -81,7 +81,7 @@ def test_a_resumed_run_ends_like_the_uninterrupted_one(configure, tmp_path, monk
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainer, "run_iteration", stopping)
         train(stopped)
-    train(configure(out=str(tmp_path / "stopped"), refine_tail=True, resume=True))
+    train(configure(out=str(tmp_path / "stopped"), refine_tail=True))
     for file in ("model.safetensors", "vbon/checkpoints/step-000004/refinement.safetensors"):
         assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 

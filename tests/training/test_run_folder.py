@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vbon.artifacts.run import RunFolder
 from vbon.errors import VbonError
-from vbon.training.run_folder import RunFolder
 
 SECOND = """
 import sys
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
-from vbon.training.run_folder import RunFolder
-config = TrainConfig(pool="p", model="m", reward="r", n=2.0, out=sys.argv[1], resume=True)
+from vbon.artifacts.run import RunFolder
+config = TrainConfig(pool="p", model="m", reward="r", n=2.0, out=sys.argv[1])
 folder = RunFolder(config.out)
 try:
     folder.open(config)
@@ -55,6 +55,6 @@ def test_a_password_is_not_stored_and_does_not_matter_to_resume(configure, tmp_p
     folder.open(config)
     folder.close()
     assert yaml.safe_load((folder.own / "config.yaml").read_text())["reward"] == "https://host:8/score"
-    folder.check(dataclasses.replace(config, reward="https://you:new@host:8/score", resume=True))
-    with pytest.raises(VbonError, match=r"--reward 'https://host:8/score', now it is https://host:8/other"):
-        folder.check(dataclasses.replace(config, reward="https://host:8/other", resume=True))
+    folder.check(dataclasses.replace(config, reward="https://you:new@host:8/score"))
+    with pytest.raises(VbonError, match=r"--reward was 'https://host:8/score', now it is 'https://host:8/other'"):
+        folder.check(dataclasses.replace(config, reward="https://host:8/other"))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vbon.artifacts.run import keep_rows, read_rows
 from vbon.errors import VbonError
-from vbon.training.metrics import keep_rows, read_rows
 from vbon.training.state import RunState
 
 ROW = {"iteration": 2, "validation/objective": -1.0, "validation/objective_se": 0.1}
@@ -23,7 +23,7 @@ def test_a_state_survives_json():
     [
         ({"iteration": "4"}, "'iteration' is '4'"),
         ({"iteration": True}, "'iteration' is True"),
-        ({"said": None}, "'said' is None"),
+        ({"warnings_given": None}, "'warnings_given' is None"),
         ({"best": []}, r"'best' is \[\]"),
         ({"best": {"iteration": 2}}, "a validation is incomplete"),
         ({"validations": [7]}, "a validation is incomplete"),
@@ -31,7 +31,7 @@ def test_a_state_survives_json():
     ],
 )
 def test_each_damage_is_named(changes, message):
-    with pytest.raises(VbonError, match=f"step-000002: {message}.*--resume from the one before"):
+    with pytest.raises(VbonError, match=f"step-000002: {message}; remove it, and the same command"):
         RunState.from_json(FULL.to_json() | changes, "step-000002")
     for content in (None, [], "x"):
         with pytest.raises(VbonError, match="does not say"):

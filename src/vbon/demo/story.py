@@ -15,6 +15,7 @@ from rich.console import Console
 
 from vbon.artifacts.files import replace_file
 from vbon.artifacts.json_files import lines_text, read_lines, read_object, write_json
+from vbon.artifacts.run import RunFolder
 from vbon.artifacts.settings import check_same_settings
 from vbon.config import CollectConfig, DemoConfig, EvaluateConfig, InspectConfig, ReportConfig, TrainConfig
 from vbon.demo.closing import closing, print_closing
@@ -86,6 +87,9 @@ def _stages(folder: Path, seed: int, scale: Scale) -> list[tuple[str, Callable[[
     def never() -> bool:
         return False  # cheap, and where the pool is whole it only reads
 
+    def is_trained() -> bool:
+        return RunFolder(folder / RUN).is_finished
+
     return [
         ("write a corpus and prompts", exists("prompts-heldout.jsonl"), lambda: _write_texts(folder, seed, scale)),
         ("train the reference model", exists("reference/config.json"), lambda: _train_reference(folder, seed, scale)),
@@ -93,7 +97,7 @@ def _stages(folder: Path, seed: int, scale: Scale) -> list[tuple[str, Callable[[
         ("collect the training pool", never, lambda: _collect(folder, "train", seed, scale)),
         ("collect the held-out pool", never, lambda: _collect(folder, "heldout", seed + 1, scale)),
         ("inspect: what would best-of-N buy?", never, lambda: _inspect(folder, seed)),
-        (f"train towards best-of-{N}", exists(f"{RUN}/vbon/run.json"), lambda: _train(folder, seed, scale)),
+        (f"train towards best-of-{N}", is_trained, lambda: _train(folder, seed, scale)),
         ("evaluate on held-out prompts", exists("evaluation/evaluation.json"), lambda: _evaluate(folder, seed, scale)),
         ("report", never, lambda: _report(folder)),
     ]
@@ -209,7 +213,6 @@ def train_config(folder: Path, seed: int, scale: Scale) -> TrainConfig:
         rollouts_per_iteration=scale.rollouts_per_iteration,
         validation_every=max(1, scale.num_iterations // 4),
         seed=seed,
-        resume=(folder / RUN / "vbon/config.yaml").is_file(),
     )
 
 

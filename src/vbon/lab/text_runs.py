@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vbon.artifacts.run import RunFolder
 from vbon.config import EvaluateConfig, TrainConfig
 from vbon.core import stats
 from vbon.errors import VbonError
@@ -136,9 +137,9 @@ def setting_of(job: TextJob) -> Setting:
 
 def train(job: TextJob) -> None:
     """Train into `job.folder` unless a finished run is there."""
-    if (job.folder / "vbon" / "run.json").is_file():
+    run = RunFolder(job.folder)
+    if run.is_finished:
         return
-    shutil.rmtree(job.folder, ignore_errors=True)
     source = ReferencePool.open(job.pool)
     reward, pool = mapped_reward(source, job.reward_map), ReferencePool.open(derive_pool(job))
     model = named(source.manifest.model, job.pool, "model")
@@ -156,7 +157,7 @@ def train(job: TextJob) -> None:
     )
     ref_policy = load.load_policy(model, dtype="float32", device=torch.device("cpu"))
     VBoNTrainer(copy.deepcopy(ref_policy), ref_policy, reward, pool, config).train()
-    shutil.rmtree(job.folder / "vbon" / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
 def named(value: str | None, pool: str, what: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vbon.artifacts.files import replace_file
+from vbon.artifacts.run import RunFolder
 from vbon.config.methods import METHODS, MethodName
 from vbon.config.sweep import Sweep
 from vbon.pool.store import ReferencePool
@@ -98,7 +99,7 @@ def _run(
         "metrics": policy["metrics"],
         "cost": _counts(whole),
         "cost_nearly": None if nearly is None else _counts(nearly),
-        "out_of_time": bool(read_json(folder.run(job.name) / "vbon/run.json")["result"].get("out_of_time")),
+        "out_of_time": bool(RunFolder(job.train.out).read_record().result.get("out_of_time")),
         "warnings": evaluation["warnings"],
     }
 

@@ -6,9 +6,9 @@ import signal
 import sys
 import threading
 import traceback
-from dataclasses import replace
 from pathlib import Path
 
+from vbon.artifacts.run import RunFolder
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
 from vbon.sweep.folder import SweepFolder
@@ -33,17 +33,15 @@ def work(job: Job, out: str) -> None:
 
 
 def do(job: Job) -> None:
-    """Train unless the run is whole; evaluate unless that is done."""
-    run = Path(job.train.out)
-    if not is_trained(job):
-        train(replace(job.train, resume=(run / "vbon/config.yaml").is_file()))
+    """Start, continue or keep the run; evaluate it unless that is done."""
+    train(job.train)
     if job.evaluate is not None and not is_done(job):
         evaluate_command(job.evaluate)
 
 
 def is_trained(job: Job) -> bool:
-    """Whether the run is whole: run.json is written last."""
-    return (Path(job.train.out) / "vbon/run.json").is_file()
+    """Whether the run is finished."""
+    return RunFolder(job.train.out).is_finished
 
 
 def is_done(job: Job) -> bool:

@@ -6,10 +6,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from vbon.artifacts.run import RunFolder
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.training.run_folder import RunFolder
 from vbon.training.shards import requested_fsdp
 from vbon.training.trackers import tracker_of
 

@@ -1,5 +1,6 @@
 """README.md of a run: the card that tells whoever finds the model what it is and how to make it again."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ METRICS = {
 }
 
 
-def model_card(config: TrainConfig, task: Task, allowed: list[str], result: dict[str, Any]) -> str:
+def model_card(config: TrainConfig, task: Task, allowed: Sequence[str], result: dict[str, Any]) -> str:
     """Markdown with the front matter that model hubs read."""
     return f"""---
 {yaml.safe_dump(_front_matter(config), sort_keys=False).strip()}
@@ -71,7 +72,7 @@ def _metric_lines(result: dict[str, Any]) -> str:
     return "\n".join(f"| {text} | {value:.3f} | {low:.3f} to {high:.3f} |" for text, (value, low, high) in rows.items())
 
 
-def _fingerprint_lines(task: Task, allowed: list[str]) -> str:
+def _fingerprint_lines(task: Task, allowed: Sequence[str]) -> str:
     known = task.pool.fingerprint.to_json()
     notes = {field: " (another one was used here)" for field in allowed}
     return "\n".join(

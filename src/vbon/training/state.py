@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vbon.errors import VbonError
+from vbon.training.task import RANK_TEST
 
 _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "offline_step": int,
@@ -12,14 +13,16 @@ _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "validations": list,
     "best": (dict, type(None)),
     "recent": list,
-    "said": list,
+    "warnings_given": list,
+    "failed_rank_test": bool,
 }
 _ROW_KEYS = ("iteration", "validation/objective", "validation/objective_se")
+_FIX = "remove it, and the same command continues from the checkpoint before"
 
 
 @dataclass
 class RunState:
-    """Steps taken, validations made, and what was seen and said on the way."""
+    """Steps taken, validations made, and what was seen and warned of on the way."""
 
     offline_step: int = 0
     """Optimiser steps taken on the pool's samples."""
@@ -31,8 +34,10 @@ class RunState:
     """The row of the policy to keep."""
     recent: list[dict[str, float]] = field(default_factory=list)
     """The first and the latest training metrics, for `watch.signs`."""
-    said: list[str] = field(default_factory=list)
+    warnings_given: list[str] = field(default_factory=list)
     """Names of the warnings given: each is given once a run."""
+    failed_rank_test: bool = False
+    """Whether the pool failed the rank test of iteration 0, which was allowed."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -40,23 +45,31 @@ class RunState:
     @classmethod
     def from_json(cls, content: Any, where: str) -> "RunState":
         """The state that `to_json` wrote. Raises VbonError beginning with `where` for anything else."""
+        content = _as_now(content)
         if not (isinstance(content, dict) and set(content) == set(_FIELD_TYPES)):
-            raise VbonError(f"{where}: does not say where a run stands; remove it and --resume from the one before")
+            raise VbonError(f"{where}: does not say where a run stands; {_FIX}")
         for name, kind in _FIELD_TYPES.items():
-            if not isinstance(content[name], kind) or isinstance(content[name], bool):
-                raise VbonError(
-                    f"{where}: {name!r} is {content[name]!r:.60}; remove it and --resume from the one before"
-                )
+            if not isinstance(content[name], kind) or isinstance(content[name], bool) is not (kind is bool):
+                raise VbonError(f"{where}: {name!r} is {content[name]!r:.60}; {_FIX}")
         rows = [*content["validations"], *([content["best"]] if content["best"] else [])]
         if not all(isinstance(row, dict) and all(_is_number(row.get(key)) for key in _ROW_KEYS) for row in rows):
-            raise VbonError(f"{where}: a validation is incomplete; remove it and --resume from the one before")
+            raise VbonError(f"{where}: a validation is incomplete; {_FIX}")
         return cls(**content)
 
     def covers(self, row: dict[str, Any]) -> bool:
-        """Whether this row of the diary was written before this state: a resumed run writes the others again."""
+        """Whether this row of the log was written before this state: a resumed run writes the others again."""
         if "offline_step" in row:
             return bool(row["offline_step"] <= self.offline_step)
         return bool(self.validations) and bool(row["iteration"] <= self.iteration)
+
+
+def _as_now(content: Any) -> Any:
+    """The state of an older version in today's form: its warnings, `said`, held the failed rank test too."""
+    if not (isinstance(content, dict) and isinstance(content.get("said"), list)):
+        return content
+    rest = {name: value for name, value in content.items() if name != "said"}
+    given = [name for name in content["said"] if name != RANK_TEST]
+    return {**rest, "warnings_given": given, "failed_rank_test": RANK_TEST in content["said"]}
 
 
 def _is_number(value: Any) -> bool:

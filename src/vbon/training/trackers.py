@@ -6,8 +6,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from vbon.artifacts.run import RunFolder, settings_of
 from vbon.config.train import TrainConfig
-from vbon.training.run_folder import RunFolder, settings_of
 
 CURVES = "curves"  # TensorBoard's folder in the run
 PROJECT = "vbon"

@@ -1,5 +1,6 @@
 """VBoNTrainer: a policy, its reference, a reward and a pool in; the run's result and a model folder out."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vbon.artifacts.run import Provenance, RunFolder, settings_of
 from vbon.config.train import TrainConfig
 from vbon.core.best_of_n import kl_floor, kl_from_reference
-from vbon.errors import Asks, Paused, VbonError, never
+from vbon.errors import Paused, VbonError
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
 from vbon.pool.store import ReferencePool
@@ -23,15 +25,15 @@ from vbon.training.adapters import merged
 from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
 from vbon.training.learner import make_learner
-from vbon.training.metrics import Diary, sample_rows
+from vbon.training.metrics import RunLog, sample_rows
 from vbon.training.model_card import model_card
+from vbon.training.model_folder import run_record, save_model
 from vbon.training.offline import best_of_n_loss, check_sets, method_objective, offline_step
 from vbon.training.offline_methods import OFFLINE_METHODS
 from vbon.training.online import check_shares, run_iteration
 from vbon.training.pool_data import PoolData, tilt_log_weights
 from vbon.training.refinement import Refinement
 from vbon.training.rollout import Rollouts
-from vbon.training.run_folder import Origin, RunFolder, describe, save_model
 from vbon.training.state import RunState
 from vbon.training.task import (
     RANK_TEST,
@@ -52,6 +54,9 @@ FINITE_ROWS = 8
 class VBoNTrainer:
     """Trains `policy` towards best-of-N of `ref_policy` by the pool's ranks of `reward`.
 
+    A run in `config.out` that was started with the same settings is continued, from its last checkpoint; one that is
+    finished is left as it is, or extended where `config` asks for more iterations.
+
     Args:
         policy: what is trained, in place; at the start usually equal to `ref_policy`.
         ref_policy: the model that made the pool; never changed.
@@ -60,9 +65,13 @@ class VBoNTrainer:
         config: as on the command line; `config.out` is where the run goes.
         tokenizer: default: the one of `config.model`.
         accelerator: default: a new one, on `config.device`.
+        provenance: what the run is made with, for its record; default: unknown.
+        should_pause: is called between two steps, by the main process; where it returns True, the run saves a
+            checkpoint and `train` raises Paused. Default: never.
 
     Raises:
-        VbonError: a prompt longer than the context, or rollouts that the processes cannot share equally.
+        VbonError: a prompt longer than the context, rollouts that the processes cannot share equally, a run that was
+            started with other settings, or has done more iterations than `config` asks for.
     """
 
     def __init__(
@@ -75,9 +84,14 @@ class VBoNTrainer:
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
         accelerator: Accelerator | None = None,
+        provenance: Provenance | None = None,
+        should_pause: Callable[[], bool] | None = None,
     ):
         config.validate()
+        self._given = settings_of(config)
         self.config = config = with_defaults(config, policy, pool)
+        self.folder = RunFolder(config.out)
+        self.folder.check(config)
         self.accelerator = accelerator or make_accelerator(config)
         check_shares(config, self.accelerator.num_processes)
         check_sets(pool, config)
@@ -88,57 +102,66 @@ class VBoNTrainer:
         self.validation = make_task(validation, tokenizer, reward, sampling, config.tie_rule, policy)
         self.policy = policy
         self.ref_policy = at_precision(ref_policy.eval().requires_grad_(False), self.accelerator)
-        self.folder = RunFolder(config.out)
-        self.origin = Origin()
-        """What the run is made with, and the fields of the pool's fingerprint that may differ; recorded in the run."""
+        self.provenance = provenance or Provenance()
+        self._should_pause = should_pause
         self._console = Console(stderr=True, quiet=not self.accelerator.is_main_process)
+        self._learner = make_learner(policy, config, self.accelerator)
+        self._refinement = self._refined() if config.refine_tail else None
+        self._state = self._restore()
+        vbon_objective = config.targets_best_of_n
+        self._watcher = Watcher(self._console, self._state, config.n, vbon_objective=vbon_objective)
+        self._log = RunLog(self.folder, self.accelerator, config)
 
-    def train(self, asks_to_pause: Asks = never) -> dict[str, Any]:
-        """Run to the end (or resume), save the best policy as a model folder, return the result.
+    def train(self) -> dict[str, Any]:
+        """Run to the end, save the best policy as a model folder, return the result; `policy` is that policy then.
 
-        On Ctrl-C the last checkpoint stays, and KeyboardInterrupt says how to continue. `asks_to_pause` is heard
-        between two steps: there is a checkpoint then, and no step is lost.
+        On Ctrl-C the last checkpoint stays, and the same call continues from there.
 
         Raises:
-            Paused: after that checkpoint.
-            VbonError: a run in the way, other settings than the run to resume, a pool that fresh samples do not fit,
-                weights that are no longer finite. What was saved before stays.
+            Paused: `should_pause` asked for it, and there is a checkpoint of the last step.
+            VbonError: a pool that fresh samples do not fit, weights that are no longer finite, another process that
+                writes this run. What was saved before stays.
         """
-        self._asks_to_pause = asks_to_pause
-        self._start()
+        if not self._has_work():
+            self.policy = load.load_policy(
+                str(self.folder.path),
+                dtype=self.config.dtype,
+                device=self.accelerator.device,
+                trust_remote_code=self.config.trust_remote_code,
+            )
+            return self.folder.result()
+        self._open()
         try:
             with ProgressBar("iterations", self._num_steps(), console=self._console) as progress:
                 self._run(progress)
             return self._finish()
         except (KeyboardInterrupt, Paused) as stop:
             where = f"{self.folder.path}: stopped at iteration {self._state.iteration}"
-            raise type(stop)(f"{where}; the same command with --resume continues") from None
+            raise type(stop)(f"{where}; run the same command to continue") from None
         except FloatingPointError as error:
             last = checkpoint.latest(self.folder.checkpoints) or self.folder.checkpoints
             raise VbonError(
                 f"{error}; the last good checkpoint is in {last}. A smaller --learning-rate helps"
             ) from None
         finally:
-            self._diary.close()
+            self._log.close()
             self.folder.close()
 
     # The run -----------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        """Refuse what cannot be started before anything is written; then open the run's folder."""
-        self.folder.check(self.config)
-        self._learner = make_learner(self.policy, self.config, self.accelerator)
-        self._refinement = self._refined() if self.config.refine_tail else None
-        self._state = self._restore()
-        vbon_objective = self.config.targets_best_of_n
-        self._watcher = Watcher(self._console, self._state, self.config.n, vbon_objective=vbon_objective)
+    def _has_work(self) -> bool:
+        """Whether the run is not finished, or finished and `config` asks for more of it."""
+        return not self.folder.is_finished or self.folder.read_record().can_go_further(self.config)
+
+    def _open(self) -> None:
+        """Check the pool of a run that has not begun to train, before anything is written; then open its folder."""
         if not self._state.validations:
             self._check_pool()
         self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes there
         if self.accelerator.is_main_process:
             self.folder.open(self.config)
         try:
-            self._diary = Diary(self.folder, self.accelerator, self.config, self._state)
+            self._log.open(self._state)
         except BaseException:
             self.folder.close()
             raise
@@ -162,11 +185,14 @@ class VBoNTrainer:
             if self._refinement is not None:
                 self._refinement.after(self._learner, rollouts)
             state.iteration += 1
-            self._diary.write({"iteration": state.iteration, **metrics})
+            self._log.write({"iteration": state.iteration, **metrics})
             self._watcher.see_iteration(metrics)
             progress.advance()
             progress.show(f"ρ {metrics['sequence_reward']:+.3f}  KL {metrics['kl_policy_ref']:.2f}")
             self._at_milestones(rollouts)
+        if state.validations[-1]["iteration"] < state.iteration:  # less is asked for than when the run was started
+            self._validate()
+            self._checkpoint(checkpoint.ONLINE, state.iteration)
 
     def _train_offline(self, progress: ProgressBar) -> None:
         config, state = self.config, self._state
@@ -175,7 +201,7 @@ class VBoNTrainer:
         while state.offline_step < self._num_offline_steps and not self._out_of_time():
             metrics = take_step(self._learner, data, config, state.offline_step)
             state.offline_step += 1
-            self._diary.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
+            self._log.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
             progress.advance()
             pauses = self._pauses()
             if state.offline_step % config.checkpoint_every == 0 or pauses:
@@ -197,7 +223,7 @@ class VBoNTrainer:
         pauses = not last and self._pauses()
         if iteration % self.config.validation_every == 0 or last:
             for row in sample_rows(rollouts, self.task, iteration):
-                self._diary.write_sample(row)
+                self._log.write_sample(row)
             self._validate()
         if iteration % self.config.checkpoint_every == 0 or last or pauses:
             self._require_finite(rollouts)
@@ -209,17 +235,17 @@ class VBoNTrainer:
         return self._state.iteration >= self.config.num_iterations or self._out_of_time()
 
     def _pauses(self) -> bool:
-        """Whether to pause here; all processes alike, as the main one is asked to."""
-        if self._asks_to_pause is never:
+        """Whether to pause here; all processes do as the main one is asked to."""
+        if self._should_pause is None:
             return False
-        [asked] = broadcast_object_list([self._asks_to_pause()])
+        [asked] = broadcast_object_list([self._should_pause()])
         return bool(asked)
 
     def _out_of_time(self) -> bool:
         """Whether the seconds that the run may take are spent, by the main process's clock: all must stop together."""
         if self.config.max_seconds is None:
             return False
-        [spent] = broadcast_object_list([self._diary.seconds])
+        [spent] = broadcast_object_list([self._log.seconds])
         return float(spent) >= self.config.max_seconds
 
     def _validate(self) -> None:
@@ -230,7 +256,7 @@ class VBoNTrainer:
         """
         state, measured = self._state, self._measure()
         row = {"iteration": state.iteration, **{f"validation/{key}": value for key, value in measured.items()}}
-        self._diary.write(row)
+        self._log.write(row)
         state.validations.append(row)
         top = max(state.validations, key=lambda one: one["validation/objective"])
         close = measured["objective"] >= top["validation/objective"] - top["validation/objective_se"]
@@ -278,12 +304,27 @@ class VBoNTrainer:
         self.accelerator.wait_for_everyone()
 
     def _restore(self) -> RunState:
-        found = checkpoint.latest(self.folder.checkpoints) if self.config.resume else None
+        """Fill the networks and the optimizer from the last checkpoint; return where the run stands by it.
+
+        Raises:
+            VbonError: the run has done more iterations than are asked for, or more are asked for of a finished run
+                whose checkpoints are gone.
+        """
+        folder, asked = self.folder, self.config.num_iterations
+        found = checkpoint.latest(folder.checkpoints)
         if found is None:
+            if folder.is_finished and self._has_work():
+                raise VbonError(f"{folder.checkpoints}: holds no checkpoint to continue from; choose another --out")
             return RunState()
         progress = checkpoint.load(found, self._modules(), self._learner.full_optimizer())
         self._learner.full_state.scatter()
-        return RunState.from_json(progress, str(found))
+        state = RunState.from_json(progress, str(found))
+        if state.iteration > asked:
+            raise VbonError(
+                f"--num-iterations {asked}: {folder.path} has done {state.iteration} iterations; "
+                "ask for as many or more, or choose another --out"
+            )
+        return state
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         """What a checkpoint keeps: the networks, and the ranks' policy samples."""
@@ -304,7 +345,8 @@ class VBoNTrainer:
         """Save the best policy as the run's model; the last one is the last checkpoint."""
         state, policy = self._state, self._learner.module("policy")
         assert state.best is not None
-        allowed = [*self.origin.allowed_mismatches, *(name for name in state.said if name == RANK_TEST)]
+        failed = (RANK_TEST,) if state.failed_rank_test else ()
+        made = Provenance(self.provenance.fingerprint, (*self.provenance.allowed_mismatches, *failed))
         checkpoint.load(self._best_folder(), {"policy": policy}, None)
         result = {
             "iterations": state.iteration,
@@ -318,8 +360,9 @@ class VBoNTrainer:
         self.policy = merged(policy)
         if self.accelerator.is_main_process:
             save_model(self.folder.path, self.policy, self.task.tokenizer, self.task)
-            self.folder.write_card(model_card(self.config, self.task, allowed, result))
-            describe(self.folder, self.config, self.task, Origin(self.origin.fingerprint, allowed), result)
+            self.folder.write_card(model_card(self.config, self.task, made.allowed_mismatches, result))
+            record = run_record(self.config, self._given, self.task, self.validation, made, result)
+            self.folder.write_record(record)
         self.accelerator.wait_for_everyone()
         return {"out": str(self.folder.path), **result}
 
@@ -330,8 +373,7 @@ class VBoNTrainer:
         result = pool_rank_test(self.ref_policy, self.task, self.config.seed)
         self._console.print(f"rank test of the pool: χ² p = {result.p_value:.3g}")
         allowed = RANK_TEST in self.config.allow_mismatch
-        if not check_rank_test(result, self.task.pool, allowed=allowed):
-            self._state.said.append(RANK_TEST)
+        self._state.failed_rank_test = not check_rank_test(result, self.task.pool, allowed=allowed)
         self._watcher.before_start(int(self.task.cdf.num_samples.min()))
 
     def _best_folder(self) -> Path:

@@ -35,8 +35,8 @@ class Watcher:
         self._say("plateau", plateau(self._state.validations))
 
     def _say(self, name: str, line: str | None) -> None:
-        if line is not None and name not in self._state.said:
-            self._state.said.append(name)
+        if line is not None and name not in self._state.warnings_given:
+            self._state.warnings_given.append(name)
             self._console.print(f"[yellow]warning:[/yellow] {line}")
 
 
