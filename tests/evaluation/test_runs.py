@@ -26,7 +26,7 @@ def make_run(world: Path, folder: Path, **changes: Any) -> str:
         "algorithm": "rloo",
         "pool": "elsewhere",
         "pool_fingerprint": pool.fingerprint.to_json(),
-        "ref_model": str(world / "ref"),
+        "ref_model": str(world / "model"),
         "reward": "r",
         "train_prompt_ids": ["0" * 16],
     }
@@ -46,7 +46,7 @@ def test_a_run_brings_its_n_and_its_name(world: Path, tmp_path: Path):
     row = summary["policies"]["n3"]
     assert summary["n"] == summary["settings"]["n"] == row["n"] == 3.0
     assert (row["objective"], row["algorithm"], row["path"]) == ("vbon", "rloo", str(tmp_path / "n3"))
-    assert summary["settings"]["model"] == str(world / "ref")
+    assert summary["settings"]["model"] == str(world / "model")
     assert summary["warnings"] == []
 
 

@@ -50,9 +50,9 @@ def test_best_of_n_scores_every_draw_of_a_full_batch_and_of_one_prompt(setting: 
 
 
 def test_seconds_are_per_prompt_and_the_median_of_three(setting: Setting, monkeypatch: pytest.MonkeyPatch):
-    """A clock that jumps by 1, 9, 2 seconds for the full batch, then by 12, 6, 60 for the six prompts one by one."""
+    """A clock that jumps by 1, 9, 2 seconds for the full batch, then by 12, 6, 60 for the eight prompts one by one."""
     steps = itertools.chain.from_iterable((0.0, seconds) for seconds in (1.0, 9.0, 2.0, 12.0, 6.0, 60.0))
     clock = itertools.accumulate(steps)
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
     speed = throughput.one_sample_speed(setting.sampler.model, setting)
-    assert speed == throughput.Speed(rate=20 / 2.0, latency=12.0 / 6)
+    assert speed == throughput.Speed(rate=20 / 2.0, latency=12.0 / 8)

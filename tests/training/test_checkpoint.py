@@ -86,7 +86,7 @@ def test_only_what_is_trained_is_kept_beside_frozen_weights(world, tmp_path, con
     with pytest.raises(VbonError, match="does not fit this model"):
         checkpoint.load(tmp_path / "a", {"policy": load.load_policy(world.model)}, None)
     kept = (tmp_path / "a/policy.safetensors").stat().st_size
-    assert kept < (world.folder / "ref/model.safetensors").stat().st_size / 4
+    assert kept < (world.folder / "model/model.safetensors").stat().st_size / 4
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.requires_grad:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from tests.training.conftest import COMPLETIONS, PAD
+from tests.enumerable import COMPLETIONS, PAD
 
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.models import load

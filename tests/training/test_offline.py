@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from tests.training.conftest import plain_token_logprobs, task_of, write_pool
+from tests.enumerable import plain_token_logprobs, task_of, write_pool
 
 from vbon.config.train import OfflineLoss
 from vbon.core.best_of_n import tie_averaged_weights

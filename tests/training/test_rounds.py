@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.training.conftest import STEPS, write_pool
+from tests.enumerable import STEPS, write_pool
 
 from vbon.errors import VbonError
 from vbon.evaluation.runs import read_run

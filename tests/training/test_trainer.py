@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests.training.conftest import PROMPTS, enumerate_logprobs, write_pool
+from tests.enumerable import PROMPTS, VOCABULARY, write_pool
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vbon.artifacts.run import read_rows
@@ -66,11 +66,11 @@ def test_a_run_is_a_plain_model_folder_of_the_best_policy(world, configure, pool
     run = Path(config.out)
     assert not [p for p in run.rglob("*") if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt")]
     model = AutoModelForCausalLM.from_pretrained(run)
-    assert not np.array_equal(enumerate_logprobs(model), world.ref_logprobs)
+    assert not np.array_equal(world.logprobs(model), world.ref_logprobs)
     sampling = model.generation_config
     assert (sampling.do_sample, sampling.temperature, sampling.top_p, sampling.top_k) == (True, 1.0, 1.0, 0)
     assert (sampling.max_new_tokens, sampling.eos_token_id) == (3, [0])
-    assert AutoTokenizer.from_pretrained(run)("one a").input_ids == [4, 1]
+    assert AutoTokenizer.from_pretrained(run)("one a").input_ids == [VOCABULARY.index("one"), 1]
     record = json.loads((run / "vbon/run.json").read_text())
     validated = [row for row in rows(run) if "validation/objective" in row]
     assert [row["iteration"] for row in validated] == [0, 2, 4, 6]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from tests.training.conftest import COMPLETIONS, STEPS, all_sequences, plain_token_logprobs
+from tests.enumerable import COMPLETIONS, PROMPTS, STEPS, TASK, every_completion, plain_token_logprobs
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
@@ -46,8 +46,8 @@ def settings_of(**changes) -> UpdateSettings:
 
 def enumeration(world, policy, prompt: str = PROMPT) -> Minibatch:
     """Every completion of the prompt as if rolled out by `policy`, with the exact log W."""
-    batch = all_sequences([prompt])
-    index = ["one", "two", "three", "one two"].index(prompt)
+    index = PROMPTS.index(prompt)
+    batch = every_completion(TASK.prompt_ids[index])
     log_w = torch.from_numpy((world.log_bon(N) - world.ref_logprobs)[index])
     reference = load.load_policy(world.model)
     ids = torch.cat([batch.prompt_ids, batch.completion_ids], 1)
