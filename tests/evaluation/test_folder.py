@@ -149,7 +149,7 @@ def test_other_weights_at_the_same_path_are_measured_again(world: Path, tmp_path
     config = dataclasses.replace(small(world, tmp_path), runs=(str(tmp_path / "run"),))
     before = evaluate_command(config)
     shutil.rmtree(tmp_path / "run")
-    shutil.copytree(world / "ref", tmp_path / "run")
+    shutil.copytree(world / "model", tmp_path / "run")
     after = evaluate_command(config)
     assert after["policies"]["run"]["metrics"]["kl_policy_ref"]["value"] == 0
     assert before["policies"]["run"]["metrics"]["kl_policy_ref"]["value"] > 0

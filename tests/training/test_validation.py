@@ -62,13 +62,8 @@ def test_metrics_are_means_of_sums_over_real_tokens(world, policy, task):
 
 
 def test_intervals_are_of_prompt_means(world, policy, task):
-<<<<<<< HEAD
-    """Against the normal interval of the eight prompts' exact means; 64 completions of each add their own spread."""
-    measured = validate(policy, load.load_policy(world.model), task, partial(vbon, n=N), n=N, seed=1)
-=======
     """Against the normal interval of the eight prompts' exact means, to which 64 completions add their own spread."""
-    measured = validate(policy, load.load_policy(world.model), task, bind_objective("vbon", N), n=N, seed=1)
->>>>>>> 2290052 (One enumerable task, a world of the lab, serves the tests of training, evaluation and sweep)
+    measured = validate(policy, load.load_policy(world.model), task, partial(vbon, n=N), n=N, seed=1)
     rewards = world.rewards()
     probs = np.exp(world.logprobs(policy))
     means = (probs * rewards).sum(1)
