@@ -85,7 +85,7 @@ def test_without_the_extra_one_line_names_it(tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    assert re.search(r"vbon: error: .*jinja2.*pip install 'vbon\[report\]'", done.stderr)
+    assert re.search(r"vbon: error: .*jinja2.*pip install -e '\.\[report\]'", done.stderr)
     assert "Traceback" not in done.stderr
 
 

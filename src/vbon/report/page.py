@@ -1,7 +1,7 @@
 """The page: everything that was read, drawn and worded, put into one HTML text that needs nothing else.
 
-Texts from data enter through jinja2's autoescape only. Two things are marked safe: the SVG that figures.py makes (whose
-text matplotlib escapes) and this package's own style and script; a content policy in the page forbids all others.
+Texts from data enter through jinja2's autoescape only. Two things are marked safe: the SVG of vbon.figures (whose text
+matplotlib escapes) and this package's own style and script; a content policy in the page forbids all others.
 """
 
 import base64
@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from vbon.artifacts.evaluation import Evaluation
 from vbon.report import plots, samples, tables
-from vbon.report.figures import Drawing
+from vbon.report.plots import Drawing
 from vbon.report.read import Run
 from vbon.report.verdict import KL_ALLOWANCE, verdict
 from vbon.report.words import n_text, number, percent_text

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vbon.core import fronts, kl_rl, stats
 from vbon.core.stats import Estimate
-from vbon.report.comparison.figures import Band, Line
+from vbon.figures.shapes import Line
 from vbon.report.comparison.read import Comparison, Method
 
 Float = NDArray[np.float64]
@@ -36,8 +36,9 @@ def lines_by_n(comparison: Comparison, metric: str) -> list[Line]:
         if values is not None:
             ns = [comparison.places[place].n for place in method.places()]
             seeds = [(n, float(y)) for n, row in zip(ns, values.mean(2).T, strict=True) for y in row]
-            x = [Estimate(n, n, n) for n in ns]
-            found.append(Line(method.name, method.series, x, [point(one) for one in _grid(values)], seeds))
+            found.append(
+                Line(method.name, ns, [point(one) for one in _grid(values)], series=method.series, seeds=seeds)
+            )
     return found
 
 
@@ -75,7 +76,7 @@ class Matched(NamedTuple):
 
     rival: Method
     at_best_of_n: Sequence[Estimate]
-    band: Band
+    along: Line
     per_seed: Sequence[Sequence[float]]
     """The same at best-of-N's KLs, each seed by itself; nan outside its curves."""
 
@@ -100,9 +101,14 @@ def _matched(first: Method, rival: Method, metric: str, comparison: Comparison) 
     return Matched(
         rival,
         both[: len(levels)],
-        Band(rival.name, rival.series, along.tolist(), both[len(levels) :]),
+        _band(rival, along.tolist(), both[len(levels) :]),
         [_one_seed(levels, mine, theirs, s) for s in seeds],
     )
+
+
+def _band(rival: Method, kls: Sequence[float], values: Sequence[Estimate]) -> Line:
+    means, low, high = ([getattr(value, part) for value in values] for part in ("value", "low", "high"))
+    return Line(rival.name, kls, means, low, high, series=rival.series)
 
 
 def _one_seed(levels: Sequence[float], mine: tuple[Float, Float], theirs: tuple[Float, Float], s: int) -> list[float]:
@@ -201,7 +207,7 @@ def _line(method: Method, metric: str) -> Line | None:
     kl, values = curves
     seeds = list(zip(kl.mean(2).ravel().tolist(), values.mean(2).ravel().tolist(), strict=True))
     x, y = ([point(one) for one in _grid(curve)] for curve in curves)
-    return Line(method.name, method.series, x, y, seeds)
+    return Line(method.name, x, y, series=method.series, seeds=seeds)
 
 
 def _grid(values: Float) -> Iterator[Float]:
