@@ -15,7 +15,7 @@ from vbon.training.trackers import tracker_of
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """An accelerator on `config.device`, with the launcher's processes, and the tracker that `config` names.
+    """Make an accelerator on `config.device`, with the launcher's processes, and the tracker that `config` names.
 
     Raises:
         VbonError: a device that is not on this machine, or a way of sharing the weights that is not supported.
@@ -25,7 +25,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     precision = _precision(config, in_shards=fsdp is not None)
     if fsdp is not None and config.device == "cpu" and torch.accelerator.is_available():
         raise VbonError(
-            "--device cpu: weights are shared out on this machine's accelerators; hide them (CUDA_VISIBLE_DEVICES=)"
+            "--device cpu: weights are sharded over this machine's accelerators; hide them (CUDA_VISIBLE_DEVICES=)"
         )
     device = load.resolve_device(config.device)
     if device.type == "cuda" and device.index is not None:
@@ -51,7 +51,7 @@ def refuse_deepspeed(accelerator: Accelerator | None = None) -> None:
 
 
 def at_precision(model: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """A model that is not trained, computing in the same dtype as those in training."""
+    """Make a model that is not trained compute in the same dtype as those in training."""
     if not is_mixed(accelerator):
         return model
     prepared: nn.Module = accelerator.prepare_model(model, evaluation_mode=True)
@@ -59,7 +59,7 @@ def at_precision(model: nn.Module, accelerator: Accelerator) -> nn.Module:
 
 
 def is_mixed(accelerator: Accelerator) -> bool:
-    """Whether matrix products are in another dtype than the weights."""
+    """Return True if matrix products are in another dtype than the weights."""
     return bool(accelerator.mixed_precision != "no")
 
 

@@ -12,7 +12,7 @@ from vbon.errors import VbonError
 
 
 def with_adapters(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """The model as it is where `lora_rank` is 0; else frozen, in place, under adapters that start at 0.
+    """Freeze the model in place and add adapters that start at 0; where `lora_rank` is 0 return it unchanged.
 
     Raises:
         VbonError: no module of the model has a name in `lora_target_modules`, or peft has no choice for it.
@@ -39,6 +39,6 @@ def with_adapters(model: nn.Module, config: TrainConfig) -> nn.Module:
 
 
 def merged(model: nn.Module) -> Any:
-    """The plain model: adapters, if there are any, added to the weights that they adapt."""
+    """Return the plain model, with its adapters, if it has any, added to the weights."""
     merge = getattr(model, "merge_and_unload", None)
     return model if merge is None else merge()

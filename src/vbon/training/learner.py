@@ -29,27 +29,27 @@ class Learner:
     base_learning_rates: list[float]
 
     def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of all processes, (B, …) → (ΣB, …)."""
+        """Collect the rows of all processes, (B, …) → (ΣB, …)."""
         if self.accelerator.num_processes == 1:
             return rows
         gathered: torch.Tensor = self.accelerator.gather(rows.to(self.accelerator.device))
         return gathered
 
     def module(self, name: str) -> nn.Module:
-        """The network `policy` or `critic` with all its weights, to sample from; all processes call together."""
+        """Return the network `policy` or `critic` with all its weights, to sample from; all processes call together."""
         return self.full_state.gather(name)
 
     def modules(self) -> dict[str, nn.Module]:
-        """Name → network, for checkpoints; all processes call together."""
+        """Return name → network with all its weights, for checkpoints; all processes call together."""
         return {name: self.module(name) for name in ("policy", "critic") if getattr(self, name) is not None}
 
     def full_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer with all moments, in the process that writes checkpoints; all processes call together."""
+        """Return the optimizer, with all moments in the process that writes checkpoints; all processes call it."""
         return self.full_state.gather_optimizer(keep=self.accelerator.is_main_process)
 
 
 def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Accelerator) -> Learner:
-    """AdamW over policy and, for PPO, critic; no weight decay, which would pull towards 0 and not towards π_ref.
+    """Make policy and, for PPO, critic, and AdamW over them without weight decay, which would pull towards 0.
 
     Raises:
         VbonError: a way of sharing the weights that is not supported, or adapters that do not fit the model.

@@ -82,14 +82,16 @@ class ReplicatedState:
         self._networks, self._optimizer, self._accelerator = networks, optimizer, accelerator
 
     def gather(self, name: str) -> nn.Module:
+        """Return the network, unwrapped."""
         module: nn.Module = self._accelerator.unwrap_model(self._networks[name])
         return module
 
     def gather_optimizer(self, *, keep: bool) -> torch.optim.Optimizer:
+        """Return the optimizer."""
         return self._optimizer
 
     def scatter(self) -> None:
-        pass
+        """Do nothing: what was loaded is in use."""
 
 
 def adamw(networks: Iterable[nn.Module], rates: Sequence[float]) -> torch.optim.AdamW:

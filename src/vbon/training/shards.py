@@ -91,12 +91,14 @@ class ShardedState:
 
     @torch.no_grad()
     def gather(self, name: str) -> nn.Module:
+        """Return the full network with the current weights of its shards."""
         for full, shard in zip(trained(self.networks[name]), trained(self._shards[name]), strict=True):
             full.copy_(all_of(shard))
         return self.networks[name]
 
     @torch.no_grad()
     def gather_optimizer(self, *, keep: bool) -> torch.optim.Optimizer:
+        """Return the optimizer of the full networks, with all moments in the processes that pass `keep`."""
         self.optimizer.state.clear()
         for full, shard in self._pairs():
             moments = {name: all_of(tensor) for name, tensor in self._sharded.state.get(shard, {}).items()}
