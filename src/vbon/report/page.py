@@ -26,32 +26,32 @@ TEMPLATES = files("vbon.report") / "templates"
 
 def render(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> str:
     """The HTML page, a function of its arguments alone."""
-    style, script = template_text("report.css"), template_text("report.js")
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=script_hash(script),
-            version=__version__,
-            title=_title(runs, evaluations),
-            evaluations=[_evaluation_section(evaluation, f"e{i}") for i, evaluation in enumerate(evaluations)],
-            training=[as_context(drawing) for drawing in plots.training_plots(runs, "t")],
-            settings=_settings(runs, evaluations),
-            kl_allowance=KL_ALLOWANCE,
-        )
+    return fill(
+        "report.html.j2",
+        title=_title(runs, evaluations),
+        evaluations=[_evaluation_section(evaluation, f"e{i}") for i, evaluation in enumerate(evaluations)],
+        training=[as_context(drawing) for drawing in plots.training_plots(runs, "t")],
+        settings=_settings(runs, evaluations),
+        kl_allowance=KL_ALLOWANCE,
     )
 
 
-def environment() -> Environment:
-    """Templates of this package, every text escaped."""
-    return Environment(
+def fill(template: str, **context: Any) -> str:
+    """Return the page of a template of this package, every text escaped."""
+    script = template_text("report.js")
+    environment = Environment(
         loader=FunctionLoader(template_text),
         autoescape=select_autoescape(enabled_extensions=("j2",), default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(
+        style=Markup(template_text("report.css")),
+        script=Markup(script),
+        script_hash=script_hash(script),
+        version=__version__,
+        **context,
     )
 
 
