@@ -111,13 +111,13 @@ def test_one_n_for_all(world: Path, tmp_path: Path):
     ("content", "message"),
     [
         ("{", "malformed JSON"),
-        ("[]", "format_version is 2; this vbon reads 1"),
+        ("[]", "must hold a JSON object"),
         ('{"format_version": 2}', "format_version is 2; this vbon reads 1"),
-        ('{"format_version": 1, "n": "8"}', "'n' must be float"),
-        ('{"format_version": 1, "n": true}', "'n' must be float"),
+        ('{"format_version": 1, "n": "8"}', "'n' must be a number"),
+        ('{"format_version": 1, "n": true}', "'n' must be a number"),
         ('{"format_version": 1, "n": 0.5}', "greater than 1"),
         ('{"format_version": 1, "pool_fingerprint": {"colour": "red"}}', "unknown field 'colour'"),
-        ('{"format_version": 1, "train_prompt_ids": "all"}', "'train_prompt_ids' must be list"),
+        ('{"format_version": 1, "train_prompt_ids": "all"}', "'train_prompt_ids' must be a list"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path: Path, content: str, message: str):
@@ -126,6 +126,14 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: str, message: str):
     with pytest.raises(VbonError, match=message) as error:
         read_runs([str(tmp_path / "run")])
     assert "run.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_run_that_is_not_finished_is_refused_though_a_model_is_there(world: Path, tmp_path: Path):
+    run = Path(make_run(world, tmp_path / "run"))
+    (run / "vbon/run.json").unlink()
+    (run / "vbon/config.yaml").touch()  # what the extension of a finished run looks like
+    with pytest.raises(VbonError, match="run: this run is not finished; repeat its `vbon train` command"):
+        read_runs([str(run)])
 
 
 def test_names_are_last_parts_unless_shared():

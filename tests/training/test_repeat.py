@@ -155,7 +155,7 @@ def test_a_run_of_the_format_before_is_continued_to_the_same_bytes_and_returned(
     assert train(configure(allow_mismatch=("rank_test",))) == {**first, "out": str(old.path)}
     assert weights(old.path) == weights(whole.out) and rows(old.path) == rows(whole.out)
     make_old(old)
-    assert (read_run(str(old.path), "old").n, old.read_record().validation_prompt_ids) == (4.0, None)
+    assert (read_run(str(old.path), "old").record.n, old.read_record().validation_prompt_ids) == (4.0, None)
     before = files_of(old.path)
     assert train(configure(allow_mismatch=("rank_test",))) == {**first, "out": str(old.path)}
     assert files_of(old.path) == before

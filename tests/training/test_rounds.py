@@ -52,10 +52,10 @@ def test_two_rounds_of_best_of_2_are_best_of_4(world, levels_pool, two_rounds):
     start = world.kl_policy_bon(world.model, 4, REWARD)
     first, second = (world.kl_policy_bon(path, 4, REWARD) for path in (out / "vbon/rounds/1", out))
     assert second < 0.1 * start < first  # one round alone stays at best-of-2
-    run = read_run(str(out), "run")
+    run = read_run(str(out), "run").record
     pool = ReferencePool.open(levels_pool)
     assert (run.n, run.pool, run.ref_model) == (4.0, str(levels_pool), world.model)
-    assert run.fingerprint == pool.fingerprint  # what `vbon evaluate` holds against a held-out pool of the reference
+    assert run.made_with == pool.fingerprint  # what `vbon evaluate` holds against a held-out pool of the reference
     assert set(run.train_prompt_ids) == {prompt.prompt_id for prompt in pool.prompts}
     again = ReferencePool.open(out / "vbon/rounds/2-pool")
     assert [prompt.prompt_id for prompt in again.prompts] == [prompt.prompt_id for prompt in pool.prompts]

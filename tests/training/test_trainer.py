@@ -287,8 +287,8 @@ def test_a_reward_that_fails_names_the_prompt_and_nothing_is_written(configure, 
         ({"reward": "nowhere.py:score"}, "nowhere.py"),
         ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl"),
         ({"n": 1.0}, "--n is 1.0, but must be greater than 1"),
-        ({"rollouts_per_iteration": 30}, "not a multiple of --samples-per-prompt 4"),
-        ({"objective": "reward", "kl_coef": 0.1, "algorithm": "offline"}, "trains --objective vbon only"),
+        ({"rollouts_per_iteration": 30}, "must be a multiple of --samples-per-prompt 4"),
+        ({"objective": "reward", "kl_coef": 0.1, "algorithm": "offline"}, "--algorithm offline needs --objective vbon"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(configure, changes, words):

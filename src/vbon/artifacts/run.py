@@ -27,6 +27,7 @@ from vbon.config.yaml_file import merged_text, read_mapping
 from vbon.errors import VbonError
 
 FORMAT_VERSION = 1
+RECORD_NAME = "vbon/run.json"
 Row = dict[str, Any]
 """One line of metrics.jsonl or samples.jsonl."""
 
@@ -84,6 +85,11 @@ class RunRecord:
             raise VbonError(f"{where}: 'n' is {record.n}, but must be a number greater than 1")
         return record
 
+    @property
+    def made_with(self) -> Fingerprint | None:
+        """What the run was really made with: its pool's fingerprint, but where a mismatch was allowed."""
+        return self.pool_fingerprint if self.fingerprint is None else self.fingerprint
+
     def can_go_further(self, config: TrainConfig) -> bool:
         """Whether `config` asks for another number of iterations, or for other seconds where those ran out."""
         out_of_time = bool(self.result.get("out_of_time")) and config.max_seconds != self.config.get("max_seconds")
@@ -118,7 +124,7 @@ class RunFolder:
         self.metrics = self.own / "metrics.jsonl"
         self.samples = self.own / "samples.jsonl"
         self.checkpoints = self.own / "checkpoints"
-        self.record = self.own / "run.json"
+        self.record = self.path / RECORD_NAME
         self._lock: FolderLock | None = None
 
     @property

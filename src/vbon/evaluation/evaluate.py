@@ -122,7 +122,7 @@ def _evaluate_plan(plan: Plan, config: EvaluateConfig, folder: EvaluationFolder)
         made = _evaluate(policies, plan.setting, with_throughput=config.throughput, advance=bar.advance, folder=folder)
     for run in plan.runs:
         row = made.summary["policies"][run.name]
-        row |= {"path": run.path, "objective": run.objective, "algorithm": run.algorithm, "n": run.n}
+        row |= {"path": run.path, **{key: getattr(run.record, key) for key in ("objective", "algorithm", "n")}}
     made.summary.update(settings=plan.settings, warnings=[*plan.warnings, *made.summary["warnings"]])
     return made
 

@@ -84,12 +84,12 @@ def _select(pool: ReferencePool, config: EvaluateConfig) -> ReferencePool:
 
 
 def _ref_model(config: EvaluateConfig, runs: Sequence[Run], pool: ReferencePool) -> str:
-    names = [config.model, pool.manifest.model, *(run.ref_model for run in runs)]
+    names = [config.model, pool.manifest.model, *(run.record.ref_model for run in runs)]
     return _first(names, f"{pool.path}: does not say which model made it; name it with --model")
 
 
 def _reward_spec(config: EvaluateConfig, runs: Sequence[Run], pool: ReferencePool) -> str:
-    names = [config.reward, pool.manifest.reward, *(run.reward for run in runs)]
+    names = [config.reward, pool.manifest.reward, *(run.record.reward for run in runs)]
     return _first(names, f"{pool.path}: does not say which reward scored it; name it with --reward")
 
 
@@ -101,7 +101,7 @@ def _first(values: Sequence[Any], message: str) -> Any:
 
 
 def _shared_n(config: EvaluateConfig, runs: Sequence[Run]) -> float:
-    trained = {run.name: run.n for run in runs if run.n is not None}
+    trained = {run.name: run.record.n for run in runs if run.record.n is not None}
     if config.n is None and len(set(trained.values())) > 1:
         each = ", ".join(f"{name} for N = {n:g}" for name, n in trained.items())
         raise VbonError(f"the runs were not trained for one N ({each}); choose with --n")
@@ -143,7 +143,7 @@ def _check_fingerprints(
     allowed = config.allow_mismatch
     actual = fingerprint_of(ref_model, sampler, reward)
     others = {f"reference {ref_model}": actual} | {
-        f"run {run.path}": run.fingerprint for run in runs if run.fingerprint is not None
+        f"run {run.path}": run.record.made_with for run in runs if run.record.made_with is not None
     }
     differing = {
         field
@@ -160,7 +160,7 @@ def _unknown_warnings(pool: ReferencePool) -> list[str]:
 
 def _held_out_warnings(runs: Sequence[Run], pool: ReferencePool) -> list[str]:
     ids = {prompt.prompt_id for prompt in pool.prompts}
-    seen = [(run, len(ids.intersection(run.train_prompt_ids or ()))) for run in runs]
+    seen = [(run, len(ids.intersection(run.record.train_prompt_ids or ()))) for run in runs]
     return [
         f"{run.name} was trained on {count} of these {len(ids)} prompts: its figures are not held-out ones"
         for run, count in seen
