@@ -38,9 +38,9 @@ from vbon.models.fused import fuse_activations
 from vbon.models.generate import Sampling, generate
 from vbon.pool.prompts import make_prompt
 from vbon.training.critic_start import critic_step
-from vbon.training.learner import make_learner
 from vbon.training.offline import offline_step
 from vbon.training.online import run_iteration
+from vbon.training.parallel.learner import make_learner
 from vbon.training.pool_data import PoolData
 from vbon.training.rollout import roll_out
 from vbon.training.task import Task

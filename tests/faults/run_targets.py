@@ -17,8 +17,8 @@ from vbon.report.comparison.read import read_sweep
 from vbon.report.read import read_folders
 from vbon.rewards.checked import checked
 from vbon.rewards.http import decode, parse_endpoint
-from vbon.training import checkpoint
-from vbon.training.state import RunState
+from vbon.training.output import checkpoint
+from vbon.training.output.state import RunState
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 import folders

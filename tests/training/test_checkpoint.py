@@ -10,8 +10,8 @@ from torch import nn
 
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.training import checkpoint
-from vbon.training.adapters import with_adapters
+from vbon.training.output import checkpoint
+from vbon.training.parallel.adapters import with_adapters
 
 
 class Tied(nn.Module):

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from vbon.errors import Paused, VbonError
-from vbon.training.accelerator import make_accelerator
+from vbon.training.parallel.accelerator import make_accelerator
 from vbon.training.train import train
 
 

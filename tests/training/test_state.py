@@ -7,7 +7,7 @@ import pytest
 
 from vbon.artifacts.run import keep_rows, read_rows
 from vbon.errors import VbonError
-from vbon.training.state import RunState
+from vbon.training.output.state import RunState
 
 ROW = {"iteration": 2, "validation/objective": -1.0, "validation/objective_se": 0.1}
 FULL = RunState(4, 2, [ROW], ROW, [{"kl_policy_ref": 0.1}], ["plateau"])

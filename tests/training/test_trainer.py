@@ -245,7 +245,7 @@ def test_curves_hold_every_number_of_the_diary(configure):
 
 
 def test_without_tensorboard_there_are_no_curves_and_no_complaint(configure, monkeypatch):
-    from vbon.training import trackers
+    from vbon.training.output import trackers
 
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     config = configure(tracker="tensorboard", num_iterations=1)

@@ -14,8 +14,8 @@ from vbon.core import seeds
 from vbon.core.objectives import vbon
 from vbon.models import load
 from vbon.models.value_head import Critic, value_head, values_of
-from vbon.training.learner import make_learner
 from vbon.training.online import update, update_settings
+from vbon.training.parallel.learner import make_learner
 from vbon.training.rollout import roll_out
 from vbon.training.update import Minibatch, UpdateSettings, critic_loss, losses, make_baseline, minibatches
 

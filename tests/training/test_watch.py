@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from vbon.core.best_of_n import kl_floor, kl_from_reference
-from vbon.training.state import RunState
-from vbon.training.watch import WATCHED, WINDOW, Watcher, before_start, plateau, signs
+from vbon.training.health import WATCHED, WINDOW, Watcher, before_start, plateau, signs
+from vbon.training.output.state import RunState
 
 N = 8.0
 HEALTHY = {"kl_policy_ref": 1.2, "entropy": 10.0, "eos_rate": 0.9}

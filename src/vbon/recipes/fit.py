@@ -17,7 +17,7 @@ from vbon.artifacts.json_files import json_value, read_object, write_json
 from vbon.artifacts.settings import check_same_settings
 from vbon.errors import Paused
 from vbon.progress import ProgressBar
-from vbon.training import checkpoint
+from vbon.training.output import checkpoint
 
 Precision = Literal["float32", "bfloat16"]
 Loss = Callable[[Any, Tensor, Tensor, Tensor], Tensor]

@@ -14,8 +14,8 @@ from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.core.soft_values import soft_value_loss
-from vbon.training.learner import Learner, descend, set_learning_rates
 from vbon.training.offline import offline_factor
+from vbon.training.parallel.learner import Learner, descend, set_learning_rates
 from vbon.training.pool_data import PoolData, systematic_draw
 
 TRACE_DECAY = 0.9

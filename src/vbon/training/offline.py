@@ -13,9 +13,9 @@ from vbon.core import offline, seeds
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
 from vbon.pool.store import ReferencePool
-from vbon.training.learner import Learner, descend, set_learning_rates
 from vbon.training.offline_methods import OFFLINE_METHODS, PolicyRows, draw_best
 from vbon.training.online import PoolLoss, name_prompts
+from vbon.training.parallel.learner import Learner, descend, set_learning_rates
 from vbon.training.pool_data import PoolData
 from vbon.training.schedule import learning_rate_factor
 

@@ -10,8 +10,8 @@ from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.offline import jeffreys
 from vbon.errors import VbonError
-from vbon.training.accelerator import is_mixed
-from vbon.training.learner import Learner, set_learning_rates
+from vbon.training.parallel.accelerator import is_mixed
+from vbon.training.parallel.learner import Learner, set_learning_rates
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.task import Task, objective_of, prompt_slots

@@ -25,7 +25,7 @@ from vbon.config.train import TrainConfig
 from vbon.pool.collect import collect
 from vbon.pool.prompts import canonical_json
 from vbon.pool.store import ReferencePool
-from vbon.training.accelerator import refuse_deepspeed
+from vbon.training.parallel.accelerator import refuse_deepspeed
 
 Train = Callable[[TrainConfig], dict[str, Any]]
 SEED_STRIDE = 10_000

@@ -17,9 +17,9 @@ from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
 from vbon.rewards import load_configured_reward
-from vbon.training.accelerator import make_accelerator
+from vbon.training.output.hub import check_login, push_run
+from vbon.training.parallel.accelerator import make_accelerator
 from vbon.training.rounds import train_in_rounds
-from vbon.training.sharing import check_login, push_run
 from vbon.training.task import RANK_TEST, sampling_of
 from vbon.training.trainer import VBoNTrainer
 

@@ -19,22 +19,23 @@ from vbon.models.logprobs import completion_logprobs
 from vbon.pool.store import ReferencePool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward
-from vbon.training import checkpoint
-from vbon.training.accelerator import at_precision, make_accelerator
-from vbon.training.adapters import merged
 from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
-from vbon.training.learner import make_learner
-from vbon.training.metrics import RunLog, sample_rows
-from vbon.training.model_card import model_card
-from vbon.training.model_folder import run_record, save_model
+from vbon.training.health import Watcher
 from vbon.training.offline import best_of_n_loss, check_sets, method_objective, offline_step
 from vbon.training.offline_methods import OFFLINE_METHODS
 from vbon.training.online import check_shares, run_iteration
+from vbon.training.output import checkpoint
+from vbon.training.output.model_card import model_card
+from vbon.training.output.model_folder import run_record, save_model
+from vbon.training.output.run_log import RunLog, sample_rows
+from vbon.training.output.state import RunState
+from vbon.training.parallel.accelerator import at_precision, make_accelerator
+from vbon.training.parallel.adapters import merged
+from vbon.training.parallel.learner import make_learner
 from vbon.training.pool_data import PoolData, tilt_log_weights
 from vbon.training.refinement import Refinement
 from vbon.training.rollout import Rollouts
-from vbon.training.state import RunState
 from vbon.training.task import (
     RANK_TEST,
     Task,
@@ -46,7 +47,6 @@ from vbon.training.task import (
     split_pool,
 )
 from vbon.training.validation import validate, validation_line
-from vbon.training.watch import Watcher
 
 FINITE_ROWS = 8
 

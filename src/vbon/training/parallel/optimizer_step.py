@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vbon.training.shards import all_of, trained
+from vbon.training.parallel.shards import all_of, trained
 
 
 class OptimizerStep:

@@ -8,10 +8,10 @@ from vbon.artifacts.json_files import append_line, json_value
 from vbon.artifacts.run import Row, RunFolder, keep_rows, seconds_of
 from vbon.config.train import TrainConfig
 from vbon.models.prompts import decode
+from vbon.training.output.state import RunState
+from vbon.training.output.trackers import log_row, open_tracker
 from vbon.training.rollout import Rollouts
-from vbon.training.state import RunState
 from vbon.training.task import Task
-from vbon.training.trackers import log_row, open_tracker
 
 SAMPLES_SHOWN = 4
 

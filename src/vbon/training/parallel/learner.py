@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 from vbon.config.train import TrainConfig
 from vbon.models.value_head import Critic, value_head
-from vbon.training.accelerator import refuse_deepspeed
-from vbon.training.adapters import with_adapters
-from vbon.training.optimizer_step import FullState, OptimizerStep, ReplicatedState, adamw
-from vbon.training.shards import ShardedState, sharded, sharding_of
+from vbon.training.parallel.accelerator import refuse_deepspeed
+from vbon.training.parallel.adapters import with_adapters
+from vbon.training.parallel.optimizer_step import FullState, OptimizerStep, ReplicatedState, adamw
+from vbon.training.parallel.shards import ShardedState, sharded, sharding_of
 
 
 @dataclass

@@ -10,8 +10,8 @@ from vbon.artifacts.run import RunFolder
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.training.shards import requested_fsdp
-from vbon.training.trackers import tracker_of
+from vbon.training.output.trackers import tracker_of
+from vbon.training.parallel.shards import requested_fsdp
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

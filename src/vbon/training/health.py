@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from vbon.core.best_of_n import kl_floor, kl_from_reference
-from vbon.training.state import RunState
+from vbon.training.output.state import RunState
 
 WATCHED = ("kl_policy_ref", "entropy", "eos_rate")
 WINDOW = 10
