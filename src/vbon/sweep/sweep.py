@@ -15,6 +15,7 @@ from vbon.sweep.matching import scales_of
 from vbon.sweep.plan import Scales, grid_jobs, search_jobs
 from vbon.sweep.results import write_results
 from vbon.sweep.search import adopt, choose
+from vbon.sweep.table import print_table
 from vbon.sweep.timing import timings
 from vbon.sweep.work import is_done
 from vbon.sweep.workers import run_jobs
@@ -56,8 +57,7 @@ def _run(sweep: Sweep, folder: SweepFolder, pool: ReferencePool, scales: Scales,
     run_jobs(jobs, folder, config.num_workers, console, "runs")
     done = [job for job in jobs if is_done(job)]
     speeds = timings(done, sweep, folder, console)
-    write_results(sweep, folder, jobs, search, scales, pool, speeds)
-    print(folder.table.read_text(encoding="utf-8"))
+    print_table(write_results(sweep, folder, jobs, search, scales, pool, speeds), Console())
     if done:
         report_command(ReportConfig(dirs=(str(folder.path),), out=str(folder.report)))
     failed = len(jobs) - len(done)

@@ -103,6 +103,6 @@ def completion_measures(rollouts: Rollouts, n: float) -> dict[str, Tensor]:
 def validation_line(row: dict[str, Any]) -> str:
     """Format a validation, a row of the metrics, for the console."""
     return (
-        f"iteration {row['iteration']:>5}  validation: win rate {row['validation/win_rate']:.3f}  "
+        f"validation {row['iteration']:>5}  win rate {row['validation/win_rate']:.3f}  "
         f"KL to reference {row['validation/kl_policy_ref']:.3f}  KL to best-of-N {row['validation/kl_policy_bon']:.3f}"
     )
