@@ -1,4 +1,4 @@
-"""Reads the metrics for the ways such runs fail, and says in one line what it sees and what helps."""
+"""Signs of a failing run in its metrics, each as a one-line warning that names what helps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,34 +14,37 @@ KL_OVERRUN = 1.5
 NOISY_FLOOR = 0.1  # nats: the reading of KL(π_θ‖π_bon) at π_θ = π_bon
 
 
-class Watcher:
-    """Says on the console what the functions below find; each warning once a run, resumed or not."""
+class HealthCheck:
+    """Prints the warnings of the functions below, each once in a run, whether it was interrupted or not."""
 
     def __init__(self, console: Console, state: RunState, n: float, *, vbon_objective: bool):
         self._console, self._state = console, state
         self._n, self._vbon_objective = n, vbon_objective
 
     def before_start(self, num_samples: int) -> None:
-        self._say("noisy_cdf", before_start(num_samples=num_samples, n=self._n, vbon_objective=self._vbon_objective))
+        """Warn of a pool whose smallest M, `num_samples`, is too small for N."""
+        self._warn("noisy_cdf", noisy_cdf(num_samples=num_samples, n=self._n, vbon_objective=self._vbon_objective))
 
-    def see_iteration(self, metrics: dict[str, float]) -> None:
+    def after_iteration(self, metrics: dict[str, float]) -> None:
+        """Warn of failure signs in this iteration's metrics and the earlier ones."""
         recent = self._state.recent
         recent.append({key: metrics[key] for key in WATCHED})
         del recent[WINDOW:-WINDOW]
-        for name, line in signs(recent, self._n, vbon_objective=self._vbon_objective).items():
-            self._say(name, line)
+        for name, line in failure_signs(recent, self._n, vbon_objective=self._vbon_objective).items():
+            self._warn(name, line)
 
-    def see_validation(self) -> None:
-        self._say("plateau", plateau(self._state.validations))
+    def after_validation(self) -> None:
+        """Warn where the validation objective no longer improves."""
+        self._warn("plateau", plateau(self._state.validations))
 
-    def _say(self, name: str, line: str | None) -> None:
+    def _warn(self, name: str, line: str | None) -> None:
         if line is not None and name not in self._state.warnings_given:
             self._state.warnings_given.append(name)
             self._console.print(f"[yellow]warning:[/yellow] {line}")
 
 
-def before_start(n: float, num_samples: int, *, vbon_objective: bool) -> str | None:
-    """What can be said before the first iteration. `num_samples`: the smallest M of the pool."""
+def noisy_cdf(n: float, num_samples: int, *, vbon_objective: bool) -> str | None:
+    """Return a warning if F̂ is too noisy for N; `num_samples` is the smallest M of the pool."""
     if not vbon_objective or kl_floor(num_samples, n) <= NOISY_FLOOR:
         return None
     return (
@@ -50,8 +53,8 @@ def before_start(n: float, num_samples: int, *, vbon_objective: bool) -> str | N
     )
 
 
-def signs(history: Sequence[dict[str, Any]], n: float, *, vbon_objective: bool) -> dict[str, str]:
-    """Failure signatures in the training metrics so far, by name; each is worth one line to the user, once."""
+def failure_signs(history: Sequence[dict[str, Any]], n: float, *, vbon_objective: bool) -> dict[str, str]:
+    """Find failure signs in the training metrics so far: name → warning."""
     if len(history) < 2 * WINDOW:
         return {}
     first, last = _mean(history[:WINDOW]), _mean(history[-WINDOW:])
@@ -76,7 +79,7 @@ def signs(history: Sequence[dict[str, Any]], n: float, *, vbon_objective: bool) 
 
 
 def plateau(validations: Sequence[dict[str, Any]], patience: int = 4) -> str | None:
-    """A line when the validation objective has not improved for `patience` validations."""
+    """Return a warning if the validation objective has not improved for `patience` validations."""
     values = [row["validation/objective"] for row in validations]
     if len(values) <= patience or max(values[-patience:]) > max(values[:-patience]):
         return None

@@ -33,12 +33,15 @@ SEED_STRIDE = 10_000
 
 
 def train_in_rounds(config: TrainConfig, pool: ReferencePool, train_once: Train) -> dict[str, Any]:
-    """Do every round that is not finished yet; return the last one's result, with N of all rounds together.
+    """Run every round that is not finished yet; return the last one's result, with N of all rounds together.
 
     Args:
         config: The settings; those of a round differ in model, pool and place.
         pool: The first round's pool, whose prompts and M all rounds share.
         train_once: Starts or continues one run, or returns its result.
+
+    Returns:
+        The result of the last round, with N of all rounds together.
 
     Raises:
         VbonError: The run was started with other settings, or a round raises it.

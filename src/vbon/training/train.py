@@ -89,7 +89,7 @@ def _train_once(config: TrainConfig, should_pause: Callable[[], bool] | None) ->
 
 
 def open_pool(config: TrainConfig) -> ReferencePool:
-    """The pool, cut to the prompts of --prompts if given. Raises VbonError for one that the pool lacks."""
+    """Open the pool, cut to the prompts of --prompts if given. Raises VbonError for one that the pool lacks."""
     pool = ReferencePool.open(Path(config.pool))
     if config.prompts is None:
         return pool

@@ -21,7 +21,7 @@ from vbon.progress import ProgressBar
 from vbon.rewards import Reward
 from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
-from vbon.training.health import Watcher
+from vbon.training.health import HealthCheck
 from vbon.training.offline import best_of_n_loss, check_sets, method_objective, offline_step
 from vbon.training.offline_methods import OFFLINE_METHODS
 from vbon.training.online import check_shares, run_iteration
@@ -109,7 +109,7 @@ class VBoNTrainer:
         self._refinement = self._refined() if config.refine_tail else None
         self._state = self._restore()
         vbon_objective = config.targets_best_of_n
-        self._watcher = Watcher(self._console, self._state, config.n, vbon_objective=vbon_objective)
+        self._health = HealthCheck(self._console, self._state, config.n, vbon_objective=vbon_objective)
         self._log = RunLog(self.folder, self.accelerator, config)
 
     def train(self) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class VBoNTrainer:
                 self._refinement.after(self._learner, rollouts)
             state.iteration += 1
             self._log.write({"iteration": state.iteration, **metrics})
-            self._watcher.see_iteration(metrics)
+            self._health.after_iteration(metrics)
             progress.advance()
             progress.show(f"ρ {metrics['sequence_reward']:+.3f}  KL {metrics['kl_policy_ref']:.2f}")
             self._at_milestones(rollouts)
@@ -266,7 +266,7 @@ class VBoNTrainer:
             if self.accelerator.is_main_process:
                 checkpoint.save(self._best_folder(), {"policy": policy}, None, row)
         self._console.print(validation_line(row))
-        self._watcher.see_validation()
+        self._health.after_validation()
 
     def _measure(self) -> dict[str, float]:
         """Validation metrics, the main process's everywhere: all must decide alike."""
@@ -374,7 +374,7 @@ class VBoNTrainer:
         self._console.print(f"rank test of the pool: χ² p = {result.p_value:.3g}")
         allowed = RANK_TEST in self.config.allow_mismatch
         self._state.failed_rank_test = not check_rank_test(result, self.task.pool, allowed=allowed)
-        self._watcher.before_start(int(self.task.cdf.num_samples.min()))
+        self._health.before_start(int(self.task.cdf.num_samples.min()))
 
     def _best_folder(self) -> Path:
         assert self._state.best is not None

@@ -27,7 +27,13 @@ _MEND = "remove it, and the same command continues from the checkpoint before"
 def save(
     folder: Path, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None, progress: dict[str, Any]
 ) -> None:
-    """Write the checkpoint `folder` atomically. `progress` is JSON: how far the run is, what was seen.
+    """Write a checkpoint, which is complete or absent whenever the process is killed.
+
+    Args:
+        folder: its place.
+        models: name → module with all its weights.
+        optimizer: the optimizer with all its moments, or None.
+        progress: the state of the run, as JSON.
 
     Raises:
         VbonError: the disk is full or refuses; the checkpoints before this one are intact.
@@ -56,23 +62,23 @@ def load(folder: Path, models: dict[str, nn.Module], optimizer: torch.optim.Opti
 
 
 def latest(folder: Path) -> Path | None:
-    """The last complete checkpoint under `folder`, or None; the online phase comes after the offline one."""
+    """Find the last complete checkpoint under `folder`, or None; the online phase comes after the offline one."""
     return next((path for prefix in (ONLINE, OFFLINE) for path in reversed(_complete(folder, prefix))), None)
 
 
 def numbered(folder: Path, prefix: str, count: int) -> Path:
-    """Where the checkpoint after `count` iterations or steps goes."""
+    """Name the folder of the checkpoint after `count` iterations or steps."""
     return folder / f"{prefix}{count:06d}"
 
 
 def keep_last(folder: Path, count: int) -> None:
-    """Remove all but the last `count` checkpoints to resume from; best ones are no such."""
+    """Remove all but the last `count` checkpoints to resume from; the best ones are not among these."""
     for path in [*_complete(folder, OFFLINE), *_complete(folder, ONLINE)][:-count]:
         remove_folder(path)
 
 
 def keep_best(folder: Path, best: Path) -> None:
-    """Remove every best checkpoint but this. Only once what names it is on disk: a resumed run may need the others."""
+    """Remove every best checkpoint but this one, after what names it is on disk: a continued run may need the others."""
     for path in _complete(folder, BEST):
         if path != best:
             remove_folder(path)

@@ -21,7 +21,17 @@ METRICS = {
 
 
 def model_card(config: TrainConfig, task: Task, allowed: Sequence[str], result: dict[str, Any]) -> str:
-    """Markdown with the front matter that model hubs read."""
+    """Write the card of a run: Markdown with the front matter that model hubs read.
+
+    Args:
+        config: the settings with every default filled in.
+        task: the training prompts with their pool.
+        allowed: the mismatches between pool and training that were allowed.
+        result: the result of the run.
+
+    Returns:
+        The text of README.md.
+    """
     return f"""---
 {yaml.safe_dump(_front_matter(config), sort_keys=False).strip()}
 ---

@@ -1,4 +1,4 @@
-"""What a finished run leaves: a model directory that samples as in training, and the record of what made it."""
+"""The result of a finished run: a model directory that samples as in training, and the record of what made it."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,12 @@ from vbon.training.validation import prompts_measured
 
 def save_model(path: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
     """Write weights (safetensors), tokenizer, and a generation config that samples as in training.
+
+    Args:
+        path: the folder of the run.
+        policy: the policy, without adapters.
+        tokenizer: its tokenizer.
+        task: it says how completions were drawn.
 
     Raises:
         VbonError: The disk is full or refuses. The last checkpoint holds what the same command needs to try again.
@@ -46,7 +52,7 @@ def run_record(
     provenance: Provenance,
     result: dict[str, Any],
 ) -> RunRecord:
-    """The record of a finished run, for `vbon evaluate`, `vbon report` and a repeated `vbon train`.
+    """Make the record of a finished run, for `vbon evaluate`, `vbon report` and a repeated `vbon train`.
 
     Args:
         config: The settings with every default filled in.
@@ -55,6 +61,9 @@ def run_record(
         validation: The validation prompts, with theirs.
         provenance: What the run was made with.
         result: What `VBoNTrainer.train` returns, without `out`.
+
+    Returns:
+        The record.
     """
     measured = prompts_measured(len(validation), config.seed).tolist()
     return RunRecord(

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: rows of metrics.jsonl and samples.jsonl, and the tracker's curves."""
+"""The log of a run: rows of metrics.jsonl and samples.jsonl, and the tracker's curves."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ SAMPLES_SHOWN = 4
 
 
 class RunLog:
-    """What the main process writes down as the run goes; the other processes write nothing."""
+    """The rows that the main process writes as the run proceeds; the other processes write nothing."""
 
     def __init__(self, folder: RunFolder, accelerator: Accelerator, config: TrainConfig):
         self._folder, self._accelerator, self._config = folder, accelerator, config
@@ -51,7 +51,7 @@ class RunLog:
 
 
 def sample_rows(rollouts: Rollouts, task: Task, iteration: int) -> Iterator[Row]:
-    """A few of an iteration's completions, for `samples.jsonl`."""
+    """Yield a few of an iteration's completions, for `samples.jsonl`."""
     rows, mask = rollouts.sequences.completion_ids[:SAMPLES_SHOWN], rollouts.mask[:SAMPLES_SHOWN]
     texts = decode(task.tokenizer, [row[real].tolist() for row, real in zip(rows, mask, strict=True)])
     for index, text in enumerate(texts):

@@ -1,4 +1,4 @@
-"""Where a run stands: what a resumed run needs beside weights and moments. Plain JSON."""
+"""The state of a run that a continued one needs beside weights and moments, as plain JSON."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -33,18 +33,19 @@ class RunState:
     best: dict[str, Any] | None = None
     """The row of the policy to keep."""
     recent: list[dict[str, float]] = field(default_factory=list)
-    """The first and the latest training metrics, for `watch.signs`."""
+    """The first and the latest training metrics, for `health.failure_signs`."""
     warnings_given: list[str] = field(default_factory=list)
     """Names of the warnings given: each is given once a run."""
     failed_rank_test: bool = False
     """Whether the pool failed the rank test of iteration 0, which was allowed."""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, content: Any, where: str) -> "RunState":
-        """The state that `to_json` wrote. Raises VbonError beginning with `where` for anything else."""
+        """Read the state that `to_json` wrote. Raises VbonError that begins with `where` for anything else."""
         content = _as_now(content)
         if not (isinstance(content, dict) and set(content) == set(_FIELD_TYPES)):
             raise VbonError(f"{where}: does not say where a run stands; {_FIX}")
@@ -57,7 +58,7 @@ class RunState:
         return cls(**content)
 
     def covers(self, row: dict[str, Any]) -> bool:
-        """Whether this row of the log was written before this state: a resumed run writes the others again."""
+        """Return True if this row of the log was written before this state; a continued run writes the others again."""
         if "offline_step" in row:
             return bool(row["offline_step"] <= self.offline_step)
         return bool(self.validations) and bool(row["iteration"] <= self.iteration)

@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides its diary: TensorBoard, Weights & Biases or trackio, through accelerate."""
+"""Curves of a run in TensorBoard, Weights & Biases or trackio, through accelerate."""
 
 import os
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ PROJECT = "vbon"
 
 
 def tracker_of(config: TrainConfig) -> str | None:
-    """The tracker to use: TensorBoard only where installed. ModuleNotFoundError for another that is not there."""
+    """Choose the tracker: TensorBoard only where it is installed. ModuleNotFoundError for another that is not there."""
     if config.tracker == "none" or (config.tracker == "tensorboard" and find_spec("tensorboard") is None):
         return None
     if find_spec(config.tracker) is None:
@@ -34,7 +34,7 @@ def open_tracker(accelerator: Accelerator, folder: RunFolder, config: TrainConfi
 
 
 def log_row(accelerator: Accelerator, row: dict[str, Any], config: TrainConfig) -> None:
-    """The numbers of a row of the diary.
+    """Send the numbers of a row of metrics to the tracker.
 
     TensorBoard takes them by `offline_step` or else `iteration`. The others drop what comes with an earlier step than
     the last, and the online iterations begin at 1 again: they get both counts as numbers, in order of arrival.

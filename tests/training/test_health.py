@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from vbon.core.best_of_n import kl_floor, kl_from_reference
-from vbon.training.health import WATCHED, WINDOW, Watcher, before_start, plateau, signs
+from vbon.training.health import WATCHED, WINDOW, HealthCheck, failure_signs, noisy_cdf, plateau
 from vbon.training.output.state import RunState
 
 N = 8.0
@@ -32,18 +32,18 @@ def history(**ends: float) -> list[dict[str, float]]:
     ],
 )
 def test_signs(ends, found):
-    assert set(signs(history(**ends), N, vbon_objective=True)) == found
+    assert set(failure_signs(history(**ends), N, vbon_objective=True)) == found
 
 
 def test_eos_may_also_rise_too_far():
     rising = list(reversed(history(eos_rate=0.1)))
-    assert set(signs(rising, N, vbon_objective=True)) == {"eos_collapse"}
+    assert set(failure_signs(rising, N, vbon_objective=True)) == {"eos_collapse"}
 
 
 def test_signs_wait_for_two_windows_and_know_no_target_for_other_objectives():
     overrun = history(kl_policy_ref=9.0)
-    assert signs(overrun[: 2 * WINDOW - 1], N, vbon_objective=True) == {}
-    assert signs(overrun, N, vbon_objective=False) == {}
+    assert failure_signs(overrun[: 2 * WINDOW - 1], N, vbon_objective=True) == {}
+    assert failure_signs(overrun, N, vbon_objective=False) == {}
 
 
 def validations(*objectives: float) -> list[dict[str, float]]:
@@ -58,30 +58,30 @@ def test_plateau_names_the_last_improvement():
 
 
 def test_a_pool_too_small_for_n_is_named_before_the_start():
-    line = before_start(N, 16, vbon_objective=True)
+    line = noisy_cdf(N, 16, vbon_objective=True)
     assert f"M = 16 samples a prompt, KL(π_θ‖π_bon) reads {kl_floor(16, N):.2f} nats" in line and "M ≥ 200" in line
-    assert before_start(N, 200, vbon_objective=True) is None
-    assert before_start(N, 16, vbon_objective=False) is None
+    assert noisy_cdf(N, 200, vbon_objective=True) is None
+    assert noisy_cdf(N, 16, vbon_objective=False) is None
 
 
 def test_each_warning_comes_once_a_run_resumed_or_not():
     stream = io.StringIO()
     console, state = Console(file=stream, width=500), RunState()
-    watcher = Watcher(console, state, N, vbon_objective=True)
+    watcher = HealthCheck(console, state, N, vbon_objective=True)
     for metrics in history(kl_policy_ref=9.0):
-        watcher.see_iteration(metrics)
+        watcher.after_iteration(metrics)
     assert stream.getvalue().count("runs past best-of-8's 1.20 nats") == 1
-    resumed = Watcher(console, RunState(**state.to_json()), N, vbon_objective=True)
+    resumed = HealthCheck(console, RunState(**state.to_json()), N, vbon_objective=True)
     for metrics in history(kl_policy_ref=9.0):
-        resumed.see_iteration(metrics)
+        resumed.after_iteration(metrics)
     assert stream.getvalue().count("warning") == 1
 
 
 def test_the_watcher_remembers_the_first_and_the_latest_iterations():
     state = RunState()
-    watcher = Watcher(Console(quiet=True), state, N, vbon_objective=True)
+    watcher = HealthCheck(Console(quiet=True), state, N, vbon_objective=True)
     for step in range(100):
-        watcher.see_iteration({**HEALTHY, "entropy": float(step), "reward": 1.0})
+        watcher.after_iteration({**HEALTHY, "entropy": float(step), "reward": 1.0})
     seen = [row["entropy"] for row in state.recent]
     assert seen == [*map(float, range(WINDOW)), *map(float, range(100 - WINDOW, 100))]
     assert set(state.recent[0]) == set(WATCHED)
