@@ -78,7 +78,7 @@ def keep_last(folder: Path, count: int) -> None:
 
 
 def keep_best(folder: Path, best: Path) -> None:
-    """Remove every best checkpoint but this one, after what names it is on disk: a continued run may need the others."""
+    """Remove the other best checkpoints; call it once what names this one is on disk: a continued run may need them."""
     for path in _complete(folder, BEST):
         if path != best:
             remove_folder(path)
