@@ -7,10 +7,10 @@ from valid import Target, Valid
 
 from vbon import config as configs
 from vbon.artifacts.run import RunFolder
+from vbon.artifacts.sweep import SweepFolder
 from vbon.config.sweep import read_sweep
 from vbon.config.yaml_file import load_yaml, merged_text, read_sections
 from vbon.pool.declarations import parse_declarations
-from vbon.sweep.folder import SweepFolder
 from vbon.sweep.plan import grid_jobs
 
 DECLARED = ("temperature=1.0", "max_new_tokens=40", "stop=0,198", "columns=answer,level", "text=completion")

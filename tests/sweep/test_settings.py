@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tests.sweep.conftest import write_sweep
 
+from vbon.artifacts.sweep import SweepFolder
 from vbon.config.sweep import read_sweep
 from vbon.core.best_of_n import kl_from_levels
 from vbon.core.kl_rl import kl_of_tilt
 from vbon.errors import VbonError
 from vbon.pool.store import ReferencePool
-from vbon.sweep.folder import SweepFolder
 from vbon.sweep.matching import scales_of
 from vbon.sweep.plan import grid_jobs, search_jobs
 

@@ -165,7 +165,7 @@ def test_other_settings_than_it_was_started_with_are_refused(settings_of, finish
     settings["train"]["num_iterations"] = 4
     assert cli.main(["sweep", str(write_sweep(tmp_path, settings))]) == 2
     said = capsys.readouterr().err
-    assert "this sweep was started with train.num_iterations 3, now it is 4" in said
+    assert "was started with other settings (train.num_iterations was 3, now it is 4); repeat them" in said
 
 
 def test_two_processes_do_not_write_one_sweep(settings_of, tmp_path, capsys):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from rich.console import Console
 
+from vbon.artifacts.evaluation import is_evaluation
 from vbon.artifacts.files import replace_file
 from vbon.artifacts.json_files import lines_text, read_lines, read_object, write_json
 from vbon.artifacts.run import RunFolder
@@ -84,6 +85,9 @@ def _stages(folder: Path, seed: int, scale: Scale) -> list[tuple[str, Callable[[
     def exists(name: str) -> Callable[[], bool]:
         return (folder / name).is_file
 
+    def is_evaluated() -> bool:
+        return is_evaluation(folder / "evaluation")
+
     def never() -> bool:
         return False  # cheap, and where the pool is whole it only reads
 
@@ -98,7 +102,7 @@ def _stages(folder: Path, seed: int, scale: Scale) -> list[tuple[str, Callable[[
         ("collect the held-out pool", never, lambda: _collect(folder, "heldout", seed + 1, scale)),
         ("inspect: what would best-of-N buy?", never, lambda: _inspect(folder, seed)),
         (f"train towards best-of-{N}", is_trained, lambda: _train(folder, seed, scale)),
-        ("evaluate on held-out prompts", exists("evaluation/evaluation.json"), lambda: _evaluate(folder, seed, scale)),
+        ("evaluate on held-out prompts", is_evaluated, lambda: _evaluate(folder, seed, scale)),
         ("report", never, lambda: _report(folder)),
     ]
 

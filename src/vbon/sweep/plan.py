@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vbon.artifacts.sweep import SweepFolder
 from vbon.config.evaluate import EvaluateConfig
 from vbon.config.methods import METHODS, MethodName
 from vbon.config.sweep import Sweep
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
-from vbon.sweep.folder import SweepFolder
 
 ONLINE_RATE, OFFLINE_RATE = "learning_rate", "offline_learning_rate"
 Scales = Mapping[MethodName, Sequence[float]]

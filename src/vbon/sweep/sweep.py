@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.console import Console
 
+from vbon.artifacts.sweep import SweepFolder
 from vbon.config.evaluate import ReportConfig
 from vbon.config.sweep import Sweep, SweepConfig, read_sweep
 from vbon.errors import VbonError
 from vbon.pool.store import ReferencePool
 from vbon.report.report import report_command
-from vbon.sweep.folder import SweepFolder
 from vbon.sweep.matching import scales_of
 from vbon.sweep.plan import Scales, grid_jobs, search_jobs
 from vbon.sweep.results import write_results

@@ -8,10 +8,11 @@ import threading
 import traceback
 from pathlib import Path
 
+from vbon.artifacts.evaluation import is_evaluation
 from vbon.artifacts.run import RunFolder
+from vbon.artifacts.sweep import SweepFolder
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
-from vbon.sweep.folder import SweepFolder
 from vbon.sweep.plan import Job
 from vbon.training.train import train
 
@@ -46,7 +47,7 @@ def is_trained(job: Job) -> bool:
 
 def is_done(job: Job) -> bool:
     """Whether nothing is left to do: evaluation.json is written last."""
-    return is_trained(job) and (job.evaluate is None or (Path(job.evaluate.out) / "evaluation.json").is_file())
+    return is_trained(job) and (job.evaluate is None or is_evaluation(Path(job.evaluate.out)))
 
 
 def one_line(text: str) -> str:

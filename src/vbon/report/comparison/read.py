@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbon.artifacts.evaluation import PER_PROMPT, REFERENCE, estimate_of
-from vbon.artifacts.json_files import is_number, read_object
+from vbon.artifacts.json_files import is_number
 from vbon.artifacts.parquet_files import read_parquet
+from vbon.artifacts.sweep import RECORD, evaluation_folder, read_record, read_timings
 from vbon.core.stats import Estimate
 from vbon.errors import VbonError
 
-RECORD = "sweep.json"
 Float = NDArray[np.float64]
 
 
@@ -90,16 +90,11 @@ class Comparison:
         return [np.array(one) for one in lists if isinstance(one, list) and one and all(map(is_number, one))]
 
 
-def is_sweep(path: Path) -> bool:
-    """Whether a folder holds a sweep's record."""
-    return (path / RECORD).is_file()
-
-
 def read_sweep(path: Path) -> Comparison:
     """Raises VbonError naming the file and the field."""
     where = path / RECORD
-    record = read_object(where, format_version=1)
-    timings = read_object(path / "timings.json") if (path / "timings.json").is_file() else {}
+    record = read_record(path)
+    timings = read_timings(path)
     try:
         return _comparison(path, record, timings)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -136,9 +131,9 @@ def _comparison(path: Path, record: Mapping[str, Any], timings: Mapping[str, Any
 
 def _evaluation(path: Path, name: str) -> Path:
     """The folder of a run's evaluation; ValueError for a name that leads out of the sweep's."""
-    if Path(name).name != name or "\0" in name or (path / "evaluations" / name).is_symlink():
+    if Path(name).name != name or "\0" in name or evaluation_folder(path, name).is_symlink():
         raise ValueError(f"{name!r} is no name of a run")
-    return path / "evaluations" / name
+    return evaluation_folder(path, name)
 
 
 def _place(row: Mapping[str, Any]) -> Place:

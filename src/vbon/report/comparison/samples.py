@@ -5,6 +5,7 @@ from typing import Any
 
 from vbon.artifacts.evaluation import SAMPLES as SAMPLES_FILE
 from vbon.artifacts.parquet_files import read_parquet
+from vbon.artifacts.sweep import evaluation_folder
 from vbon.report.comparison.read import Comparison
 from vbon.report.samples import MOST_PROMPTS, REFERENCE, Card, Row, make_card
 from vbon.report.words import n_text
@@ -33,7 +34,7 @@ def _evaluations(comparison: Comparison) -> Iterator[tuple[str, str, list[dict[s
             if not seeds:
                 continue
             name = str(method.runs[place, seeds[0]]["name"])
-            rows = read_parquet(comparison.path / "evaluations" / name / SAMPLES_FILE)
+            rows = read_parquet(evaluation_folder(comparison.path, name) / SAMPLES_FILE)
             if not reference_shown:
                 yield REFERENCE, "", [row for row in rows if row.get("policy") == REFERENCE]
                 reference_shown = True

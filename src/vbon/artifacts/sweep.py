@@ -4,23 +4,26 @@ sweep.yaml          the settings it was started with
 runs/NAME           a RUN for each method, grid point and seed; evaluations/NAME its EVAL
 search/NAME         the runs of the learning-rate search
 failures/NAME.json  one line on a run that failed; logs/NAME.txt what it said
-sweep.json, table.md, timings.json, report.html   what it came to; only timings.json and the page hold wall-clock
+speeds.json         one sample against best-of-N, timed once
+sweep.json, table.md, timings.json, report.html   the result; only timings.json and the page hold wall-clock
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vbon.artifacts.files import FolderLock, replace_file
-from vbon.artifacts.json_files import parse_json
+from vbon.artifacts.json_files import read_object, write_json
+from vbon.artifacts.settings import check_same_settings
 from vbon.config.secrets import cut_urls
 from vbon.config.sweep import Sweep
 from vbon.config.yaml_file import read_mapping
 from vbon.errors import VbonError
 
+FORMAT_VERSION = 1
+RECORD, TIMINGS = "sweep.json", "timings.json"
 _SUBFOLDERS = ("runs", "search", "evaluations", "failures", "logs")
 
 
@@ -31,8 +34,9 @@ class SweepFolder:
         self.path = Path(out)
         self.settings = self.path / "sweep.yaml"
         self.table = self.path / "table.md"
-        self.record = self.path / "sweep.json"
-        self.timings = self.path / "timings.json"
+        self.record = self.path / RECORD
+        self.timings = self.path / TIMINGS
+        self.speeds = self.path / "speeds.json"
         self.report = self.path / "report.html"
 
     def open(self, sweep: Sweep) -> FolderLock:
@@ -45,7 +49,7 @@ class SweepFolder:
         lock = FolderLock(self.path, "sweep")
         try:
             if self.settings.is_file():
-                _check_same(self.settings, settings_of(sweep))
+                check_same_settings(self.settings, read_mapping(self.settings), settings_of(sweep), spell=str)
             else:
                 replace_file(self.settings, yaml.safe_dump(settings_of(sweep), sort_keys=False).encode())
         except BaseException:
@@ -60,14 +64,14 @@ class SweepFolder:
         return self.path / "search" / name
 
     def evaluation(self, name: str) -> Path:
-        return self.path / "evaluations" / name
+        return evaluation_folder(self.path, name)
 
     def log(self, name: str) -> Path:
         return self.path / "logs" / f"{name}.txt"
 
     def fail(self, name: str, reason: str) -> None:
         """Record one line on a run that failed."""
-        replace_file(self._failure(name), (json.dumps({"reason": reason}, ensure_ascii=False) + "\n").encode())
+        write_json(self._failure(name), {"reason": reason})
 
     def forget_failure(self, name: str) -> None:
         """A run is tried again."""
@@ -76,10 +80,30 @@ class SweepFolder:
     def reason(self, name: str) -> str | None:
         """Why a run failed, or None where it did not."""
         path = self._failure(name)
-        return str(read_json(path).get("reason")) if path.is_file() else None
+        return str(read_object(path).get("reason")) if path.is_file() else None
 
     def _failure(self, name: str) -> Path:
         return self.path / "failures" / f"{name}.json"
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder holds a sweep's result."""
+    return (path / RECORD).is_file()
+
+
+def evaluation_folder(path: Path, name: str) -> Path:
+    """Where the sweep at `path` keeps the evaluation of a run."""
+    return path / "evaluations" / name
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read sweep.json of a folder. Raises VbonError naming the file."""
+    return read_object(path / RECORD, format_version=FORMAT_VERSION)
+
+
+def read_timings(path: Path) -> dict[str, Any]:
+    """Read timings.json of a folder, empty where there is none. Raises VbonError naming the file."""
+    return read_object(path / TIMINGS) if (path / TIMINGS).is_file() else {}
 
 
 def settings_of(sweep: Sweep) -> dict[str, Any]:
@@ -89,45 +113,9 @@ def settings_of(sweep: Sweep) -> dict[str, Any]:
     return {key: _plain(value) for key, value in values.items()}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises VbonError naming the file."""
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise VbonError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise VbonError(f"{path}: must hold a JSON object")
-    return content
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return cut_urls(value)
-
-
-def _check_same(path: Path, now: dict[str, Any]) -> None:
-    then = read_mapping(path)
-    for name, value in _flat(now):
-        before = dict(_flat(then)).get(name)
-        if before != value:
-            raise VbonError(
-                f"{path}: this sweep was started with {name} {before!r:.60}, now it is {value!r:.60}; "
-                "use the same settings, or name another --out"
-            )
-    for name, before in _flat(then):
-        if name not in dict(_flat(now)):
-            raise VbonError(
-                f"{path}: this sweep was started with {name} {before!r:.60}, which is gone now; "
-                "use the same settings, or name another --out"
-            )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        nested = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [(f"{prefix}{key}", value)]
-        rows += nested
-    return rows
