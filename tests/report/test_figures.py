@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vbon.core import best_of_n
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.figures.shapes import TARGET_SERIES, Line, Panel
 from vbon.figures.svg import draw_panels
 from vbon.report import plots

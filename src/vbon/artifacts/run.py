@@ -19,7 +19,7 @@ import yaml
 from vbon.artifacts.files import FolderLock, remove_leftovers, replace_file
 from vbon.artifacts.fingerprint import Fingerprint, parse_fingerprint
 from vbon.artifacts.json_files import json_value, lines_text, read_lines, read_object, write_json
-from vbon.artifacts.settings import MAY_CHANGE, check_same_settings
+from vbon.artifacts.settings import CONFIG_NAME, MAY_CHANGE, check_same_settings
 from vbon.artifacts.typed import read_record
 from vbon.config.secrets import without_secrets
 from vbon.config.train import TrainConfig
@@ -28,6 +28,9 @@ from vbon.errors import VbonError
 
 FORMAT_VERSION = 1
 RECORD_NAME = "vbon/run.json"
+SETTINGS_NAME = f"vbon/{CONFIG_NAME}"
+PRIVATE = ["vbon/checkpoints/*", "vbon/curves/*", "vbon/wandb/*", "vbon/samples.jsonl", "*.lock", "*.writing-*"]
+"""Patterns of what is not published with the model."""
 Row = dict[str, Any]
 """One line of metrics.jsonl or samples.jsonl."""
 
@@ -120,7 +123,7 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.own = self.path / "vbon"
-        self.settings = self.own / "config.yaml"
+        self.settings = self.path / SETTINGS_NAME
         self.metrics = self.own / "metrics.jsonl"
         self.samples = self.own / "samples.jsonl"
         self.checkpoints = self.own / "checkpoints"

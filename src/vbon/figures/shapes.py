@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 
 REFERENCE_SERIES, TARGET_SERIES = -1, -2
 """In place of a policy's number, which chooses colour and marker."""

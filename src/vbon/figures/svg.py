@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.figures.shapes import REFERENCE_SERIES, TARGET_SERIES, Line, Panel, value_of
 
 INK, MUTED, GRID, TARGET = "#1d1f24", "#5d6470", "#e2e0da", "#b3261e"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vbon.artifacts.files import replace_file
+from vbon.artifacts.settings import CONFIG_NAME
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
 from vbon.errors import Paused
@@ -19,7 +20,7 @@ from vbon.pool.manifest import Manifest
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampled import Described, Engine
 from vbon.pool.sampling import make_plan
-from vbon.pool.writer import CONFIG_NAME, PoolWriter, hash_prompt_ids, is_pool
+from vbon.pool.writer import PoolWriter, hash_prompt_ids, is_pool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward, load_configured_reward
 from vbon.version import __version__

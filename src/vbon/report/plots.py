@@ -8,7 +8,7 @@ import numpy as np
 from vbon.artifacts.evaluation import Evaluation, Metrics
 from vbon.artifacts.json_files import is_number
 from vbon.core import best_of_n
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.figures.shapes import REFERENCE_SERIES, TARGET_SERIES, Line, Panel, highest, value_of
 from vbon.figures.svg import draw_bars, draw_panels
 from vbon.report.read import Run

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from vbon.artifacts.evaluation import Evaluation, Metrics
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.report.read import Run
 from vbon.report.words import MISSING, n_text, number
 

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from transformers import GenerationConfig
 
 from vbon.artifacts.files import replace_file
-from vbon.artifacts.run import RunFolder, RunRecord, settings_of
+from vbon.artifacts.run import SETTINGS_NAME, RunFolder, RunRecord, settings_of
 from vbon.config import CollectConfig
 from vbon.config.train import TrainConfig
 from vbon.pool.collect import collect
@@ -157,5 +157,5 @@ samples, so that one sample of it is distributed like the best of {record.n:g} s
 |--:|--:|--:|
 {steps}
 
-`vbon/rounds/` holds each round's run and pool; `vbon train --config vbon/config.yaml --out RUN` makes it again.
+`vbon/rounds/` holds each round's run and pool; `vbon train --config {SETTINGS_NAME} --out RUN` makes it again.
 """

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.figures.shapes import REFERENCE_SERIES, TARGET_SERIES, Line, Panel, highest, value_of
 from vbon.figures.svg import draw_bars, draw_panels
 from vbon.report.comparison.read import Comparison

@@ -13,7 +13,7 @@ from vbon.artifacts.evaluation import PER_PROMPT, REFERENCE, estimate_of
 from vbon.artifacts.json_files import is_number
 from vbon.artifacts.parquet_files import read_parquet
 from vbon.artifacts.sweep import RECORD, evaluation_folder, read_record, read_timings
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.errors import VbonError
 
 Float = NDArray[np.float64]

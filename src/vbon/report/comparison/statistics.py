@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbon.core import fronts, kl_rl, stats
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.figures.shapes import Line
 from vbon.report.comparison.read import Comparison, Method
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.report.comparison.read import Comparison, Method
 from vbon.report.comparison.statistics import KL, CostRow, Matched, point
 from vbon.report.tables import COLUMNS, Cell, Row, Table, cell

@@ -5,9 +5,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
+from vbon.artifacts.run import PRIVATE
 from vbon.errors import VbonError
-
-KEPT_BACK = ["vbon/checkpoints/*", "vbon/curves/*", "vbon/wandb/*", "vbon/samples.jsonl", "*.lock", "*.writing-*"]
 
 
 def check_login(repo: str) -> None:
@@ -25,7 +24,7 @@ def push_run(folder: Path, repo: str) -> str:
         api = HfApi()
         api.create_repo(repo, private=True, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo, folder_path=folder, ignore_patterns=KEPT_BACK, commit_message="A run of vbon"
+            repo_id=repo, folder_path=folder, ignore_patterns=PRIVATE, commit_message="A run of vbon"
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from vbon.artifacts.run import SETTINGS_NAME
 from vbon.config.train import TrainConfig
 from vbon.training.task import Task
 from vbon.version import __version__
@@ -59,7 +60,7 @@ Temperature {task.sampling.temperature:g}, top-p 1, no top-k, at most {task.samp
 
 ## How to make it again
 
-    vbon train --config vbon/config.yaml --out RUN
+    vbon train --config {SETTINGS_NAME} --out RUN
 
 with the same pool: {len(task)} training prompts, {int(task.cdf.num_samples.min())} or more reference samples of each.
 Seed {config.seed}, {result["num_processes"]} process{"es" if result["num_processes"] > 1 else ""}. These figures chose
