@@ -1,4 +1,4 @@
-"""The stages of the sentiment recipe, from a review file to a table and a figure; each can be stopped and goes on."""
+"""The stages of the sentiment recipe, from a review file to a table and a figure; each can be stopped and resumed."""
 
 import json
 import sys

@@ -2,7 +2,7 @@
 
     python recipes/verifiable/run.py --out runs/verifiable [--preset small] [--until collect]
 
-The same command goes on where it was stopped. README.md beside this file says what to expect.
+The same command continues where it was stopped. README.md beside this file says what to expect.
 """
 
 import argparse

@@ -31,7 +31,7 @@ def test_a_state_survives_json():
     ],
 )
 def test_each_damage_is_named(changes, message):
-    with pytest.raises(VbonError, match=f"step-000002: {message}; remove it, and the same command"):
+    with pytest.raises(VbonError, match=f"step-000002: {message}; remove the checkpoint, and the same command"):
         RunState.from_json(FULL.to_json() | changes, "step-000002")
     for content in (None, [], "x"):
         with pytest.raises(VbonError, match="does not say"):

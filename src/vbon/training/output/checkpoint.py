@@ -21,7 +21,7 @@ FORMAT = 1
 ONLINE, OFFLINE, BEST = "step-", "offline-", "best-"
 STATE = "state.json"
 _MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter that it has moved
-_MEND = "remove it, and the same command continues from the checkpoint before"
+_MEND = "remove the checkpoint, and the same command continues from the one before"
 
 
 def save(

@@ -17,7 +17,7 @@ _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "failed_rank_test": bool,
 }
 _ROW_KEYS = ("iteration", "validation/objective", "validation/objective_se")
-_FIX = "remove it, and the same command continues from the checkpoint before"
+_FIX = "remove the checkpoint, and the same command continues from the one before"
 
 
 @dataclass
