@@ -169,7 +169,8 @@ class VBoNTrainer:
     def _run(self, progress: ProgressBar) -> None:
         config, state = self.config, self._state
         progress.advance(state.offline_step + state.iteration)
-        if not state.validations:
+        # A run that ran out of time in its first phase is validated, and continues there where it now has more time.
+        if not state.validations or (state.offline_step < self._num_offline_steps and not self._out_of_time()):
             if self._trains_offline:
                 self._train_offline(progress)
             self._validate()
@@ -208,7 +209,8 @@ class VBoNTrainer:
                 self._checkpoint(checkpoint.OFFLINE, state.offline_step)
             if pauses:
                 raise Paused
-        if config.algorithm != "offline":  # the online phase has its own moments and step sizes
+        if config.algorithm != "offline" and state.offline_step == self._num_offline_steps:
+            # The online phase has its own moments and step sizes.
             self._learner.optimizer.reset()
 
     def _pool_data(self, task: Task) -> PoolData:

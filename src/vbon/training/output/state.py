@@ -61,6 +61,8 @@ class RunState:
         """Return True if this row of the log was written before this state; a continued run writes the others again."""
         if "offline_step" in row:
             return bool(row["offline_step"] <= self.offline_step)
+        if "validation/objective" in row:
+            return row["iteration"] in [validation["iteration"] for validation in self.validations]
         return bool(self.validations) and bool(row["iteration"] <= self.iteration)
 
 
