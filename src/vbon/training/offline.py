@@ -16,11 +16,21 @@ from vbon.pool.store import ReferencePool
 from vbon.training.offline_methods import OFFLINE_METHODS, PolicyRows, draw_best
 from vbon.training.online import PoolLoss, name_prompts
 from vbon.training.parallel.learner import Learner, descend, set_learning_rates
-from vbon.training.pool_data import PoolData
+from vbon.training.pool_data import PoolData, tilt_log_weights
 from vbon.training.schedule import learning_rate_factor
+from vbon.training.task import Task
 
 WARMUP_STEPS = 20
 HELD_OUT_DRAWS = 4
+
+
+def data_of(task: Task, config: TrainConfig, ref_policy: nn.Module) -> PoolData:
+    """Make the training rows that the configured methods draw from, with log π_ref where one of them uses it."""
+    tilts = config.algorithm != "offline" and not config.targets_best_of_n
+    data = PoolData(task, config.n, tilt_log_weights(task, config) if tilts else None)
+    if OFFLINE_METHODS[config.offline_loss].uses_reference:
+        data.fill_ref_logprobs(ref_policy)
+    return data
 
 
 def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: int) -> dict[str, float]:

@@ -1,12 +1,9 @@
 """VBoNTrainer: a policy, its reference, a reward and a pool in; the run's result and a model folder out."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,30 +12,28 @@ from vbon.config.train import TrainConfig
 from vbon.core.best_of_n import kl_floor, kl_from_reference
 from vbon.errors import Paused, VbonError
 from vbon.models import load
-from vbon.models.logprobs import completion_logprobs
 from vbon.pool.store import ReferencePool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward
 from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
 from vbon.training.health import HealthCheck
-from vbon.training.offline import best_of_n_loss, check_sets, method_objective, offline_step
-from vbon.training.offline_methods import OFFLINE_METHODS
+from vbon.training.offline import best_of_n_loss, check_sets, data_of, method_objective, offline_step
 from vbon.training.online import check_shares, run_iteration
 from vbon.training.output import checkpoint
 from vbon.training.output.model_card import model_card
 from vbon.training.output.model_folder import run_record, save_model
+from vbon.training.output.run_checkpoints import RunCheckpoints
 from vbon.training.output.run_log import RunLog, sample_rows
 from vbon.training.output.state import RunState
-from vbon.training.parallel.accelerator import at_precision, make_accelerator
+from vbon.training.parallel.accelerator import at_precision, make_accelerator, of_main_process
 from vbon.training.parallel.adapters import merged
 from vbon.training.parallel.learner import make_learner
-from vbon.training.pool_data import PoolData, tilt_log_weights
+from vbon.training.pool_data import PoolData
 from vbon.training.refinement import Refinement
 from vbon.training.rollout import Rollouts
 from vbon.training.task import (
     RANK_TEST,
-    Task,
     check_rank_test,
     make_task,
     objective_of,
@@ -46,9 +41,7 @@ from vbon.training.task import (
     sampling_of,
     split_pool,
 )
-from vbon.training.validation import validate, validation_line
-
-FINITE_ROWS = 8
+from vbon.training.validation import gives_finite_logprobs, validate, validation_line
 
 
 class VBoNTrainer:
@@ -107,6 +100,9 @@ class VBoNTrainer:
         self._console = Console(stderr=True, quiet=not self.accelerator.is_main_process)
         self._learner = make_learner(policy, config, self.accelerator)
         self._refinement = self._refined() if config.refine_tail else None
+        beside = {} if self._refinement is None else {"refinement": self._refinement}
+        folder, keep = self.folder.checkpoints, config.keep_checkpoints
+        self._checkpoints = RunCheckpoints(folder, self._learner, beside, keep)
         self._state = self._restore()
         vbon_objective = config.targets_best_of_n
         self._health = HealthCheck(self._console, self._state, config.n, vbon_objective=vbon_objective)
@@ -174,9 +170,9 @@ class VBoNTrainer:
             if self._trains_offline:
                 self._train_offline(progress)
             self._validate()
-            self._checkpoint(checkpoint.ONLINE, 0)
+            self._checkpoints.save(checkpoint.ONLINE, 0, state)
         bond = config.objective == "bond"
-        pool_loss = best_of_n_loss(self._learner, self._pool_data(self.task), config) if bond else None
+        pool_loss = best_of_n_loss(self._learner, data_of(self.task, config, self.ref_policy), config) if bond else None
         while config.algorithm != "offline" and not self._is_last():
             if self._refinement is not None:
                 self._refinement.before(self._learner, state.iteration)
@@ -193,12 +189,12 @@ class VBoNTrainer:
             self._at_milestones(rollouts)
         if state.validations[-1]["iteration"] < state.iteration:  # less is asked for than when the run was started
             self._validate()
-            self._checkpoint(checkpoint.ONLINE, state.iteration)
+            self._checkpoints.save(checkpoint.ONLINE, state.iteration, state)
 
     def _train_offline(self, progress: ProgressBar) -> None:
         config, state = self.config, self._state
         take_step = critic_step if config.warm_start == "critic" else offline_step
-        data = self._pool_data(self.task)
+        data = data_of(self.task, config, self.ref_policy)
         while state.offline_step < self._num_offline_steps and not self._out_of_time():
             metrics = take_step(self._learner, data, config, state.offline_step)
             state.offline_step += 1
@@ -206,19 +202,12 @@ class VBoNTrainer:
             progress.advance()
             pauses = self._pauses()
             if state.offline_step % config.checkpoint_every == 0 or pauses:
-                self._checkpoint(checkpoint.OFFLINE, state.offline_step)
+                self._checkpoints.save(checkpoint.OFFLINE, state.offline_step, state)
             if pauses:
                 raise Paused
         if config.algorithm != "offline" and state.offline_step == self._num_offline_steps:
             # The online phase has its own moments and step sizes.
             self._learner.optimizer.reset()
-
-    def _pool_data(self, task: Task) -> PoolData:
-        tilts = self.config.algorithm != "offline" and not self.config.targets_best_of_n
-        data = PoolData(task, self.config.n, tilt_log_weights(task, self.config) if tilts else None)
-        if OFFLINE_METHODS[self.config.offline_loss].uses_reference:
-            data.fill_ref_logprobs(self.ref_policy)
-        return data
 
     def _at_milestones(self, rollouts: Rollouts) -> None:
         iteration, last = self._state.iteration, self._is_last()
@@ -229,7 +218,7 @@ class VBoNTrainer:
             self._validate()
         if iteration % self.config.checkpoint_every == 0 or last or pauses:
             self._require_finite(rollouts)
-            self._checkpoint(checkpoint.ONLINE, iteration)
+            self._checkpoints.save(checkpoint.ONLINE, iteration, self._state)
         if pauses:
             raise Paused
 
@@ -238,17 +227,12 @@ class VBoNTrainer:
 
     def _pauses(self) -> bool:
         """Whether to pause here; all processes do as the main one is asked to."""
-        if self._should_pause is None:
-            return False
-        [asked] = broadcast_object_list([self._should_pause()])
-        return bool(asked)
+        return self._should_pause is not None and bool(of_main_process(self._should_pause()))
 
     def _out_of_time(self) -> bool:
         """Whether the seconds that the run may take are spent, by the main process's clock: all must stop together."""
-        if self.config.max_seconds is None:
-            return False
-        [spent] = broadcast_object_list([self._log.seconds])
-        return float(spent) >= self.config.max_seconds
+        limit = self.config.max_seconds
+        return limit is not None and bool(of_main_process(self._log.seconds) >= limit)
 
     def _validate(self) -> None:
         """Measure on validation prompts; keep the latest policy within one standard error of the best objective.
@@ -264,9 +248,7 @@ class VBoNTrainer:
         close = measured["objective"] >= top["validation/objective"] - top["validation/objective_se"]
         if close or self._refinement is not None:
             state.best = row
-            policy = self._learner.module("policy")
-            if self.accelerator.is_main_process:
-                checkpoint.save(self._best_folder(), {"policy": policy}, None, row)
+            self._checkpoints.save_best(state)
         self._console.print(validation_line(row))
         self._health.after_validation()
 
@@ -277,33 +259,20 @@ class VBoNTrainer:
             policy, self.ref_policy, self.validation, objective_of(config), n=config.n, seed=config.seed
         )
         if config.algorithm == "offline" or config.objective == "bond":
-            measured |= method_objective(measured, policy, self._pool_data(self.validation), config)
+            measured |= method_objective(measured, policy, data_of(self.validation, config, self.ref_policy), config)
         if not abs(measured["objective"]) < float("inf"):
             raise self._not_finite()
-        [agreed] = broadcast_object_list([measured])
-        return dict(agreed)
+        return dict(of_main_process(measured))
 
     def _require_finite(self, rollouts: Rollouts) -> None:
-        """Weights that no longer give log-probabilities must not become the checkpoint to resume from."""
-        few = rollouts.sequences.select(torch.arange(min(FINITE_ROWS, len(rollouts.prompt_index))))
-        logprobs = completion_logprobs(self._learner.module("policy"), few, self.task.sampling.temperature)
-        if not torch.isfinite(logprobs).all():
+        """Refuse weights that no longer give log-probabilities: they must not become the last checkpoint."""
+        if not gives_finite_logprobs(self._learner.module("policy"), rollouts, self.task.sampling.temperature):
             raise self._not_finite()
 
     def _not_finite(self) -> FloatingPointError:
         return FloatingPointError(
             f"after iteration {self._state.iteration} the policy gives no finite log-probabilities"
         )
-
-    def _checkpoint(self, prefix: str, count: int) -> None:
-        modules, optimizer = self._modules(), self._learner.full_optimizer()
-        if self.accelerator.is_main_process:
-            where = checkpoint.numbered(self.folder.checkpoints, prefix, count)
-            checkpoint.save(where, modules, optimizer, self._state.to_json())
-            checkpoint.keep_last(self.folder.checkpoints, self.config.keep_checkpoints)
-            if self._state.best is not None:
-                checkpoint.keep_best(self.folder.checkpoints, self._best_folder())
-        self.accelerator.wait_for_everyone()
 
     def _restore(self) -> RunState:
         """Fill the networks and the optimizer from the last checkpoint; return where the run stands by it.
@@ -313,25 +282,17 @@ class VBoNTrainer:
                 whose checkpoints are gone.
         """
         folder, asked = self.folder, self.config.num_iterations
-        found = checkpoint.latest(folder.checkpoints)
-        if found is None:
+        state = self._checkpoints.restore()
+        if state is None:
             if folder.is_finished and self._has_work():
                 raise VbonError(f"{folder.checkpoints}: holds no checkpoint to continue from; choose another --out")
             return RunState()
-        progress = checkpoint.load(found, self._modules(), self._learner.full_optimizer())
-        self._learner.full_state.scatter()
-        state = RunState.from_json(progress, str(found))
         if state.iteration > asked:
             raise VbonError(
                 f"--num-iterations {asked}: {folder.path} has done {state.iteration} iterations; "
                 "ask for as many or more, or choose another --out"
             )
         return state
-
-    def _modules(self) -> dict[str, torch.nn.Module]:
-        """What a checkpoint keeps: the networks, and the ranks' policy samples."""
-        refinement = {} if self._refinement is None else {"refinement": self._refinement}
-        return {**self._learner.modules(), **refinement}
 
     def _refined(self) -> Refinement:
         """Ranks that the policy's samples will refine, also for validation where that is on the same prompts."""
@@ -345,11 +306,10 @@ class VBoNTrainer:
 
     def _finish(self) -> dict[str, Any]:
         """Save the best policy as the run's model; the last one is the last checkpoint."""
-        state, policy = self._state, self._learner.module("policy")
+        state, policy = self._state, self._checkpoints.load_best(self._state)
         assert state.best is not None
         failed = (RANK_TEST,) if state.failed_rank_test else ()
         made = Provenance(self.provenance.fingerprint, (*self.provenance.allowed_mismatches, *failed))
-        checkpoint.load(self._best_folder(), {"policy": policy}, None)
         result = {
             "iterations": state.iteration,
             "num_processes": self.accelerator.num_processes,
@@ -377,10 +337,6 @@ class VBoNTrainer:
         allowed = RANK_TEST in self.config.allow_mismatch
         self._state.failed_rank_test = not check_rank_test(result, self.task.pool, allowed=allowed)
         self._health.before_start(int(self.task.cdf.num_samples.min()))
-
-    def _best_folder(self) -> Path:
-        assert self._state.best is not None
-        return checkpoint.numbered(self.folder.checkpoints, checkpoint.BEST, self._state.best["iteration"])
 
     @property
     def _trains_offline(self) -> bool:

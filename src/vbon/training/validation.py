@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from vbon.core import seeds, stats
 from vbon.core.best_of_n import log_weight
 from vbon.core.objectives import BoundObjective
+from vbon.models.logprobs import completion_logprobs
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.task import Task
 
 INTERVALS = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon", "eos_rate", "completion_length")
 MAX_PROMPTS = 64
 MIN_COMPLETIONS = 512
+FINITE_ROWS = 8
 
 
 @torch.no_grad()
@@ -98,6 +100,13 @@ def completion_measures(rollouts: Rollouts, n: float) -> dict[str, Tensor]:
         "completion_length": mask.sum(1),
     }
     return {name: values.double().cpu() for name, values in measures.items()}
+
+
+@torch.no_grad()
+def gives_finite_logprobs(policy: nn.Module, rollouts: Rollouts, temperature: float) -> bool:
+    """Return True if the policy's log-probabilities of the first few rollouts are finite."""
+    few = rollouts.sequences.select(torch.arange(min(FINITE_ROWS, len(rollouts.prompt_index))))
+    return bool(torch.isfinite(completion_logprobs(policy, few, temperature)).all())
 
 
 def validation_line(row: dict[str, Any]) -> str:

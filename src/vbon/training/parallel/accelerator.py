@@ -1,9 +1,11 @@
 """Device, processes, precision and tracker of a run, as the config and the launcher say."""
 
 import os
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from vbon.artifacts.run import RunFolder
@@ -56,6 +58,12 @@ def at_precision(model: nn.Module, accelerator: Accelerator) -> nn.Module:
         return model
     prepared: nn.Module = accelerator.prepare_model(model, evaluation_mode=True)
     return prepared
+
+
+def of_main_process(value: Any) -> Any:
+    """Return the main process's value in all processes, so that they decide alike; all call together."""
+    [agreed] = broadcast_object_list([value])
+    return agreed
 
 
 def is_mixed(accelerator: Accelerator) -> bool:
