@@ -73,8 +73,8 @@ def test_one_process_writes_an_evaluation(tmp_path: Path):
 
 
 def test_what_is_measured_is_stored_bit_by_bit_and_never_half(world: Path, tmp_path: Path):
-    setting = make_plan(small(world, tmp_path)).setting
-    made = evaluate([], setting)
+    task = make_plan(small(world, tmp_path)).task
+    made = evaluate([], task)
     kept = Measured(made.samples["reference"], made.per_prompt["reference"], {"reference": Speed(1 / 3, 2.0)})
     write_measured(tmp_path / "0.npz", kept)
     again = read_measured(tmp_path / "0.npz")

@@ -62,7 +62,7 @@ def test_a_run_from_another_pool_is_refused_by_name(world: Path, tmp_path: Path)
     run = make_run(world, tmp_path / "cold", pool_fingerprint=fingerprint)
     with pytest.raises(VbonError, match=r"run .*cold does not match .*: temperature is 1\.0 in the pool but 0\.5"):
         make_plan(config_of(world, tmp_path, run))
-    assert make_plan(config_of(world, tmp_path, run, allow_mismatch=("temperature",))).setting.n == 3.0
+    assert make_plan(config_of(world, tmp_path, run, allow_mismatch=("temperature",))).task.n == 3.0
 
 
 OTHER = {
@@ -102,7 +102,7 @@ def test_one_n_for_all(world: Path, tmp_path: Path):
     runs = [make_run(world, tmp_path / "n3"), make_run(world, tmp_path / "n5", n=5)]
     with pytest.raises(VbonError, match=re.escape("one N (n3 for N = 3, n5 for N = 5); choose with --n")):
         make_plan(config_of(world, tmp_path, *runs))
-    assert make_plan(config_of(world, tmp_path, *runs, n=4.0)).setting.n == 4.0
+    assert make_plan(config_of(world, tmp_path, *runs, n=4.0)).task.n == 4.0
     with pytest.raises(VbonError, match="name it with --n"):
         make_plan(config_of(world, tmp_path, str(world / "policy")))
 

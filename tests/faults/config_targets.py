@@ -11,7 +11,7 @@ from vbon.artifacts.sweep import SweepFolder
 from vbon.config.sweep import read_sweep
 from vbon.config.yaml_file import load_yaml, merged_text, read_sections
 from vbon.pool.declarations import parse_declarations
-from vbon.sweep.plan import grid_jobs
+from vbon.sweep.plan import Grid
 
 DECLARED = ("temperature=1.0", "max_new_tokens=40", "stop=0,198", "columns=answer,level", "text=completion")
 SWEEP = """model: m
@@ -80,7 +80,7 @@ def sweeps(folder: Path) -> Target:
             for name, fields in sweep.methods.items()
             if "kl_coef" in fields
         }
-        grid_jobs(sweep, SweepFolder(str(folder / "out")), scales, {}, 1)
+        Grid(sweep, SweepFolder(str(folder / "out")), scales, 1).jobs({})
 
     path.touch()
     return Target("SWEEP.yaml", 8, (Valid("", "text", SWEEP.encode()),), read)

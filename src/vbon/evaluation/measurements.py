@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vbon.artifacts.files import replace_file
 from vbon.evaluation.divergence import Divergence
 from vbon.evaluation.samples import Samples
-from vbon.evaluation.setting import Setting
+from vbon.evaluation.task import EvalTask
 from vbon.evaluation.throughput import Speed
 
 Float = NDArray[np.float64]
@@ -28,7 +28,7 @@ class Measurements:
     The reference and the target stand beside the policies under the names `reference` and `best-of-n`.
     """
 
-    setting: Setting
+    task: EvalTask
     summary: dict[str, Any]
     per_prompt: dict[str, dict[str, Float]]
     samples: dict[str, Samples]

@@ -12,7 +12,7 @@ from vbon.artifacts.fingerprint import FIELDS, check_fingerprint
 from vbon.config.evaluate import EvaluateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.runs import Run, read_runs
-from vbon.evaluation.setting import Setting
+from vbon.evaluation.task import EvalTask
 from vbon.models import load
 from vbon.pool.manifest import manifest_to_json
 from vbon.pool.prompts import read_prompts
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
     """The runs to evaluate and where; `settings` is the merged config with every default filled in."""
 
     runs: list[Run]
-    setting: Setting
+    task: EvalTask
     device: torch.device
     settings: dict[str, Any]
     warnings: list[str]
@@ -47,7 +47,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     _check_judges(judges)
     allowed = _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
     n = _shared_n(config, runs)
-    setting = Setting(
+    task = EvalTask(
         pool=pool,
         prompt_ids=encode_prompts(sampler, pool.prompts, str(pool.path)),
         sampler=sampler,
@@ -60,18 +60,18 @@ def make_plan(config: EvaluateConfig) -> Plan:
     )
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
     settings = json.loads(json.dumps(dataclasses.asdict(filled))) | {"allowed_mismatches": allowed}
-    return Plan(runs, setting, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
+    return Plan(runs, task, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
 
 
 def sources_of(plan: Plan) -> dict[str, Any]:
     """Digests of all that is evaluated: where one changes, the same settings measure something else."""
-    setting, pool = plan.setting, plan.setting.pool
+    task, pool = plan.task, plan.task.pool
     return {
         "pool": hashlib.sha256(manifest_to_json(pool.manifest).encode()).hexdigest()[:16],
         "prompts": hash_prompt_ids(pool.prompts)[:16],
         "reference": load.model_fingerprint(plan.settings["model"]),
-        "reward": setting.reward.fingerprint,
-        "judges": [judge.fingerprint for judge in setting.judges],
+        "reward": task.reward.fingerprint,
+        "judges": [judge.fingerprint for judge in task.judges],
         "runs": [load.model_fingerprint(run.path) for run in plan.runs],
     }
 

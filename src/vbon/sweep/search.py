@@ -38,8 +38,8 @@ def choose(sweep: Sweep, jobs: Mapping[MethodName, Mapping[float, Job]]) -> Sear
     return Search(chosen, tried)
 
 
-def adopt(jobs: Sequence[Job], searching: Mapping[MethodName, Mapping[float, Job]]) -> None:
-    """Runs of the grid that the search has trained already, to the last setting, are the search's, linked."""
+def reuse_search_runs(jobs: Sequence[Job], searching: Mapping[MethodName, Mapping[float, Job]]) -> None:
+    """Link each run of the grid that the search has trained already with exactly the same settings."""
     trained = [job for by_rate in searching.values() for job in by_rate.values() if is_trained(job)]
     for job in jobs:
         same = [one for one in trained if dataclasses.replace(one.train, out=job.train.out) == job.train]

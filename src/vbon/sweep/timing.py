@@ -39,5 +39,5 @@ def _measure(job: Job, sweep: Sweep) -> dict[str, throughput.Speed]:
     torch.set_num_threads(config.num_threads or 1)
     plan = make_plan(config)
     policy = load.load_configured_policy(job.train.out, config, plan.device)
-    speeds = {f"best-of-{n:g}": throughput.best_of_n_speed(dataclasses.replace(plan.setting, n=n)) for n in sweep.n}
-    return {"policy": throughput.one_sample_speed(policy, plan.setting), **speeds}
+    speeds = {f"best-of-{n:g}": throughput.best_of_n_speed(dataclasses.replace(plan.task, n=n)) for n in sweep.n}
+    return {"policy": throughput.one_sample_speed(policy, plan.task), **speeds}

@@ -18,11 +18,11 @@ from vbon.training.train import train
 
 
 def work(job: Job, out: str) -> None:
-    """Do what is left of a job. Its words go to its log, its failure to the sweep's folder."""
+    """Do what is left of a job, with its output in its log and its failure in the sweep's folder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, so that it alone says what was interrupted
     signal.signal(signal.SIGTERM, _stop)
     _end_with_parent()
-    _speak_to(Path(job.log))
+    _redirect_output_to(Path(job.log))
     try:
         do(job)
     except SystemExit:
@@ -71,8 +71,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _speak_to(log: Path) -> None:
-    """All that is printed from now on goes to the log, whoever prints it."""
+def _redirect_output_to(log: Path) -> None:
+    """Write everything that this process prints from now on to the log."""
     with open(log, "a", encoding="utf-8") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

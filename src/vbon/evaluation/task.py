@@ -20,7 +20,7 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class EvalTask:
     """P prompts of a held-out pool, and K completions of each policy for each of them."""
 
     pool: ReferencePool
