@@ -21,12 +21,12 @@ def test_a_state_survives_json():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"iteration": "4"}, "'iteration' is '4'"),
-        ({"iteration": True}, "'iteration' is True"),
-        ({"warnings_given": None}, "'warnings_given' is None"),
-        ({"best": []}, r"'best' is \[\]"),
+        ({"iteration": "4"}, "'iteration' must be a whole number, not '4'"),
+        ({"iteration": True}, "'iteration' must be a whole number, not True"),
+        ({"warnings_given": None}, "'warnings_given' must be a list, not None"),
+        ({"best": []}, r"'best' must be an object, not \[\]"),
         ({"best": {"iteration": 2}}, "a validation is incomplete"),
-        ({"validations": [7]}, "a validation is incomplete"),
+        ({"validations": [7]}, r"'validations\[0\]' must be an object, not 7"),
         ({"more": 1}, "does not say where a run stands"),
     ],
 )

@@ -4,18 +4,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from vbon.artifacts.typed import read_record
 from vbon.errors import VbonError
 from vbon.training.task import RANK_TEST
 
-_FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
-    "offline_step": int,
-    "iteration": int,
-    "validations": list,
-    "best": (dict, type(None)),
-    "recent": list,
-    "warnings_given": list,
-    "failed_rank_test": bool,
-}
 _ROW_KEYS = ("iteration", "validation/objective", "validation/objective_se")
 _FIX = "remove the checkpoint, and the same command continues from the one before"
 
@@ -47,15 +39,16 @@ class RunState:
     def from_json(cls, content: Any, where: str) -> "RunState":
         """Read the state that `to_json` wrote. Raises VbonError that begins with `where` for anything else."""
         content = _as_now(content)
-        if not (isinstance(content, dict) and set(content) == set(_FIELD_TYPES)):
+        if not (isinstance(content, dict) and set(content) == {field.name for field in dataclasses.fields(cls)}):
             raise VbonError(f"{where}: does not say where a run stands; {_FIX}")
-        for name, kind in _FIELD_TYPES.items():
-            if not isinstance(content[name], kind) or isinstance(content[name], bool) is not (kind is bool):
-                raise VbonError(f"{where}: {name!r} is {content[name]!r:.60}; {_FIX}")
-        rows = [*content["validations"], *([content["best"]] if content["best"] else [])]
+        try:
+            state = read_record(cls, content, where)
+        except VbonError as error:
+            raise VbonError(f"{error}; {_FIX}") from None
+        rows = [*state.validations, *([state.best] if state.best else [])]
         if not all(isinstance(row, dict) and all(_is_number(row.get(key)) for key in _ROW_KEYS) for row in rows):
             raise VbonError(f"{where}: a validation is incomplete; {_FIX}")
-        return cls(**content)
+        return state
 
     def covers(self, row: dict[str, Any]) -> bool:
         """Return True if this row of the log was written before this state; a continued run writes the others again."""
