@@ -18,8 +18,8 @@ from vbon.errors import VbonError
 from vbon.evaluation import result, target, throughput
 from vbon.evaluation.measurements import Measured, Measurements, read_measured, write_measured
 from vbon.evaluation.output import print_evaluation, write_evaluation
-from vbon.evaluation.plan import Plan, make_plan, sources_of
-from vbon.evaluation.samples import Advance, Samples, best_of_k, draw_samples, kl_bon_policy, per_prompt_metrics
+from vbon.evaluation.plan import EvaluationPlan, make_plan, sources_of
+from vbon.evaluation.samples import Advance, PolicySamples, best_of_k, draw_samples, kl_bon_policy, per_prompt_metrics
 from vbon.evaluation.task import EvalTask
 from vbon.evaluation.warnings import judge_warnings, task_warnings
 from vbon.models import load
@@ -84,7 +84,7 @@ def _evaluate(
 ) -> Measurements:
     """`evaluate`, with policies loaded only when they are needed; what `folder` already holds is read from there."""
     per_prompt: dict[str, dict[str, Float]] = {TARGET: target.target_metrics(task)}
-    samples: dict[str, Samples] = {}
+    samples: dict[str, PolicySamples] = {}
     speeds: dict[str, throughput.Speed] = {}
     reference: Loaded = (REFERENCE, partial(_same, task.sampler.model))
     for position, (name, load_it) in enumerate(chain([reference], policies)):
@@ -116,7 +116,7 @@ def _measure(
     return Measured(samples, per_prompt, speeds)
 
 
-def _evaluate_plan(plan: Plan, config: EvaluateConfig, folder: EvaluationFolder) -> Measurements:
+def _evaluate_plan(plan: EvaluationPlan, config: EvaluateConfig, folder: EvaluationFolder) -> Measurements:
     policies = [(run.name, partial(load.load_configured_policy, run.path, config, plan.device)) for run in plan.runs]
     with ProgressBar("prompts", len(plan.task.pool) * (len(plan.runs) + 1)) as bar:
         made = _evaluate(policies, plan.task, with_throughput=config.throughput, advance=bar.advance, folder=folder)
@@ -133,7 +133,9 @@ def _check_vocabulary(name: str, policy: PreTrainedModel, ref_policy: PreTrained
         raise VbonError(f"{name}: has a vocabulary of {sizes[0]}, the reference one of {sizes[1]}; name its --model")
 
 
-def _summary(task: EvalTask, per_prompt: dict[str, dict[str, Float]], samples: dict[str, Samples]) -> dict[str, Any]:
+def _summary(
+    task: EvalTask, per_prompt: dict[str, dict[str, Float]], samples: dict[str, PolicySamples]
+) -> dict[str, Any]:
     rank_test = _rank_test(task, samples[REFERENCE])
     curves = {name: best_of_k(one, task) for name, one in samples.items()}
     names = [name for name in per_prompt if name not in (REFERENCE, TARGET)]
@@ -171,7 +173,7 @@ def _metrics(name: str, per_prompt: dict[str, dict[str, Float]], task: EvalTask)
     return {"kl_bon_policy": None, **result.estimates(per_prompt[name], task.seed), **shares}
 
 
-def _rank_test(task: EvalTask, reference: Samples) -> stats.RankTest:
+def _rank_test(task: EvalTask, reference: PolicySamples) -> stats.RankTest:
     index = np.repeat(np.arange(len(task.pool)), task.samples_per_prompt)
     counts = (reference.k_lt.ravel(), reference.k_eq.ravel())
     return stats.rank_test(*counts, task.pool.num_samples[index], index, task.seed)

@@ -22,7 +22,7 @@ from vbon.pool.writer import hash_prompt_ids
 from vbon.rewards import Reward, load_configured_reward
 
 
-class Plan(NamedTuple):
+class EvaluationPlan(NamedTuple):
     """The runs to evaluate and where; `settings` is the merged config with every default filled in."""
 
     runs: list[Run]
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     warnings: list[str]
 
 
-def make_plan(config: EvaluateConfig) -> Plan:
+def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     """Fill the defaults from runs and pool, load the reference and the rewards.
 
     Raises VbonError for what is missing or does not belong together, naming the flag that would mend it.
@@ -60,10 +60,10 @@ def make_plan(config: EvaluateConfig) -> Plan:
     )
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
     settings = json.loads(json.dumps(dataclasses.asdict(filled))) | {"allowed_mismatches": allowed}
-    return Plan(runs, task, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
+    return EvaluationPlan(runs, task, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
 
 
-def sources_of(plan: Plan) -> dict[str, Any]:
+def sources_of(plan: EvaluationPlan) -> dict[str, Any]:
     """Digests of all that is evaluated: where one changes, the same settings measure something else."""
     task, pool = plan.task, plan.task.pool
     return {

@@ -25,7 +25,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class PolicySamples:
     """P·K completions, those of a prompt adjacent. Arrays (P, K), lists flat."""
 
     completion_ids: list[list[int]]
@@ -41,7 +41,7 @@ class Samples:
     """(P, K) each."""
 
 
-def draw_samples(policy: PreTrainedModel, task: EvalTask, advance: Advance = lambda _: None) -> Samples:
+def draw_samples(policy: PreTrainedModel, task: EvalTask, advance: Advance = lambda _: None) -> PolicySamples:
     """A function of the policy, the task and its seed: prompts and samples have random numbers of their own."""
     draws = _draw(policy, task, advance)
     ids = [row for one in draws for row in one.completion_ids]
@@ -50,7 +50,7 @@ def draw_samples(policy: PreTrainedModel, task: EvalTask, advance: Advance = lam
     rewards = _score(task.reward, task, texts)
     k_lt, k_eq = task.cdf.counts(_prompt_index(task), rewards)
     interval = task.cdf.interval(_prompt_index(task), rewards)
-    return Samples(
+    return PolicySamples(
         completion_ids=ids,
         completions=texts,
         finished=np.array([one.finished for one in draws], np.float64),
@@ -63,7 +63,7 @@ def draw_samples(policy: PreTrainedModel, task: EvalTask, advance: Advance = lam
     )
 
 
-def per_prompt_metrics(samples: Samples, task: EvalTask) -> dict[str, Float]:
+def per_prompt_metrics(samples: PolicySamples, task: EvalTask) -> dict[str, Float]:
     """Every metric of fresh samples, one value a prompt."""
     div, weight, rows = samples.divergence, samples.log_weight, _by_prompt(samples, task)
     lengths = np.array([[len(row) for row in one] for one in rows], np.float64)
@@ -91,12 +91,12 @@ def per_prompt_metrics(samples: Samples, task: EvalTask) -> dict[str, Float]:
     }
 
 
-def sample_win_rates(samples: Samples, task: EvalTask) -> Float:
+def sample_win_rates(samples: PolicySamples, task: EvalTask) -> Float:
     """Share of the pool that each completion beats, ties half, (P, K)."""
     return metrics.win_rate(samples.k_lt, samples.k_eq, task.pool.num_samples)
 
 
-def best_of_k(samples: Samples, task: EvalTask) -> list[dict[str, Any]]:
+def best_of_k(samples: PolicySamples, task: EvalTask) -> list[dict[str, Any]]:
     """Reward and win rate of the best of k of the policy's own samples, k = 1 … min(N, K), with intervals."""
     values = {"reward": samples.rewards, "win_rate": sample_win_rates(samples, task)}
     most = min(int(task.n), task.samples_per_prompt)
@@ -145,6 +145,6 @@ def _prompt_index(task: EvalTask) -> Int:
     return np.repeat(np.arange(len(task.prompt_ids)), task.samples_per_prompt)
 
 
-def _by_prompt(samples: Samples, task: EvalTask) -> list[list[list[int]]]:
+def _by_prompt(samples: PolicySamples, task: EvalTask) -> list[list[list[int]]]:
     size = task.samples_per_prompt
     return [samples.completion_ids[i : i + size] for i in range(0, len(samples.completion_ids), size)]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vbon.report.comparison import plots, samples, statistics, tables
-from vbon.report.comparison.read import Comparison, Method
+from vbon.report.comparison.read import ComparedMethod, Comparison
 from vbon.report.comparison.verdict import sentences
 from vbon.report.page import as_context, fill
 from vbon.report.words import n_text
@@ -49,5 +49,5 @@ def render(comparison: Comparison) -> str:
     )
 
 
-def _method(method: Method) -> dict[str, Any]:
+def _method(method: ComparedMethod) -> dict[str, Any]:
     return {"name": method.name, "series": method.series, "summary": method.summary, "family": method.family}

@@ -20,7 +20,7 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Place:
+class GridPoint:
     """One N of the grid: best-of-N itself and the reference there."""
 
     n: float
@@ -32,7 +32,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Method:
+class ComparedMethod:
     """One method: its runs by (place on the grid, seed), and what was recorded of it."""
 
     name: str
@@ -71,8 +71,8 @@ class Comparison:
     path: Path
     settings: Mapping[str, Any]
     pool: Mapping[str, Any]
-    places: Sequence[Place]
-    methods: Sequence[Method]
+    places: Sequence[GridPoint]
+    methods: Sequence[ComparedMethod]
     failed: Sequence[tuple[str, str]]
     num_runs: int
     shape: Mapping[str, Any]
@@ -102,7 +102,7 @@ def read_sweep(path: Path) -> Comparison:
 
 
 def _comparison(path: Path, record: Mapping[str, Any], timings: Mapping[str, Any]) -> Comparison:
-    places = [_place(row) for row in record["grid"]]
+    places = [_grid_point(row) for row in record["grid"]]
     if not places:
         raise VbonError(f"{path}: no run of this sweep is done yet; run vbon sweep first")
     runs = record["runs"]
@@ -136,8 +136,8 @@ def _evaluation(path: Path, name: str) -> Path:
     return evaluation_folder(path, name)
 
 
-def _place(row: Mapping[str, Any]) -> Place:
-    return Place(
+def _grid_point(row: Mapping[str, Any]) -> GridPoint:
+    return GridPoint(
         float(row["n"]),
         _estimates(row["target"]),
         _estimates(row["reference"]),
@@ -153,9 +153,9 @@ def _method(
     runs: Sequence[Mapping[str, Any]],
     ns: Sequence[float],
     per_prompt: Mapping[str, Mapping[str, Float]],
-) -> Method:
+) -> ComparedMethod:
     by_place = {(ns.index(run["n"]), run["seed"]): run for run in runs}
-    return Method(
+    return ComparedMethod(
         name,
         series,
         str(row["family"]),
