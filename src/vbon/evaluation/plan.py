@@ -2,13 +2,13 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from vbon.artifacts.fingerprint import FIELDS, check_fingerprint
+from vbon.artifacts.json_files import json_value
 from vbon.config.evaluate import EvaluateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.runs import Run, read_runs
@@ -59,7 +59,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
         seed=config.seed,
     )
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
-    settings = json.loads(json.dumps(dataclasses.asdict(filled))) | {"allowed_mismatches": allowed}
+    settings = json_value(dataclasses.asdict(filled)) | {"allowed_mismatches": allowed}
     return EvaluationPlan(runs, task, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
 
 

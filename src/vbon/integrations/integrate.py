@@ -1,6 +1,5 @@
 """`vbon integrate HOST`: a directory that another trainer can run: data with references, reward, settings, README."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from vbon.artifacts.files import replace_file
-from vbon.artifacts.json_files import first_line
+from vbon.artifacts.json_files import first_line, lines_text
 from vbon.config.integrate import IntegrateConfig
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
@@ -135,7 +134,7 @@ def _openrlhf_files(given: HostInputs) -> Files:
     if fingerprint.max_new_tokens is not None:
         lines.append(f"--data.max_len {rendered.longest + fingerprint.max_new_tokens}")
     return {
-        "prompts.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        "prompts.jsonl": lines_text(rows),
         "vbon_reward.py": fill(
             "openrlhf-reward.py", reward=given.reward, n=given.n, special_tokens=given.special_tokens
         ),

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from vbon.artifacts.json_files import is_number
 from vbon.artifacts.typed import read_record
 from vbon.errors import VbonError
 from vbon.training.task import RANK_TEST
@@ -46,7 +47,7 @@ class RunState:
         except VbonError as error:
             raise VbonError(f"{error}; {_FIX}") from None
         rows = [*state.validations, *([state.best] if state.best else [])]
-        if not all(isinstance(row, dict) and all(_is_number(row.get(key)) for key in _ROW_KEYS) for row in rows):
+        if not all(is_number(row.get(key)) for row in rows for key in _ROW_KEYS):
             raise VbonError(f"{where}: a validation is incomplete; {_FIX}")
         return state
 
@@ -66,7 +67,3 @@ def _as_now(content: Any) -> Any:
     rest = {name: value for name, value in content.items() if name != "said"}
     given = [name for name in content["said"] if name != RANK_TEST]
     return {**rest, "warnings_given": given, "failed_rank_test": RANK_TEST in content["said"]}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
