@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from valid import Target, Valid
+from tests.faults.reader import Target, Valid
 
 from vbon import config as configs
 from vbon.artifacts.run import RunFolder

@@ -1,14 +1,14 @@
 """Runs, checkpoints, evaluations, sweeps, answers of a server: what the fuzzer damages, and what reads the damage."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mutate import HTML
-from valid import Target, Valid, json_lines, parquet
+from tests.faults.mutate import HTML
+from tests.faults.reader import Target, Valid, json_lines, parquet
+from tests.report import folders
 
 from vbon.artifacts.fingerprint import Fingerprint
 from vbon.artifacts.run import keep_rows
@@ -19,9 +19,6 @@ from vbon.rewards.checked import checked
 from vbon.rewards.http import decode, parse_endpoint
 from vbon.training.output import checkpoint
 from vbon.training.output.state import RunState
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-import folders
 
 
 def runs(folder: Path) -> Target:

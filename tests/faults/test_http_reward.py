@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stages import COLLECT, EVALUATE, TRAIN
+from tests.faults.commands import COLLECT, EVALUATE, TRAIN
 
 from vbon.rewards.http import TOKEN_VARIABLE
 

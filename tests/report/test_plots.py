@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from folders import policy_metrics, write_evaluation
+from tests.report.folders import policy_metrics, write_evaluation
 
 from vbon.report import plots
 from vbon.report.plots import Drawing

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from folders import policy_metrics, write_evaluation, write_run
+from tests.report.folders import policy_metrics, write_evaluation, write_run
 
 from vbon.core.estimate import Estimate
 from vbon.errors import VbonError

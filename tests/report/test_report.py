@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders import HOSTILE, policy_metrics, write_evaluation, write_run
 from tests.pages import Outline, shown_prompts
+from tests.report.folders import HOSTILE, policy_metrics, write_evaluation, write_run
 
 from vbon.config import ReportConfig
 from vbon.errors import VbonError
