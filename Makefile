@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Files of tests go to two processes of one thread each: single tests hardly use a second core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-fast test-verl test-ray test-trackers test-faults check audit format clean
+.PHONY: help demo test test-fast test-slow test-verl test-ray test-trackers test-faults check audit format clean
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -28,6 +28,12 @@ test: $(STAMP)  ## unit, learning and recipe tests
 
 test-fast: $(STAMP)  ## unit tests only
 	$(PYTEST) -m "not learning and not recipes and not gpu"
+
+test-slow:      ## every slow suite, one after the other: faults at full size, Ray, trackers, verl and OpenRLHF
+	$(MAKE) --no-print-directory test-faults
+	$(MAKE) --no-print-directory test-ray
+	$(MAKE) --no-print-directory test-trackers
+	$(MAKE) --no-print-directory test-verl
 
 test-verl:      ## contracts with verl and OpenRLHF, in .venv-verl: verl pins another transformers
 	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl

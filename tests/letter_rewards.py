@@ -25,9 +25,15 @@ def cubic(prompts, completions):
 
 
 def smooth(prompts, completions):
-    weights = {"a": 0.9, "b": -1.3, "c": 0.2, "d": -0.4, "e": 1.1}
+    weights = {"a": 0.9, "b": -1.3, "c": 0.2}
     sums = [sum(weights[w] * (1 + 0.1 * i) for i, w in enumerate(c.split())) for c in completions]
     return [s + 0.2 * math.sin(7 * s + len(p)) for s, p in zip(sums, prompts, strict=True)]
+
+
+def positions(prompts, completions):
+    """No two completions tie, and the prompt has no part in it."""
+    values = [[{"a": 0.9, "b": -1.3, "c": 0.2, "d": -0.4, "e": 1.1}[w] for w in c.split()] for c in completions]
+    return [sum(row) + 0.7 * math.sin(3 * sum((i + 1) * v for i, v in enumerate(row))) for row in values]
 
 
 def levels(prompts, completions):
