@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Files of tests go to two processes of one thread each: single tests hardly use a second core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-fast test-verl test-ray test-trackers test-faults check audit format clean
+.PHONY: help demo test test-fast test-slow test-verl test-ray test-trackers test-faults check audit format clean
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -29,6 +29,12 @@ test: $(STAMP)  ## unit, learning and recipe tests
 test-fast: $(STAMP)  ## unit tests only
 	$(PYTEST) -m "not learning and not recipes and not gpu"
 
+test-slow:      ## every slow suite, one after the other: faults at full size, Ray, trackers, verl and OpenRLHF
+	$(MAKE) --no-print-directory test-faults
+	$(MAKE) --no-print-directory test-ray
+	$(MAKE) --no-print-directory test-trackers
+	$(MAKE) --no-print-directory test-verl
+
 test-verl:      ## contracts with verl and OpenRLHF, in .venv-verl: verl pins another transformers
 	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl
 	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 verl==0.9.1 pytest pytest-timeout hypothesis -e .
@@ -44,9 +50,9 @@ test-trackers: $(STAMP) ## an offline run of Weights & Biases and one of trackio
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps trackio==0.43.0 gradio-client==2.7.2 orjson==3.13.0 brotli==1.2.1
 	$(BIN)/python -m pytest tests/training/test_trackers.py
 
-test-faults: $(STAMP) ## 200 SIGKILLs over collect and train, 100,000 damaged files into every reader (about 10 minutes)
-	$(BIN)/python tests/faults/kills.py --kills 200
-	$(BIN)/python tests/faults/fuzz.py --inputs 100000
+test-faults: $(STAMP) ## 50 SIGKILLs for each of collect, train (ten ways), evaluate, sweep and a recipe; 100,000 damaged files (about 40 minutes)
+	$(BIN)/python -m tests.faults.kills --kills 50
+	$(BIN)/python -m tests.faults.fuzz --inputs 100000
 
 check: $(STAMP) ## lint (ruff's security rules among it), format, types, the direction of imports, the audit
 	$(BIN)/ruff check .

@@ -28,8 +28,8 @@ from vbon.models.fused import fuse_activations
 from vbon.models.generate import Sampling
 from vbon.pool.prompts import make_prompt
 from vbon.training.defaults import critic_layers
-from vbon.training.learner import make_learner
 from vbon.training.online import run_iteration
+from vbon.training.parallel.learner import make_learner
 from vbon.training.task import Task
 
 NUM_PROMPTS, SAMPLES, EPOCHS, MINIBATCH, BETA = 32, 4, 4, 32, 0.1

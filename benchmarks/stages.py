@@ -18,8 +18,8 @@ from vbon.config.train import TrainConfig
 from vbon.core.reward_cdf import RewardCDF
 from vbon.models.fused import fuse_activations
 from vbon.models.generate import generate
-from vbon.training.learner import make_learner
 from vbon.training.online import run_iteration
+from vbon.training.parallel.learner import make_learner
 
 
 def split(num_prompts: int, num_samples: int, iterations: int) -> dict[str, float]:

@@ -28,6 +28,7 @@ from transformers import TrainerCallback
 from benchmarks.iteration import reward, text_of, word_tokenizer
 from benchmarks.measure import arguments, now, report
 from benchmarks.models import EOS, NEW_TOKENS, PAD, gpt2, random_rows
+from vbon.artifacts.run import read_rows
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.best_of_n import expectation, kl_from_reference
@@ -37,10 +38,9 @@ from vbon.models.fused import fuse_activations
 from vbon.models.generate import Sampling, generate
 from vbon.pool.prompts import make_prompt
 from vbon.training.critic_start import critic_step
-from vbon.training.learner import make_learner
-from vbon.training.metrics import read_rows
 from vbon.training.offline import offline_step
 from vbon.training.online import run_iteration
+from vbon.training.parallel.learner import make_learner
 from vbon.training.pool_data import PoolData
 from vbon.training.rollout import roll_out
 from vbon.training.task import Task

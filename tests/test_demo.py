@@ -12,14 +12,14 @@ from vbon.config import DemoConfig
 from vbon.core import best_of_n
 from vbon.demo import corpus
 from vbon.demo.closing import KL_BAR, WIN_RATE_BAR
-from vbon.demo.story import JUDGE, RUN, Scale, reward_of, tell
+from vbon.demo.story import JUDGE, RUN, StorySize, reward_of, tell
 from vbon.errors import VbonError
 from vbon.pool import read_prompts
 from vbon.pool.store import ReferencePool
 from vbon.rewards import load_reward
 from vbon.rewards.builtin import NEGATIVE_WORDS, POSITIVE_WORDS
 
-TINY = Scale(
+TINY = StorySize(
     texts=300,
     reference_steps=15,
     classifier_steps=15,

@@ -213,3 +213,7 @@ def test_help_shows_defaults():
 def test_a_flag_of_every_verb_is_no_field():
     given = flags.parse_args(InspectConfig, ["p", "--json=x=y", "--config", "c.yaml"], prog="vbon inspect")
     assert given == {"pool": "p", "json": "x=y", "config": "c.yaml"}
+
+
+def test_a_flag_of_every_verb_is_given_once():
+    assert refusal(InspectConfig, ["p", "--json", "a", "--json", "b"]) == "--json is given 2 times; give it once"

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         else:
             what = "JSONL (also .gz) with text and label, or FILE.pos with its FILE.neg beside it"
             command.add_argument("--reviews", type=Path, required=True, help=what)
-            command.add_argument("--minutes", type=_positive, help="pause after so many; the same command goes on")
+            command.add_argument("--minutes", type=_positive, help="pause after so many; the same command continues")
         command.add_argument("--out", type=Path, required=True, help="folder of everything that is made")
         names = "small, paper, gpu, gpu-short, or a YAML file of the same sections"
         command.add_argument("--preset", default=DEFAULT, help=names)

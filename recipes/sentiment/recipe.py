@@ -1,4 +1,4 @@
-"""The stages of the sentiment recipe, from a review file to a table and a figure; each can be stopped and goes on."""
+"""The stages of the sentiment recipe, from a review file to a table and a figure; each can be stopped and resumed."""
 
 import json
 import sys
@@ -95,15 +95,14 @@ class Recipe:
             config.validate()
 
             def work(config: CollectConfig = config) -> dict[str, Any]:
-                return {"pool": collect(config, asks_to_pause=self.budget.is_spent).name}
+                return {"pool": collect(config, should_pause=self.budget.is_spent).name}
 
             self._once(f"pool-{name}", self.preset.pool(name), work, Path(config.out))
 
     def train(self) -> None:
         """A run for each N and seed."""
         for run in self.runs:
-            config = self._train_config(run, resume=(run.folder / "vbon" / "config.yaml").is_file())
-            work = partial(_trained, config, asks_to_pause=self.budget.is_spent)
+            work = partial(_trained, self._train_config(run), should_pause=self.budget.is_spent)
             self._once(f"train-{run.folder.name}", self.preset.training(run.n), work, run.folder)
 
     def evaluate(self) -> None:
@@ -124,7 +123,7 @@ class Recipe:
         configs: list[tuple[str, str, Any]] = [
             ("collect", f"pool-{name}", self._collect_config(name)) for name in SPLITS
         ]
-        configs += [("train", run.folder.name, self._train_config(run, resume=False)) for run in self.runs]
+        configs += [("train", run.folder.name, self._train_config(run)) for run in self.runs]
         configs += [("evaluate", self._evaluation(n), self._evaluate_config(n)) for n in self.preset.several]
         lines = []
         (self.out / "commands").mkdir(parents=True, exist_ok=True)
@@ -144,14 +143,14 @@ class Recipe:
             **{**self.preset.pool(split), **self._where()},
         )
 
-    def _train_config(self, run: Run, *, resume: bool) -> TrainConfig:
+    def _train_config(self, run: Run) -> TrainConfig:
         return TrainConfig(
             model=self.model,
             reward=self.reward,
             pool=str(self.out / "pool-train"),
             out=str(run.folder),
             seed=run.seed,
-            **{**self.preset.training(run.n), "resume": resume, **self._where()},
+            **{**self.preset.training(run.n), **self._where()},
         )
 
     def _evaluate_config(self, n: float) -> EvaluateConfig:
@@ -194,7 +193,7 @@ class Recipe:
                     device=self.device or "cpu",
                     precision=precision,
                     checkpoints=folder,
-                    asks_to_pause=self.budget.is_spent,
+                    should_pause=self.budget.is_spent,
                 )
                 return make(self.split.train, self.split.held_out, config, self.out / name, options=options)
 
@@ -221,7 +220,7 @@ class Recipe:
             record = self.records.once(name, settings, lambda: {"result": work()}, made=f"this file and {made}")
         except Paused as pause:
             left = [piece for piece in self._pieces() if self.records.find(piece) is None]
-            raise Paused(f"{pause}. Left: {', '.join([*left, 'results'])}; the same command goes on") from None
+            raise Paused(f"{pause}. Left: {', '.join([*left, 'results'])}; run the same command to continue") from None
         if record is not None:
             print(f"   {record['seconds']:.0f} s  {json.dumps(record['result'])}", file=sys.stderr)
 
@@ -232,8 +231,8 @@ class Recipe:
         return [*made, "prompts", *pools, *runs, *map(self._evaluation, self.preset.several)]
 
 
-def _trained(config: TrainConfig, *, asks_to_pause: Callable[[], bool]) -> dict[str, Any]:
-    return {key: value for key, value in train(config, asks_to_pause=asks_to_pause).items() if key != "out"}
+def _trained(config: TrainConfig, *, should_pause: Callable[[], bool]) -> dict[str, Any]:
+    return {key: value for key, value in train(config, should_pause=should_pause).items() if key != "out"}
 
 
 def _evaluated(config: EvaluateConfig) -> dict[str, Any]:

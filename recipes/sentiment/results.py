@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from preset import HERE, Preset
 
 import vbon
+from vbon.artifacts.evaluation import read_record
 from vbon.artifacts.files import replace_file
 from vbon.commit import commit_of
 from vbon.pool.predict import predict
@@ -40,7 +41,7 @@ def write(
     With several N each has its own measurements, under `by_n`; what they share stands beside it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    measured = {n: measurements(json.loads((out / "evaluation.json").read_text())) for n, out in evaluations.items()}
+    measured = {n: measurements(read_record(out)) for n, out in evaluations.items()}
     curve = best_of_n_curve(ReferencePool.open(pool), max(measured))
     by_n = {f"{n:g}": one for n, one in measured.items()}
     measured_here = {"by_n": by_n} if preset.best_of.n else by_n.popitem()[1]

@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 # What the stages fill in themselves: the files and models that they hand to each other, and the temperature.
 _FILLED_IN = {
     "collect": ("model", "reward", "prompts", "out", "temperature", "limit"),
-    "train": ("model", "reward", "pool", "out", "seed", "resume", "temperature"),
+    "train": ("model", "reward", "pool", "out", "seed", "temperature"),
     "evaluate": ("model", "reward", "pool", "out", "runs", "n"),
 }
 

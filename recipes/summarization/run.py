@@ -2,11 +2,10 @@
 
     python recipes/summarization/run.py --data scitldr --out runs/summarization [--preset small] [--until collect]
 
-The same command goes on where it was stopped. README.md beside this file says what to expect.
+The same command continues where it was stopped. README.md beside this file says what to expect.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 from papers import Paper, read_papers, split, write_prompts
 from preset import HERE, Preset, load_preset
 
+from vbon.artifacts.evaluation import read_record
 from vbon.artifacts.files import replace_file
+from vbon.artifacts.json_files import read_object, write_json
 from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
@@ -69,7 +70,7 @@ class Recipe:
         config.validate()
         collect(config)
         share = train_reward(ReferencePool.open(config.out), Path(self.model), self.preset.reward, self.out / "reward")
-        replace_file(self.out / AGREEMENT, json.dumps({"agreement": share}).encode())
+        write_json(self.out / AGREEMENT, {"agreement": share})
 
     def prompts(self) -> None:
         """Beginnings of held-out abstracts with the cue, two disjoint files; nothing to do with prompts from a hub."""
@@ -104,8 +105,7 @@ class Recipe:
         """A run for each temperature and seed."""
         for folder in self.folders.values():
             for run in self._runs(folder):
-                if not (run / "vbon/run.json").is_file():
-                    train(self._train_config(folder, run))
+                train(self._train_config(folder, run))
 
     def evaluate(self) -> None:
         """Each temperature's runs, the reference and best-of-N, on the test prompts at that temperature."""
@@ -119,14 +119,13 @@ class Recipe:
                 n=self.preset.train["n"],
                 **{"judges": self._judges(), **self.preset.evaluate},
             )
-            if not (folder / "evaluation/evaluation.json").is_file():
-                evaluate_command(config)
+            evaluate_command(config)
 
     def results(self) -> None:
         """results.md: a row for each temperature and seed, best-of-N beside them; no text of the papers."""
-        text = table({t: _read(folder / "evaluation/evaluation.json") for t, folder in self.folders.items()})
+        text = table({t: read_record(folder / "evaluation") for t, folder in self.folders.items()})
         if self._judges():
-            share = _read(self.out / AGREEMENT)["agreement"]
+            share = read_object(self.out / AGREEMENT)["agreement"]
             text += f"\nThe reward model is right about {share:.1%} of pairs of samples of papers it has not seen.\n"
         replace_file(self.out / "results.md", text.encode())
         print(text)
@@ -156,7 +155,6 @@ class Recipe:
             pool=str(folder / "pool-train"),
             out=str(run),
             seed=int(run.name.removeprefix("seed-")),
-            resume=(run / "vbon/config.yaml").is_file(),
             **self.preset.train,
         )
 
@@ -179,11 +177,6 @@ def _measured(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def _cell(estimate: dict[str, float] | None) -> str:
     return f"{estimate['value']:.3f} ({estimate['low']:.3f}, {estimate['high']:.3f})" if estimate else "–"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def main(argv: Sequence[str] | None = None) -> int:

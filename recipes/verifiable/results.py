@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 from preset import HERE, Preset
 
 import vbon
+from vbon.artifacts.evaluation import PER_PROMPT, read_record
 from vbon.artifacts.files import replace_file
+from vbon.artifacts.parquet_files import read_parquet
 from vbon.commit import commit_of
 from vbon.core import stats
 from vbon.pool.prompts import read_prompts
@@ -33,7 +34,7 @@ def write(
 ) -> str:
     """results.json, results.md and figure.svg in `folder`; returns the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    evaluation = json.loads((out / "evaluation" / "evaluation.json").read_text())
+    evaluation = read_record(out / "evaluation")
     rewards, carries = rewards_by_policy(out)
     content = {
         "command": f"python recipes/verifiable/run.py --preset {preset.name} --out OUT",
@@ -69,7 +70,7 @@ def rewards_by_policy(out: Path) -> tuple[dict[str, Float], NDArray[np.int64]]:
     """pass@1 of each test problem, (P,), by policy (`reference` and `best-of-n` among them); and the carries, (P,)."""
     carries = {one.prompt_id: int(one.columns["carries"]) for one in read_prompts(str(out / "problems-test.jsonl"))}
     rewards: dict[str, dict[str, float]] = {}
-    for row in pq.read_table(out / "evaluation" / "per_prompt.parquet").to_pylist():
+    for row in read_parquet(out / "evaluation" / PER_PROMPT):
         rewards.setdefault(row["policy"], {})[row["prompt_id"]] = row["reward"]
     return (
         {policy: np.array([by_id[one] for one in carries]) for policy, by_id in rewards.items()},

@@ -2,7 +2,7 @@
 
     python recipes/verifiable/run.py --out runs/verifiable [--preset small] [--until collect]
 
-The same command goes on where it was stopped. README.md beside this file says what to expect.
+The same command continues where it was stopped. README.md beside this file says what to expect.
 """
 
 import argparse
@@ -94,8 +94,7 @@ class Recipe:
             flags = {"pool": self._pool("train"), "out": run, "method": method, "seed": seed, **self.preset.train}
             if method == "kl-rl":
                 flags["kl_coef"] = self._matched_kl_coef()
-            again = ["--resume"] if (run / "vbon" / "config.yaml").is_file() else []
-            self._once_vbon(f"train-{run.name}", "train", {**self.common, **flags}, again=again)
+            self._once_vbon(f"train-{run.name}", "train", {**self.common, **flags})
 
     def evaluate(self) -> None:
         """All runs, the reference and best-of-N on the test problems."""
@@ -122,13 +121,11 @@ class Recipe:
             raise VbonError(f"{pool.path}: no problem is solved by some samples only; train the reference longer")
         return float(f"{kl_coef_for_samples(rewards, kl):.6g}")
 
-    def _once_vbon(
-        self, name: str, verb: str, flags: dict[str, Any], words: Sequence[Any] = (), again: Sequence[str] = ()
-    ) -> None:
-        """One `vbon` command, done once; `again`: arguments to go on with, no part of its settings."""
+    def _once_vbon(self, name: str, verb: str, flags: dict[str, Any], words: Sequence[Any] = ()) -> None:
+        """Run one `vbon` command, unless it is recorded as done."""
 
         def work() -> dict[str, Any]:
-            given = [verb, *map(str, words), *_as_arguments(flags), *again]
+            given = [verb, *map(str, words), *_as_arguments(flags)]
             print(f"vbon {shlex.join(given)}", file=sys.stderr)
             status = vbon(given)
             if status:

@@ -143,9 +143,9 @@ def _answer(args: list[str]) -> int:
         print(_overview())
         return 0 if args else 2
     if args[0] == "--version":
-        import vbon
+        from vbon.version import __version__
 
-        print(f"vbon {vbon.__version__}")
+        print(f"vbon {__version__}")
         return 0
     return _run_verb(args[0], args[1:])
 

@@ -1,18 +1,8 @@
-"""The one exception that the command line turns into a one-line message and exit code 2; and a pause, which is none."""
-
-from collections.abc import Callable
-
-Asks = Callable[[], bool]
-"""Whether work is to pause, asked between two steps of it."""
-
-
-def never() -> bool:
-    """Work goes on to its end."""
-    return False
+"""The error that the command line turns into a line and exit code 2, and `Paused`, which is not an error."""
 
 
 class Paused(Exception):
-    """Work stopped between two steps because that was asked for; the same call goes on. One line: what is done."""
+    """Work stopped between two steps because `should_pause` asked for it; the same call continues it."""
 
 
 class VbonError(Exception):

@@ -31,9 +31,9 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def parse_args(cls: type[Any], args: Sequence[str], *, prog: str) -> dict[str, Any]:
-    """The values in `args` by the name of their field, with `config` and `json` if these flags are given.
+    """Read `args` into values by the name of their field, with `config` and `json` if these flags are given.
 
-    Raises VbonError naming the flag: unknown, without a value, or with a value of a wrong type.
+    Raises VbonError naming the flag that is unknown, lacks its value, or has a value of a wrong type.
     """
     try:
         found, extra = _parser(cls, prog, show_all=True).parse_known_intermixed_args(args)
@@ -42,11 +42,15 @@ def parse_args(cls: type[Any], args: Sequence[str], *, prog: str) -> dict[str, A
     for word in sorted(extra, key=lambda word: not word.startswith("-")):
         raise VbonError(f"{_refusal(word, cls)}; see {prog} --help")
     given = {name: value for name, value in vars(found).items() if value is not None}
+    for name in COMMON.keys() & given.keys():
+        if len(given[name]) > 1:
+            raise VbonError(f"{flag(name)} is given {len(given[name])} times; give it once")
+        (given[name],) = given[name]
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def make_config(cls: type[ConfigT], values: Mapping[str, Any], *, prog: str) -> ConfigT:
-    """The config with these values. Raises VbonError naming every required flag without one."""
+    """Make a config of these values. Raises VbonError naming every required flag that has no value."""
     missing = [spelling(f) for f in required_fields(cls) if f.name not in values]
     if missing:
         raise VbonError(f"missing {', '.join(missing)}; see {prog} --help")
@@ -54,7 +58,7 @@ def make_config(cls: type[ConfigT], values: Mapping[str, Any], *, prog: str) -> 
 
 
 def format_help(cls: type[Any], *, prog: str, description: str, epilog: str = "", show_all: bool = False) -> str:
-    """The help of a verb: the required and the common flags, or with `show_all` every flag in its group."""
+    """Format the help of a verb: its required and its common flags, or with `show_all` every flag in its group."""
     parser = _parser(cls, prog, show_all=show_all)
     parser.description, parser.epilog = description, epilog
     return parser.format_help()
@@ -78,7 +82,7 @@ def _parser(cls: type[Any], prog: str, *, show_all: bool) -> argparse.ArgumentPa
             _add_field(group, f, hints[f.name], helps[f.name])
     every = parser.add_argument_group("every verb")
     for name, (placeholder, text) in COMMON.items():
-        every.add_argument(flag(name), metavar=placeholder, help=text)
+        every.add_argument(flag(name), action="append", metavar=placeholder, help=text)
     more = [title for title, _ in getattr(cls, "GROUPS", ())[1:]]
     if more:
         every.add_argument("--help-all", action="store_true", help=f"List all flags, also for: {', '.join(more)}.")
@@ -86,7 +90,7 @@ def _parser(cls: type[Any], prog: str, *, show_all: bool) -> argparse.ArgumentPa
 
 
 def _groups(cls: type[Any]) -> dict[str, list[dataclasses.Field[Any]]]:
-    """Group → its fields: the required ones, then the groups that the config declares, or one for all others."""
+    """Map each group to its fields: the required fields, then the groups of the config, or one group for the rest."""
     required, fields = required_fields(cls), {f.name: f for f in dataclasses.fields(cls)}
     others = " ".join(name for name, f in fields.items() if f not in required)
     declared = getattr(cls, "GROUPS", (("options", others),))

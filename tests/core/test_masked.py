@@ -1,9 +1,9 @@
-"""Masked means and whitening against numpy on the selected entries."""
+"""Masked means against numpy on the selected entries."""
 
 import numpy as np
 import torch
 
-from vbon.core.masked import last_token, masked_mean, masked_whiten
+from vbon.core.masked import last_token, masked_mean
 
 VALUES = torch.tensor([[1.5, -2.0, 40.0, 7.0], [0.25, 9.0, -3.0, 100.0]], dtype=torch.float64)
 MASK = torch.tensor([[True, True, False, True], [True, False, True, False]])
@@ -15,17 +15,6 @@ def test_masked_mean():
 
 def test_masked_mean_of_nothing_is_zero():
     assert masked_mean(VALUES, torch.zeros_like(MASK)) == 0
-
-
-def test_masked_whiten():
-    kept = VALUES.numpy()[MASK.numpy()]
-    whitened = masked_whiten(VALUES, MASK).numpy()
-    np.testing.assert_allclose(whitened[MASK.numpy()], (kept - kept.mean()) / kept.std(ddof=0), rtol=1e-7)
-    assert not whitened[~MASK.numpy()].any()
-
-
-def test_masked_whiten_of_a_constant_is_zero():
-    assert not masked_whiten(torch.full((2, 4), 3.25), MASK).any()
 
 
 def test_last_token():

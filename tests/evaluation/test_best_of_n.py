@@ -31,7 +31,7 @@ def test_frequencies_follow_the_enumerated_density(world: Path, exact: Callable,
     below = np.array([mass[rewards < r].sum() for r in rewards])
     tied = np.array([mass[rewards == r].sum() for r in rewards])
     expected = mass * np.exp(log_weight(below, np.minimum(below + tied, 1.0), 3))
-    model, tokenizer = load.load_policy(str(world / "ref")), load.load_tokenizer(str(world / "ref"))
+    model, tokenizer = load.load_policy(str(world / "model")), load.load_tokenizer(str(world / "model"))
     sampler = Sampler(model, tokenizer, 1.0, 3, (0,))
     prompts = [make_prompt("one")]
     reward = load_reward(f"{world}/reward.py:{function}", batch_size=9000)

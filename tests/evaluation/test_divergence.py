@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.enumerable import PAD, TASK
 
 from vbon.evaluation.divergence import divergence, sequence_logprobs
 from vbon.models.batch_size import LIMITS, Limit
@@ -25,8 +26,8 @@ def test_against_plain_forward_passes(
     world: Path, completion_ids: list, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(LIMITS["divergence"], "cpu", Limit(rows_at_a_time * 3 * 8))  # three steps, eight tokens
-    policy, ref_policy = load_policy(str(world / "policy")), load_policy(str(world / "ref"))
-    prompts = [[4], [5, 6], [6, 4]] * 14
+    policy, ref_policy = load_policy(str(world / "policy")), load_policy(str(world / "model"))
+    prompts = [TASK.prompt_ids[i] for i in (0, 3, 5)] * 14
     completions = [*completion_ids, [1], [2, 3]]
     expected = []
     for prompt, row in zip(prompts, completions, strict=True):
@@ -35,7 +36,7 @@ def test_against_plain_forward_passes(
         kl, entropy = (log_p.exp() * (log_p - log_q)).sum(), -(log_p.exp() * log_p).sum()
         logprob = log_p[steps, row].sum()
         expected.append([(logprob - log_q[steps, row].sum()).item(), kl.item(), entropy.item(), logprob.item()])
-    options = {"temperature": TEMPERATURE, "pad_token_id": 7}
+    options = {"temperature": TEMPERATURE, "pad_token_id": PAD}
     measured = divergence(policy, ref_policy, prompts, completions, **options)
     logprobs = sequence_logprobs(policy, prompts, completions, **options)
     assert np.stack([*measured, logprobs], 1) == pytest.approx(np.array(expected), abs=FLOAT32)

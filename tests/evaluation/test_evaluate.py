@@ -154,14 +154,21 @@ def test_best_of_k_of_the_policy_against_enumeration(exact: Exact, evaluated, na
     )
 
 
+def standardised(values: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    centred = values - probs @ values
+    return centred / np.sqrt(probs @ centred**2)
+
+
 def test_length_correlation_and_share_worse_against_enumeration(exact: Exact, evaluated, completion_ids):
     tables, (summary, folder) = exact("pool"), evaluated("pool")
     lengths = np.array([len(row) for row in completion_ids], float)
     for index, (logprobs, rewards) in enumerate(zip(tables["policy"], tables["rewards"], strict=True)):
-        covariance = np.cov(lengths, rewards, aweights=np.exp(logprobs))
-        expected = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+        x, y = (standardised(values, np.exp(logprobs)) for values in (lengths, rewards))
+        expected = np.exp(logprobs) @ (x * y)
+        influence = x * y - expected * (x**2 + y**2) / 2  # of one sample on a correlation
+        error = np.sqrt(np.exp(logprobs) @ influence**2 / SAMPLES)
         measured = per_prompt(folder, "policy", "length_reward_correlation")[index]
-        assert measured == pytest.approx(expected, abs=STANDARD_ERRORS / np.sqrt(SAMPLES))
+        assert measured == pytest.approx(expected, abs=STANDARD_ERRORS * error)
     worse = np.mean(per_prompt(folder, "policy", "win_rate") < 0.5)
     assert summary["policies"]["policy"]["metrics"]["share_worse"]["value"] == worse
     assert summary["target"]["metrics"]["win_rate_bon"] == {"value": 0.5, "low": 0.5, "high": 0.5}
@@ -197,14 +204,14 @@ def test_the_reference_row_is_exactly_itself(evaluated):
 
 def test_a_copy_of_the_reference_gives_the_same_samples(world: Path, tmp_path: Path, evaluated):
     """Common random numbers: equal policies differ in nothing, so their paired difference is exactly 0."""
-    shutil.copytree(world / "ref", tmp_path / "twin")
-    config = config_of(world, runs=(str(world / "ref"), str(tmp_path / "twin")), out=str(tmp_path / "eval"))
+    shutil.copytree(world / "model", tmp_path / "twin")
+    config = config_of(world, runs=(str(world / "model"), str(tmp_path / "twin")), out=str(tmp_path / "eval"))
     summary = evaluate_command(config)
-    assert summary["policies"]["ref"]["differences"] is None
+    assert summary["policies"]["model"]["differences"] is None
     differences = summary["policies"]["twin"]["differences"]
     assert set(differences) >= {"reward", "win_rate", "kl_policy_ref", "kl_bon_policy"}
     assert all(value == {"value": 0.0, "low": 0.0, "high": 0.0} for value in differences.values())
-    assert summary["policies"]["ref"]["metrics"]["reward"] == evaluated("pool")[0]["reference"]["metrics"]["reward"]
+    assert summary["policies"]["model"]["metrics"]["reward"] == evaluated("pool")[0]["reference"]["metrics"]["reward"]
 
 
 def test_same_seed_same_bytes_another_seed_other_samples(world: Path, tmp_path: Path):

@@ -73,8 +73,8 @@ def test_one_process_writes_an_evaluation(tmp_path: Path):
 
 
 def test_what_is_measured_is_stored_bit_by_bit_and_never_half(world: Path, tmp_path: Path):
-    setting = make_plan(small(world, tmp_path)).setting
-    made = evaluate([], setting)
+    task = make_plan(small(world, tmp_path)).task
+    made = evaluate([], task)
     kept = Measured(made.samples["reference"], made.per_prompt["reference"], {"reference": Speed(1 / 3, 2.0)})
     write_measured(tmp_path / "0.npz", kept)
     again = read_measured(tmp_path / "0.npz")
@@ -149,7 +149,7 @@ def test_other_weights_at_the_same_path_are_measured_again(world: Path, tmp_path
     config = dataclasses.replace(small(world, tmp_path), runs=(str(tmp_path / "run"),))
     before = evaluate_command(config)
     shutil.rmtree(tmp_path / "run")
-    shutil.copytree(world / "ref", tmp_path / "run")
+    shutil.copytree(world / "model", tmp_path / "run")
     after = evaluate_command(config)
     assert after["policies"]["run"]["metrics"]["kl_policy_ref"]["value"] == 0
     assert before["policies"]["run"]["metrics"]["kl_policy_ref"]["value"] > 0

@@ -13,7 +13,7 @@ def rows_of(path: Path) -> list[dict]:
 
 
 def run(world: Path, *flags: str) -> int:
-    files = ["--model", str(world / "ref"), "--prompts", str(world / "prompts.jsonl")]
+    files = ["--model", str(world / "model"), "--prompts", str(world / "prompts.jsonl")]
     return main(["generate", *files, "--device", "cpu", *flags])
 
 

@@ -28,7 +28,7 @@ RANKS = ("win_rate", "win_rate_bon", "kl_policy_ref", "kl_policy_bon", "kl_bon_p
 
 def evaluated(world: Path, reward: str, out: Path) -> dict:
     """Evaluation of the reference and of a policy on a pool that this reward scored."""
-    model, prompts = str(world / "ref"), str(world / "prompts.jsonl")
+    model, prompts = str(world / "model"), str(world / "prompts.jsonl")
     sampling = ["--num-samples", "200", "--max-new-tokens", "3", "--seed", "1", "--device", "cpu"]
     collect = ["collect", "--model", model, "--reward", reward, "--prompts", prompts, "--out", str(out / "pool")]
     assert cli.main([*collect, *sampling]) == 0

@@ -26,7 +26,7 @@ def make_run(world: Path, folder: Path, **changes: Any) -> str:
         "algorithm": "rloo",
         "pool": "elsewhere",
         "pool_fingerprint": pool.fingerprint.to_json(),
-        "ref_model": str(world / "ref"),
+        "ref_model": str(world / "model"),
         "reward": "r",
         "train_prompt_ids": ["0" * 16],
     }
@@ -46,7 +46,7 @@ def test_a_run_brings_its_n_and_its_name(world: Path, tmp_path: Path):
     row = summary["policies"]["n3"]
     assert summary["n"] == summary["settings"]["n"] == row["n"] == 3.0
     assert (row["objective"], row["algorithm"], row["path"]) == ("vbon", "rloo", str(tmp_path / "n3"))
-    assert summary["settings"]["model"] == str(world / "ref")
+    assert summary["settings"]["model"] == str(world / "model")
     assert summary["warnings"] == []
 
 
@@ -62,7 +62,7 @@ def test_a_run_from_another_pool_is_refused_by_name(world: Path, tmp_path: Path)
     run = make_run(world, tmp_path / "cold", pool_fingerprint=fingerprint)
     with pytest.raises(VbonError, match=r"run .*cold does not match .*: temperature is 1\.0 in the pool but 0\.5"):
         make_plan(config_of(world, tmp_path, run))
-    assert make_plan(config_of(world, tmp_path, run, allow_mismatch=("temperature",))).setting.n == 3.0
+    assert make_plan(config_of(world, tmp_path, run, allow_mismatch=("temperature",))).task.n == 3.0
 
 
 OTHER = {
@@ -102,7 +102,7 @@ def test_one_n_for_all(world: Path, tmp_path: Path):
     runs = [make_run(world, tmp_path / "n3"), make_run(world, tmp_path / "n5", n=5)]
     with pytest.raises(VbonError, match=re.escape("one N (n3 for N = 3, n5 for N = 5); choose with --n")):
         make_plan(config_of(world, tmp_path, *runs))
-    assert make_plan(config_of(world, tmp_path, *runs, n=4.0)).setting.n == 4.0
+    assert make_plan(config_of(world, tmp_path, *runs, n=4.0)).task.n == 4.0
     with pytest.raises(VbonError, match="name it with --n"):
         make_plan(config_of(world, tmp_path, str(world / "policy")))
 
@@ -111,13 +111,13 @@ def test_one_n_for_all(world: Path, tmp_path: Path):
     ("content", "message"),
     [
         ("{", "malformed JSON"),
-        ("[]", "format_version is 2; this vbon reads 1"),
+        ("[]", "must hold a JSON object"),
         ('{"format_version": 2}', "format_version is 2; this vbon reads 1"),
-        ('{"format_version": 1, "n": "8"}', "'n' must be float"),
-        ('{"format_version": 1, "n": true}', "'n' must be float"),
+        ('{"format_version": 1, "n": "8"}', "'n' must be a number"),
+        ('{"format_version": 1, "n": true}', "'n' must be a number"),
         ('{"format_version": 1, "n": 0.5}', "greater than 1"),
         ('{"format_version": 1, "pool_fingerprint": {"colour": "red"}}', "unknown field 'colour'"),
-        ('{"format_version": 1, "train_prompt_ids": "all"}', "'train_prompt_ids' must be list"),
+        ('{"format_version": 1, "train_prompt_ids": "all"}', "'train_prompt_ids' must be a list"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path: Path, content: str, message: str):
@@ -126,6 +126,14 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: str, message: str):
     with pytest.raises(VbonError, match=message) as error:
         read_runs([str(tmp_path / "run")])
     assert "run.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_run_that_is_not_finished_is_refused_though_a_model_is_there(world: Path, tmp_path: Path):
+    run = Path(make_run(world, tmp_path / "run"))
+    (run / "vbon/run.json").unlink()
+    (run / "vbon/config.yaml").touch()  # what the extension of a finished run looks like
+    with pytest.raises(VbonError, match="run: this run is not finished; repeat its `vbon train` command"):
+        read_runs([str(run)])
 
 
 def test_names_are_last_parts_unless_shared():

@@ -9,11 +9,11 @@ import pytest
 from vbon.config.evaluate import EvaluateConfig
 from vbon.evaluation import throughput
 from vbon.evaluation.plan import make_plan
-from vbon.evaluation.setting import Setting
+from vbon.evaluation.task import EvalTask
 
 
 @pytest.fixture
-def setting(world: Path) -> Setting:
+def task(world: Path) -> EvalTask:
     config = EvaluateConfig(
         runs=(str(world / "policy"),),
         pool=str(world / "pool"),
@@ -23,36 +23,36 @@ def setting(world: Path) -> Setting:
         batch_size=20,
         device="cpu",
     )
-    return make_plan(config).setting
+    return make_plan(config).task
 
 
 @pytest.fixture
-def scored(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def scored(task: EvalTask, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The prompts of each batch that the reward scored."""
     batches: list[list[str]] = []
-    score = setting.reward.__class__.__call__
+    score = task.reward.__class__.__call__
 
     def recorded(self, prompts, completions, **columns):
         batches.append(list(prompts))
         return score(self, prompts, completions, **columns)
 
-    monkeypatch.setattr(setting.reward.__class__, "__call__", recorded)
+    monkeypatch.setattr(task.reward.__class__, "__call__", recorded)
     return batches
 
 
-def test_best_of_n_scores_every_draw_of_a_full_batch_and_of_one_prompt(setting: Setting, scored: list[list[str]]):
+def test_best_of_n_scores_every_draw_of_a_full_batch_and_of_one_prompt(task: EvalTask, scored: list[list[str]]):
     """N = 3.5 is drawn as 4: five prompts of 20 draws, then six prompts of four draws, each four times."""
-    throughput.best_of_n_speed(setting)
-    prompts = [prompt.prompt for prompt in setting.pool.prompts]
+    throughput.best_of_n_speed(task)
+    prompts = [prompt.prompt for prompt in task.pool.prompts]
     full = np.repeat(prompts[:5], 4).tolist()
     one_by_one = [[prompt] * 4 for prompt in prompts]
     assert scored == [full] * 4 + one_by_one * 4
 
 
-def test_seconds_are_per_prompt_and_the_median_of_three(setting: Setting, monkeypatch: pytest.MonkeyPatch):
-    """A clock that jumps by 1, 9, 2 seconds for the full batch, then by 12, 6, 60 for the six prompts one by one."""
+def test_seconds_are_per_prompt_and_the_median_of_three(task: EvalTask, monkeypatch: pytest.MonkeyPatch):
+    """A clock that jumps by 1, 9, 2 seconds for the full batch, then by 12, 6, 60 for the eight prompts one by one."""
     steps = itertools.chain.from_iterable((0.0, seconds) for seconds in (1.0, 9.0, 2.0, 12.0, 6.0, 60.0))
     clock = itertools.accumulate(steps)
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
-    speed = throughput.one_sample_speed(setting.sampler.model, setting)
-    assert speed == throughput.Speed(rate=20 / 2.0, latency=12.0 / 6)
+    speed = throughput.one_sample_speed(task.sampler.model, task)
+    assert speed == throughput.Speed(rate=20 / 2.0, latency=12.0 / 8)

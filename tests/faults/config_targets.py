@@ -1,18 +1,17 @@
 """Configs, sweeps, declarations: what the fuzzer damages of them, and what it calls on the damage."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from valid import Target, Valid
+from tests.faults.reader import Target, Valid
 
 from vbon import config as configs
+from vbon.artifacts.run import RunFolder
+from vbon.artifacts.sweep import SweepFolder
 from vbon.config.sweep import read_sweep
 from vbon.config.yaml_file import load_yaml, merged_text, read_sections
 from vbon.pool.declarations import parse_declarations
-from vbon.sweep.folder import SweepFolder
-from vbon.sweep.plan import grid_jobs
-from vbon.training.run_folder import RunFolder
+from vbon.sweep.plan import Grid
 
 DECLARED = ("temperature=1.0", "max_new_tokens=40", "stop=0,198", "columns=answer,level", "text=completion")
 SWEEP = """model: m
@@ -81,7 +80,7 @@ def sweeps(folder: Path) -> Target:
             for name, fields in sweep.methods.items()
             if "kl_coef" in fields
         }
-        grid_jobs(sweep, SweepFolder(str(folder / "out")), scales, {}, 1)
+        Grid(sweep, SweepFolder(str(folder / "out")), scales, 1).jobs({})
 
     path.touch()
     return Target("SWEEP.yaml", 8, (Valid("", "text", SWEEP.encode()),), read)
@@ -99,10 +98,9 @@ def resumptions(folder: Path) -> Target:
     run = RunFolder(config.out)
     run.open(config)
     path = run.own / "config.yaml"
-    resumed = dataclasses.replace(config, resume=True)
 
     def read(content: bytes, _: str) -> None:
         path.write_bytes(content)
-        run.check(resumed)
+        run.check(config)
 
     return Target("configs of runs", 3, (Valid("", "text", path.read_bytes()),), read)

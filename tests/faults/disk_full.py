@@ -17,32 +17,12 @@ from typing import Any
 
 import torch
 import yaml
-from stages import COLLECT, EVALUATE, TRAIN
+from tests.faults.commands import COLLECT, EVALUATE, SWEEP, TRAIN, contents
 
 from vbon import cli
 
 FREE = (0, 4, 12, 28, 60)  # KiB
 REWARD = "--reward reward.py:score"
-SWEEP = {
-    "model": "ref",
-    "reward": "reward.py:score",
-    "pool": "pool",
-    "heldout": "held",
-    "out": "sweep",
-    "n": [2],
-    "seeds": [0],
-    "learning_rates": [0.001],
-    "methods": {"vbon": {}},
-    "evaluate": {"samples_per_prompt": 4, "device": "cpu"},
-    "train": {
-        "num_iterations": 1,
-        "rollouts_per_iteration": 16,
-        "samples_per_prompt": 4,
-        "minibatch_size": 8,
-        "warm_start": "none",
-        "device": "cpu",
-    },
-}
 VERBS = {
     "collect": (f"{COLLECT} prompts.jsonl {REWARD} --out again", "again", FREE),
     "import": ("import rows.jsonl --out imported", "imported", FREE),
@@ -50,14 +30,12 @@ VERBS = {
     "evaluate": (f"{EVALUATE} --out evaluated", "evaluated", FREE),
     "report": ("report run eval --out page/report.html", "page", FREE[:2]),
     "generate": (
-        "generate --model ref --prompts held.jsonl --max-new-tokens 3 --device cpu --out drawn/best.jsonl",
+        "generate --model model --prompts held.jsonl --max-new-tokens 3 --device cpu --out drawn/best.jsonl",
         "drawn",
         FREE[:1],
     ),
     "sweep": ("sweep sweep.yaml", "sweep", (12,)),
 }
-# Hold seconds, as a sweep's page does; a run's record says too that it was resumed.
-TIMED = ("metrics.jsonl", "timings.json", "speeds.json", "report.html", ".txt", "run.json")
 
 
 def vbon(line: str) -> tuple[int, str]:
@@ -67,15 +45,9 @@ def vbon(line: str) -> tuple[int, str]:
     return status, heard.getvalue()
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(one.relative_to(folder)): one.read_bytes() for one in sorted(folder.rglob("*")) if one.is_file()}
-
-
-def settled(folder: Path, verb: str) -> dict[str, bytes]:
-    """What a finished run must hold, to the byte."""
-    timed = TIMED if verb in ("train", "sweep") else ()
-    found = contents(folder)
-    return {name: content for name, content in found.items() if not name.endswith((".lock", *timed))}
+def files() -> dict[str, bytes]:
+    """Every file on the disk."""
+    return {str(one): one.read_bytes() for one in sorted(Path().rglob("*")) if one.is_file()}
 
 
 @contextlib.contextmanager
@@ -94,15 +66,14 @@ def only_free(kib: int) -> Iterator[None]:
 
 
 def attempt(verb: str, line: str, out: str, kib: int, whole: dict[str, bytes]) -> dict[str, Any]:
-    others = {name: content for name, content in contents(Path.cwd()).items()}
+    others = files()
     with only_free(kib):
         status, said = vbon(line)
-    after = contents(Path.cwd())
+    after = files()
     halves = [name for name in after if ".partial" in name or ".writing-" in name or "removing-" in name]
     changed = [name for name, content in others.items() if after.get(name) != content]
-    resumed = f"{line} --resume" if verb == "train" and Path(out, "vbon/config.yaml").exists() else line
-    again, said_again = vbon(resumed) if status else (0, "")
-    made = settled(Path(out), verb)
+    again, said_again = vbon(line) if status else (0, "")
+    made = contents(Path(out))
     return {
         "verb": verb,
         "kib": kib,
@@ -136,7 +107,7 @@ def main(ingredients: Path, disk: Path) -> None:
     for verb, (line, out, free) in VERBS.items():
         status, said = vbon(line)
         assert status == 0, said
-        whole = settled(Path(out), verb)
+        whole = contents(Path(out))
         shutil.rmtree(out)
         for kib in free:
             found.append(attempt(verb, line, out, kib, whole))

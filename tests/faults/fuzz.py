@@ -1,4 +1,4 @@
-"""Damaged files into every reader: `python tests/faults/fuzz.py --inputs 100000 --seed 0` prints a table of counts.
+"""Damaged files into every reader: `python -m tests.faults.fuzz --inputs 100000 --seed 0` prints a table of counts.
 
 Each input is a function of (seed, its number). It is read in a worker process under a time limit; what is not read must
 be refused by a VbonError of one line, leave no file behind, and execute nothing. Three quarters of the inputs are valid
@@ -25,12 +25,20 @@ from types import FrameType
 from typing import Any
 
 import torch
-from mutate import arbitrary, mutate_bytes, mutate_json, mutate_table
-from targets import targets
-from valid import Target
+from tests.faults import config_targets as of_configs
+from tests.faults import pool_targets as of_pools
+from tests.faults import run_targets as of_runs
+from tests.faults.mutate import arbitrary, mutate_bytes, mutate_json, mutate_table
+from tests.faults.reader import Target
 
 from vbon.errors import VbonError
 
+MAKERS = (
+    *(of_pools.prompts, of_pools.imports, of_pools.manifests, of_pools.shards),
+    *(of_configs.configs_of_verbs, of_configs.sections, of_configs.sweeps, of_configs.declarations),
+    *(of_configs.resumptions, of_runs.runs, of_runs.evaluations, of_runs.samples, of_runs.compared, of_runs.diaries),
+    *(of_runs.states, of_runs.tensors, of_runs.answers),
+)
 CPU_LIMIT = 5.0  # seconds of computing an input may take
 TIME_LIMIT = 120.0  # seconds in all, waiting included; a loaded machine may stand still for a while
 MEMORY = 12 * 2**30  # bytes of address space: a file that claims to be huge must not take the machine with it
@@ -41,6 +49,16 @@ CANARY = "canary"  # what the snippets would create, could they execute
 
 class Hang(BaseException):
     """The time limit passed. Not an Exception: no reader may swallow it."""
+
+
+def targets(folder: Path) -> list[Target]:
+    """Every reader of the package with files that it accepts, which lie under `folder`."""
+    made = []
+    for maker in MAKERS:
+        place = folder / maker.__name__
+        place.mkdir()
+        made.append(maker(place))
+    return made
 
 
 def draw(number: int, seed: int, all_targets: Sequence[Target]) -> tuple[Target, str, str, bytes]:

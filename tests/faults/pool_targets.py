@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutate import HTML
-from valid import Target, Valid, json_lines, parquet
+from tests.faults.mutate import HTML
+from tests.faults.reader import Target, Valid, json_lines, parquet
 
 from vbon import config as configs
 from vbon.artifacts.fingerprint import Fingerprint

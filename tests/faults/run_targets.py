@@ -1,27 +1,24 @@
 """Runs, checkpoints, evaluations, sweeps, answers of a server: what the fuzzer damages, and what reads the damage."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mutate import HTML
-from valid import Target, Valid, json_lines, parquet
+from tests.faults.mutate import HTML
+from tests.faults.reader import Target, Valid, json_lines, parquet
+from tests.report import folders
 
 from vbon.artifacts.fingerprint import Fingerprint
+from vbon.artifacts.run import keep_rows
 from vbon.evaluation.runs import read_run
 from vbon.report.comparison.read import read_sweep
 from vbon.report.read import read_folders
 from vbon.rewards.checked import checked
 from vbon.rewards.http import decode, parse_endpoint
-from vbon.training import checkpoint
-from vbon.training.metrics import keep_rows
-from vbon.training.state import RunState
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-import folders
+from vbon.training.output import checkpoint
+from vbon.training.output.state import RunState
 
 
 def runs(folder: Path) -> Target:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stages import COLLECT, EVALUATE, TRAIN
+from tests.faults.commands import COLLECT, EVALUATE, TRAIN
 
 from vbon import cli
 
@@ -64,15 +64,16 @@ CASES = {
     f"{HERE} --reward reward.py:scaled": "training does not match the pool: reward is",
     f"{EVALUATE} --out fresh --temperature 1": "unknown flag --temperature",
     f"{EVALUATE} --out fresh --model run": "reference run does not match the pool: model is",
-    f"{EVALUATE} --out fresh --reward reward.py:scaled": "reference ref does not match the pool: reward is",
+    f"{EVALUATE} --out fresh --reward reward.py:scaled": "reference model does not match the pool: reward is",
     f"{EVALUATE} --out fresh --prompts prompts.jsonl": "held: has no samples of prompt",
     f"{EVALUATE} --out fresh --judge bad.py:nan": "reward bad.py:nan: returned nan",
     # Places
     f"{COLLECT} held.jsonl {REWARD} --out pool": "pool: was started with other settings (--prompts was",
     f"{COLLECT} prompts.jsonl {REWARD} --out mine": "mine: not empty (holds notes.txt); choose another --out",
     f"{COLLECT} prompts.jsonl {REWARD} --out reward.py/x/y": "reward.py/x/y: cannot be created (Not a directory)",
-    f"{TRAIN} {REWARD}": "--out run: there is a run already; --resume continues it",
-    f"{HERE} --resume": "--resume: fresh holds no run to resume",
+    f"{TRAIN} {REWARD} --seed 1": "run: was started with other settings (--seed was 0, now it is 1)",
+    f"{TRAIN} {REWARD} --num-iterations 1": "--num-iterations 1: run has done 3 iterations; ask for as many or more",
+    f"{HERE} --resume": "unknown flag --resume",
     "evaluate mine --pool held --out fresh --n 2 --device cpu": "mine: neither a run (vbon/run.json) nor a model",
     "report mine --out fresh": "mine: neither a run (vbon/run.json) nor an evaluation",
     f"{EVALUATE} --out run": "--out run: not empty (holds README.md); choose another --out",
@@ -80,9 +81,9 @@ CASES = {
     f"{EVALUATE} --out halved": "halved/evaluation.json: malformed JSON",
     "report run --out mine": "--out mine is a directory; name a file",
     "report run --out rows.jsonl": "--out rows.jsonl: is there already and no page; name another file",
-    "generate --model ref --prompts rows.jsonl --device cpu --out mine/../rows.jsonl": "holds the prompts; name",
+    "generate --model model --prompts rows.jsonl --device cpu --out mine/../rows.jsonl": "holds the prompts; name",
     "inspect pool --json rows.jsonl": "--json rows.jsonl exists and is not a result of vbon; name another file",
-    "generate --model ref --prompts held.jsonl --max-new-tokens 3 --device cpu --out mine": "--out mine is a directory",
+    "generate --model model --prompts held.jsonl --max-new-tokens 3 --device cpu --out mine": "mine is a directory",
     "inspect mine": "mine: not a pool (no manifest.json)",
     "inspect pool --n 99": "--n 99: the pool has at most 60 samples of a prompt",
     "import prompts.jsonl --out fresh": "prompts.jsonl:1: needs 'reward'",
@@ -103,7 +104,7 @@ def place(ingredients: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "torn.jsonl": '{"prompt": "one"}\n{"prompt": \n',
         "long.jsonl": '{"prompt": "one"}\n' + json.dumps({"prompt": "one " * 100_000}) + "\n",
         "rows.jsonl": '{"prompt": "a", "completion": "b", "reward": 1}\n',
-        "nul.yaml": 'model: ref\nreward: r\nprompts: p\nout: "a\\0b"\n',
+        "nul.yaml": 'model: model\nreward: r\nprompts: p\nout: "a\\0b"\n',
         "mine/notes.txt": "not to be touched",
     }
     (folder / "mine").mkdir()

@@ -1,25 +1,10 @@
 """The same seed gives the same bytes, from prompts to report, on one CPU thread."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
-from stages import COLLECT, EVALUATE, TRAIN
-
-TIMES = ("seconds_rollout", "seconds_update")
-
-
-def contents(folder: Path) -> dict[str, object]:
-    """Every file below, diaries without their times."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
-    return {name: untimed(content) if name.endswith("metrics.jsonl") else content for name, content in found.items()}
-
-
-def untimed(content: bytes) -> list[dict]:
-    rows = [json.loads(line) for line in content.splitlines()]
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+from tests.faults.commands import COLLECT, EVALUATE, TRAIN, contents
 
 
 @pytest.mark.timeout(300)
@@ -32,7 +17,7 @@ def test_collect_train_evaluate_and_report(vbon, tmp_path: Path):
         assert vbon(f"{EVALUATE} --seed {seed}") == 0
         assert vbon("report run eval --out page/report.html") == 0
         stages = ("pool", "held", "run", "eval", "page")
-        chains.append({stage: contents(tmp_path / stage) for stage in stages})
+        chains.append({stage: contents(tmp_path / stage, skip=(".lock",)) for stage in stages})
         for stage in stages:
             shutil.rmtree(tmp_path / stage)
     first, again, other = chains

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "disk_full.py"
+ROOT = Path(__file__).parents[2]
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
 MOUNTED = 'mount -t tmpfs -o size=8m tmpfs "$1" && shift && exec "$@"'
 
@@ -23,8 +23,9 @@ def may_mount(folder: Path) -> bool:
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(ingredients: Path, tmp_path: Path):
     if not may_mount(tmp_path):
         pytest.skip("needs a memory disk of its own: unshare and mount")
-    command = [sys.executable, str(SCRIPT), str(ingredients), str(tmp_path)]
-    done = subprocess.run([*NAMESPACE, MOUNTED, "sh", str(tmp_path), *command], capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.faults.disk_full", str(ingredients), str(tmp_path)]
+    command = [*NAMESPACE, MOUNTED, "sh", str(tmp_path), *command]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     rows = json.loads(done.stdout.splitlines()[-1])
     failed = [row for row in rows if row["status"]]

@@ -7,33 +7,32 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.faults import fuzz
+from tests.faults.reader import Target, Valid
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+from vbon.errors import VbonError
 
-import fuzz  # noqa: E402
-from valid import Target, Valid  # noqa: E402
-
-from vbon.errors import VbonError  # noqa: E402
+ROOT = Path(__file__).parents[2]
+KILLED = ("collect", "train, ppo", "evaluate")  # sweeps and recipes take longer: make test-faults
 
 
-def printed(script: str, *flags: str) -> str:
-    command = [sys.executable, str(HERE / script), *flags]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+def printed(module: str, *flags: str) -> str:
+    command = [sys.executable, "-m", f"tests.faults.{module}", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
 @pytest.mark.timeout(600)
 def test_killed_anywhere_it_ends_as_if_undisturbed():
-    last = printed("kills.py", "--kills", "8", "--seed", "1", "--trained", "ppo", "rloo, lora").splitlines()[-1]
+    last = printed("kills", "--kills", "3", "--seed", "1", "--commands", *KILLED).splitlines()[-1]
     kills, failures = map(int, re.match(r"(\d+) kills, (\d+) failures", last).groups())
-    assert kills >= 8 and failures == 0
+    assert kills >= 3 * len(KILLED) and failures == 0
 
 
 @pytest.mark.timeout(600)
 def test_damaged_files_are_read_or_refused():
-    lines = printed("fuzz.py", "--inputs", "3000", "--seed", "4").splitlines()
+    lines = printed("fuzz", "--inputs", "3000", "--seed", "4").splitlines()
     everything = next(line for line in lines if line.startswith("| all |")).split("|")
     changed = int(everything[3].strip().rstrip("%"))
     assert everything[2].strip() == "3000" and everything[6].strip() == "0" and changed >= 60

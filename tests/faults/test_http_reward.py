@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stages import COLLECT, EVALUATE, TRAIN
+from tests.faults.commands import COLLECT, EVALUATE, TRAIN
 
 from vbon.rewards.http import TOKEN_VARIABLE
 
@@ -76,7 +76,7 @@ def test_a_fault_midway_is_one_line_and_the_same_command_goes_on(vbon, server: S
     assert stored(tmp_path / "again") == stored(tmp_path / "whole")
     failing(f"{train} run", 16)
     assert list((tmp_path / "run/vbon/checkpoints").glob("step-*"))
-    assert vbon(f"{train} run --resume") == 0
+    assert vbon(f"{train} run") == 0
     assert stored(tmp_path / "run") == stored(tmp_path / "undisturbed")
 
 
@@ -88,7 +88,7 @@ def test_no_secret_is_written_or_printed(vbon, server: Server, tmp_path, capfd, 
     assert vbon(f"{COLLECT} prompts.jsonl --out pool --reward {reward}") == 0
     assert vbon(f"{COLLECT} held.jsonl --out held --reward {reward}") == 0
     assert vbon(f"{TRAIN} --reward {reward} --json result.json") == 0
-    assert vbon(f"{TRAIN} --reward {reward} --resume") == 0
+    assert vbon(f"{TRAIN} --reward {reward}") == 0
     assert vbon(f"{EVALUATE} --reward {reward} --judge {reward.replace('switch', 'ok')}") == 0
     assert vbon("report run eval") == 0
     server.tell("0 echo400")

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import fuzz
 import pytest
-from valid import Target
+from tests.faults import fuzz
+from tests.faults.reader import Target
 
 from vbon.errors import VbonError
 

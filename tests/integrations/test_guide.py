@@ -37,7 +37,7 @@ def test_the_script_of_the_guide_trains(lab, draw_pool, tmp_path: Path, monkeypa
     pool.path.rename(tmp_path / "pools" / "train")
     (tmp_path / "train.jsonl").write_text(json.dumps({"prompt": "start"}) + "\n")
     (script,) = blocks("python")
-    ours = {"MODEL": str(lab.model), "reward.py:score": lab.reward}
+    ours = {"MODEL": str(lab.model), "reward.py:score": lab.reward("positions")}
     ours["**settings"] = "max_steps=2, use_cpu=True, bf16=False, report_to=[], save_strategy='no', **settings"
     for printed, real in ours.items():
         assert script.count(printed) == 1

@@ -50,7 +50,7 @@ def test_the_trl_directory_trains_as_written(written, lab):
     command = [sys.executable, str(folder / "train.py"), *steps]
     result = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert result.returncode == 0, result.stderr[-2000:]
-    before, after = load_file(lab.model / "model.safetensors"), load_file(folder / "run/model.safetensors")
+    before, after = load_file(Path(lab.model) / "model.safetensors"), load_file(folder / "run/model.safetensors")
     assert before.keys() == after.keys() and any((before[name] != after[name]).any() for name in before)
 
 
@@ -60,9 +60,9 @@ def test_verl_rows_and_reward_file(written, lab):
     assert row["prompt"] == [{"role": "user", "content": "start start"}]
     compute_score = runpy.run_path(str(folder / "vbon_reward.py"))["compute_score"]
     answer = compute_score(
-        data_source=row["data_source"], solution_str="ee", ground_truth="", extra_info=row["extra_info"]
+        data_source=row["data_source"], solution_str=" e e", ground_truth="", extra_info=row["extra_info"]
     )
-    pool, reward = written.pool.rewards[20:], lab.rewards[lab.completions.index("ee")]
+    pool, reward = written.pool.rewards[20:], lab.rewards("positions")[0, lab.world.texts.index(" e e")]
     a, b = (pool < reward).sum() / 21, ((pool <= reward).sum() + 1) / 21
     assert answer["score"] == pytest.approx(math.log((b**N - a**N) / (b - a)) / (N - 1))
     assert answer["base_reward"] == reward
@@ -73,8 +73,10 @@ def test_openrlhf_rows_and_reward_file(written, lab):
     folder = written("openrlhf")
     row = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()][1]
     reward_func = runpy.run_path(str(folder / "vbon_reward.py"))["reward_func"]
-    answer = reward_func([row["input"] + "ee<eos>"], [row["input"]], [row["label"]])
-    assert answer["extra_logs"]["base_reward"].tolist() == pytest.approx([lab.rewards[lab.completions.index("ee")]])
+    answer = reward_func([row["input"] + " e e<eos>"], [row["input"]], [row["label"]])
+    assert answer["extra_logs"]["base_reward"].tolist() == pytest.approx(
+        [lab.rewards("positions")[0, lab.world.texts.index(" e e")]]
+    )
     assert answer["rewards"].shape == answer["scores"].shape == (1,)
 
 

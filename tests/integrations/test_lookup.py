@@ -44,16 +44,16 @@ LENGTH = callable_reward(lengths, name="length", fingerprint="length")
 
 def test_three_ways_to_a_reference_give_one_rho(lab, draw_pool):
     pool = draw_pool(40, ["start", "start start"])
-    asked = load_sequence_reward(lab.reward, 8, str(pool.path))
-    alone = load_sequence_reward(lab.reward, 8)
-    index, text = 1, "ee"
+    asked = load_sequence_reward(lab.reward("positions"), 8, str(pool.path))
+    alone = load_sequence_reward(lab.reward("positions"), 8)
+    index, text = 1, " e e"
     prompt = pool.prompts[index]
     ways = [
         asked([Reference(asked.find(prompt.prompt_id, None), None)], [text]),
         asked([Reference(asked.find(None, prompt.prompt), None)], [text]),
         alone([read_reference(encode_reference(pool, index), alone.find, "row")], [text]),
     ]
-    reward = lab.rewards[lab.completions.index(text)]
+    reward = lab.rewards("positions")[0, lab.world.texts.index(text)]
     rewards = pool.rewards[40:].tolist()
     for scores in ways:
         assert scores.rewards.tolist() == [reward]
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_named(payload, message: str):
 
 def test_prompts_the_pool_lacks_or_holds_twice(lab, draw_pool, tmp_path):
     pool = draw_pool(5, columns={"answer": 1})
-    found = load_sequence_reward(lab.reward, 8, pool)
+    found = load_sequence_reward(lab.reward("positions"), 8, pool)
     assert found.find(None, "start") is pool.prompts[0]
     with pytest.raises(VbonError, match='pool: has no samples of prompt "stop"; pass its prompt_id'):
         found.find(None, "stop")
@@ -110,6 +110,6 @@ def test_n_must_exceed_one(n: float):
 
 def test_half_the_prompts_with_references_is_refused(lab, draw_pool):
     pool = draw_pool(5)
-    found = load_sequence_reward(lab.reward, 8, pool)
+    found = load_sequence_reward(lab.reward("positions"), 8, pool)
     with pytest.raises(VbonError, match="give them to all or to none"):
         found([Reference(pool.prompts[0], None), Reference(pool.prompts[0], np.ones(3))], ["a", "b"])

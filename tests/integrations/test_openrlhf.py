@@ -55,10 +55,10 @@ def execute(executor, prompt: str, label: str, tokens: list[int], tokenizer) -> 
 def test_openrlhf_scores_with_our_function(host, lab):
     pool, executor, rows = host
     tokenizer = AutoTokenizer.from_pretrained(lab.model)
-    for index, text in enumerate(["ee", "a"]):
+    for index, text in enumerate([" e e", "a"]):
         prompt, label = preprocess_data(rows[index], input_key="input", label_key="label")
         answer = execute(executor, prompt, label, [*tokenizer(text)["input_ids"], 0], tokenizer)
-        reward = lab.rewards[lab.completions.index(text)]
+        reward = lab.rewards("positions")[0, lab.world.texts.index(text)]
         references = pool.rewards[20 * index : 20 * (index + 1)]
         assert answer["reward"].tolist() == pytest.approx(sequence_rewards([reward], [references], N))
         beaten = (references < reward).mean() / 2 + (references <= reward).mean() / 2

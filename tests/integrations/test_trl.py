@@ -69,9 +69,9 @@ def test_rloo_reaches_best_of_n(lab, draw_pool: Callable[..., ReferencePool], tm
         **ONE_STEP | {"logging_steps": 400},
         **rloo_config_kwargs(N, pool.fingerprint),
     )
-    trainer = train(lab, args, trl.RLOOTrainer, VbonReward(lab.reward, N, pool), [{"prompt": "start"}])
-    assert lab.kl_policy_bon(trainer.ref_model, N) > 4
-    assert lab.kl_policy_bon(trainer.model, N) <= KL_BAR
+    trainer = train(lab, args, trl.RLOOTrainer, VbonReward(lab.reward("positions"), N, pool), [{"prompt": "start"}])
+    assert lab.kl_policy_bon(trainer.ref_model, N, "positions") > 4
+    assert lab.kl_policy_bon(trainer.model, N, "positions") <= KL_BAR
     assert trainer.state.log_history[0]["vbon/win_rate"] > 0.8
 
 
@@ -79,7 +79,7 @@ def test_rloo_reaches_best_of_n(lab, draw_pool: Callable[..., ReferencePool], tm
 def test_the_trainer_logs_the_rho_of_core(lab, draw_pool, tmp_path: Path, carried: str):
     """One step of RLOO: the reward that TRL records for each completion is core's, whichever way the pool came."""
     pool, seen = draw_pool(50), []
-    reward = VbonReward(lab.reward, N, pool=None if carried == "ref_rewards" else str(pool.path))
+    reward = VbonReward(lab.reward("positions"), N, pool=None if carried == "ref_rewards" else str(pool.path))
 
     def spy(completions, **columns):
         values = reward(completions=completions, **columns)
@@ -99,7 +99,7 @@ def test_the_trainer_logs_the_rho_of_core(lab, draw_pool, tmp_path: Path, carrie
     )
     trainer = train(lab, args, trl.RLOOTrainer, spy, [row])
     ((texts, values, ids),) = seen
-    rewards = np.array([lab.rewards[lab.completions.index(text)] for text in texts])
+    rewards = np.array([lab.rewards("positions")[0, lab.world.texts.index(text)] for text in texts])
     assert values == rho_by_core(pool, rewards).tolist()
     assert {len(one) <= 4 for one in ids} == {True}  # the pool's max_new_tokens came through
     log = trainer.state.log_history[0]
@@ -115,7 +115,7 @@ def test_grpo_takes_the_settings_and_steps(lab, draw_pool, tmp_path: Path):
     settings = grpo_config_kwargs(N, 4, pool.fingerprint)
     assert settings["beta"] == pytest.approx(3 / 4 / 7)
     args = trl.GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, max_steps=1, **ONE_STEP, **settings)
-    trainer = train(lab, args, trl.GRPOTrainer, VbonReward(lab.reward, N, pool), [{"prompt": "start"}] * 2)
+    trainer = train(lab, args, trl.GRPOTrainer, VbonReward(lab.reward("positions"), N, pool), [{"prompt": "start"}] * 2)
     assert trainer.state.log_history[0]["vbon/sequence_reward"] <= np.log(N) / (N - 1)
 
 

@@ -6,7 +6,6 @@ trl = pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.
 
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
-from tests.integrations.conftest import START, enumerate_logprobs  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from vbon.core import offline  # noqa: E402
@@ -40,9 +39,16 @@ def test_dpo_is_the_loss_of_trls_trainer(lab, tmp_path, kl_coef):
         args=trl.DPOConfig(output_dir=str(tmp_path), beta=kl_coef, report_to=[], use_cpu=True, bf16=False),
         train_dataset=Dataset.from_list([{"prompt": "start", "chosen": " a", "rejected": " b"}]),
     )
-    pairs = [{"prompt_ids": [START], "chosen_ids": lab.ids[a], "rejected_ids": lab.ids[b]} for a, b in PAIRS]
+    pairs = [
+        {
+            "prompt_ids": lab.world.prompt_ids[0],
+            "chosen_ids": lab.world.completions[a],
+            "rejected_ids": lab.world.completions[b],
+        }
+        for a, b in PAIRS
+    ]
     theirs = trainer.compute_loss(policy, trainer.data_collator(pairs)).detach()
-    log_ratio = torch.from_numpy(enumerate_logprobs(policy, lab.ids) - enumerate_logprobs(reference, lab.ids))
+    log_ratio = torch.from_numpy(lab.logprobs(policy)[0] - lab.logprobs(reference)[0])
     chosen, rejected = (log_ratio[[pair[side] for pair in PAIRS]] for side in (0, 1))
     ours = offline.dpo(chosen, rejected, kl_coef)
     assert (chosen - rejected).abs().min() > 0.05  # a policy at its reference has the loss log 2 at any β

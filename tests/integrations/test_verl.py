@@ -65,12 +65,12 @@ def test_verl_reads_our_data_and_scores_with_our_function(host, lab):
     pool, config, tokenizer = host
     dataset = RLHFDataset(config.data.train_files, tokenizer, config.data)
     manager = load_reward_manager(config, tokenizer)
-    expected_ids = [[6], [6, 6]]  # "start", and the chat template's "start" before the message
-    for index, text in enumerate(["ee", "a"]):
+    expected_ids = [[7], [7, 7]]  # "start", and the chat template's "start" before the message
+    for index, text in enumerate([" e e", "a"]):
         row = dataset[index]
         assert list(tokenizer.apply_chat_template(row["raw_prompt"], return_dict=False)) == expected_ids[index]
         score = asyncio.run(_score(manager, row, tokenizer(text)["input_ids"]))
-        reward = lab.rewards[lab.completions.index(text)]
+        reward = lab.rewards("positions")[0, lab.world.texts.index(text)]
         rho = sequence_rewards([reward], [pool.rewards[20 * index : 20 * (index + 1)]], N)[0]
         assert score["reward_score"] == pytest.approx(rho) and abs(rho) <= math.log(21)
         assert score["reward_extra_info"]["base_reward"] == pytest.approx(reward)

@@ -56,7 +56,7 @@ def test_texts_decode_the_ids(small):
     words = tokenizer(small)
     [prompt] = encode(words, small.prompts[:1])
     whole = [words.decode([*prompt, *(i for i in ids if i != EOS)]) for ids in small.completions]
-    assert whole == [small.prompts[0] + text for text in small.texts]
+    assert whole == [f" {small.prompts[0]}" + text for text in small.texts]
     assert completion_texts(words, prompt, small.completions) == small.texts
 
 

@@ -50,5 +50,5 @@ def test_means_over_prompts_are_the_closed_forms_of_each_pool(tmp_path, small):
 
 @pytest.mark.parametrize("config", [{"experiment": "pool"}, {"experiment": "ties", "pool": ("p",)}])
 def test_pools_are_for_the_experiment_that_reads_them(config):
-    with pytest.raises(VbonError, match="--pool goes with vbon lab pool"):
+    with pytest.raises(VbonError, match="--pool is needed by vbon lab pool"):
         LabConfig(**config).validate()

@@ -85,8 +85,14 @@ def test_ragged_pools_use_the_prompts_with_enough_samples(tmp_path: Path):
 
 
 def test_printing_shows_the_numbers(tmp_path: Path):
-    result = inspect(make_pool(tmp_path / "p", [np.arange(12.0)] * 2), [2])
+    """In 80 columns, with six-digit rewards: no number and no word of a heading is broken."""
+    rewards = [np.arange(12.0) * scale - 123 for scale in (1.0, 3.0)]
+    result = inspect(make_pool(tmp_path / "p", rewards), [2])
     out = StringIO()
-    print_inspection(result, Console(file=out, width=120))
-    assert f"{result['best_of_n'][0]['reward']['value']:.3f}" in out.getvalue()
-    assert "0.667" in out.getvalue() and "25·N" in out.getvalue()
+    print_inspection(result, Console(file=out, width=80))
+    reward = result["best_of_n"][0]["reward"]
+    words = out.getvalue().split()
+    assert f"{reward['value']:.3f}" in words
+    assert f"{reward['low']:.3f}…{reward['high']:.3f}" in words
+    assert {"N", "reward", "KL(bon‖ref)", "floor", "0.667", "25·N"} <= set(words)
+    assert max(map(len, out.getvalue().splitlines())) <= 80

@@ -203,7 +203,7 @@ def test_the_token_of_the_environment_is_sent_and_not_stored(config, monkeypatch
         ({"base_url": None}, "--base-url and --engine openai go together"),
         ({"engine": "transformers"}, "--base-url and --engine openai go together"),
         ({"base_url": "127.0.0.1:8000"}, "--base-url must be an address such as http://"),
-        ({"base_url": "http://user:pass@host/v1"}, "a token goes into VBON_API_TOKEN"),
+        ({"base_url": "http://user:pass@host/v1"}, "pass a token as VBON_API_TOKEN"),
         ({"concurrency": 0}, "--concurrency is 0, but must be at least 1"),
     ],
 )

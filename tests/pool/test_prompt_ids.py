@@ -85,7 +85,7 @@ def test_a_collection_continued_on_another_day_follows_the_first(chats, same_tem
     whole = collect(chats("1 May", "whole"), progress=False)
     asked = iter([False, True])
     with pytest.raises(Paused):
-        collect(chats("1 May"), progress=False, asks_to_pause=lambda: next(asked))
+        collect(chats("1 May"), progress=False, should_pause=lambda: next(asked))
     with pytest.warns(UserWarning, match="6 of 6 prompts as other tokens than when the pool was begun"):
         cut = collect(chats("2 Jun"), progress=False)
     for shard in whole.glob("shard-*"):

@@ -147,8 +147,8 @@ def test_a_part_survives_the_journey():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_workers": 2}, "--num-workers goes with --engine ray"),
-        ({"engine": "ray", "device": "cuda:1"}, "Ray gives each worker a GPU of its own"),
+        ({"num_workers": 2}, "--num-workers needs --engine ray"),
+        ({"engine": "ray", "device": "cuda:1"}, "Ray gives each worker its own GPU"),
         ({"engine": "ray", "num_workers": 0}, "--num-workers is 0"),
         ({"engine": "ray", "base_url": "http://127.0.0.1/v1"}, "--base-url and --engine openai go together"),
     ],

@@ -84,7 +84,7 @@ def test_each_call_does_a_step_says_what_is_left_and_leaves_no_more_than_one_cal
     ]
     for words in stopped:
         assert any(words in line for line in said), words
-    assert said[-1].endswith("n3-evaluation not begun. Left: n3-evaluation, results; the same command goes on")
+    assert said[-1].endswith("n3-evaluation not begun. Left: n3-evaluation, results; run the same command to continue")
     assert not list((folder / "parts").glob("*.unfinished")) and not list((folder / "parts/stages").glob("*.spent"))
 
 

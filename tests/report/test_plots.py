@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from folders import policy_metrics, write_evaluation
+from tests.report.folders import policy_metrics, write_evaluation
 
 from vbon.report import plots
-from vbon.report.figures import Drawing
+from vbon.report.plots import Drawing
 from vbon.report.read import read_folders
 
 PROMPTS = ["first", "second", "third", "fourth", "fifth"]

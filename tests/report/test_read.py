@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from folders import policy_metrics, write_evaluation, write_run
+from tests.report.folders import policy_metrics, write_evaluation, write_run
 
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.errors import VbonError
 from vbon.report.plots import evaluation_plots
 from vbon.report.read import read_folders

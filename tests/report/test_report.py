@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders import HOSTILE, policy_metrics, write_evaluation, write_run
 from tests.pages import Outline, shown_prompts
+from tests.report.folders import HOSTILE, policy_metrics, write_evaluation, write_run
 
 from vbon.config import ReportConfig
 from vbon.errors import VbonError
@@ -85,7 +85,7 @@ def test_without_the_extra_one_line_names_it(tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    assert re.search(r"vbon: error: .*jinja2.*pip install 'vbon\[report\]'", done.stderr)
+    assert re.search(r"vbon: error: .*jinja2.*pip install -e '\.\[report\]'", done.stderr)
     assert "Traceback" not in done.stderr
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from vbon.artifacts.evaluation import Evaluation
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.report.verdict import CLOSE_NATS, KL_ALLOWANCE, verdict, win_gain_share
 
 TARGET_WIN, TARGET_KL, FLOOR = 8 / 9, 1.204, 0.017

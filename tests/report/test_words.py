@@ -2,7 +2,7 @@
 
 import pytest
 
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.report.words import estimate_text, n_text, number, percent_estimate
 
 

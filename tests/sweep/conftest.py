@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.training.conftest import PROMPTS, REWARD, save_model
+from tests.enumerable import PROMPTS, write_enumerable
 
 from vbon.config.pool import CollectConfig
 from vbon.pool.collect import collect
@@ -21,15 +21,14 @@ LIMIT = 500  # seconds for a whole sweep: about 20 on a free core, many times th
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ref/, reward.py, pool/ (8 prompts) and heldout/ (6 others), 64 samples a prompt."""
+    """model/, reward.py, pool/ (8 prompts) and heldout/ (6 others), 64 samples a prompt."""
     folder = tmp_path_factory.mktemp("sweeps")
-    save_model(folder / "ref")
-    (folder / "reward.py").write_text(REWARD)
+    write_enumerable(folder)
     for name, prompts in (("pool", PROMPTS), ("heldout", HELD_OUT)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
         collect(
             CollectConfig(
-                model=str(folder / "ref"),
+                model=str(folder / "model"),
                 reward=f"{folder}/reward.py:score",
                 device="cpu",
                 seed=1,
@@ -49,7 +48,7 @@ def settings_of(world: Path) -> Callable[..., dict[str, Any]]:
 
     def make(out: Path, **changes: Any) -> dict[str, Any]:
         return {
-            "model": f"{world}/ref",
+            "model": f"{world}/model",
             "reward": f"{world}/reward.py:score",
             "pool": f"{world}/pool",
             "heldout": f"{world}/heldout",

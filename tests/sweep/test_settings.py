@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from tests.sweep.conftest import write_sweep
 
+from vbon.artifacts.sweep import SweepFolder
 from vbon.config.sweep import read_sweep
 from vbon.core.best_of_n import kl_from_levels
 from vbon.core.kl_rl import kl_of_tilt
 from vbon.errors import VbonError
 from vbon.pool.store import ReferencePool
-from vbon.sweep.folder import SweepFolder
 from vbon.sweep.matching import scales_of
-from vbon.sweep.plan import grid_jobs, search_jobs
+from vbon.sweep.plan import Grid
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 METHODS = {"vbon": {}, "kl-rl": {}, "quantile": {}, "bonbon": {}, "dpo": {"kl_coef": [0.5, 0.1]}}
@@ -52,7 +52,7 @@ def test_a_mistake_is_named(sweep_of, changes, said):
 def test_jobs_are_all_methods_at_all_points_with_all_seeds_and_one_budget(sweep_of, tmp_path):
     sweep = sweep_of(methods=METHODS, train_offline={"offline_steps": 9})
     scales = {"kl-rl": (0.7, 0.3), "quantile": (0.4, 0.2), "dpo": (0.5, 0.1)}
-    jobs = grid_jobs(sweep, SweepFolder(sweep.out), scales, {"vbon": 0.5, "bonbon": 0.25}, 1)
+    jobs = Grid(sweep, SweepFolder(sweep.out), scales, 1).jobs({"vbon": 0.5, "bonbon": 0.25})
     assert len({job.name for job in jobs}) == len(jobs) == 5 * 2 * 2
     assert [job.seed for job in jobs] == [0] * 10 + [1] * 10  # a seed's whole comparison comes first
     assert {(job.method, job.n, job.train.kl_coef) for job in jobs if job.kl_coef} == {
@@ -76,17 +76,17 @@ def test_jobs_are_all_methods_at_all_points_with_all_seeds_and_one_budget(sweep_
 def test_a_method_may_choose_its_algorithm_where_it_has_the_choice(sweep_of):
     chosen = {"vbon": {"algorithm": "ppo", "warm_start": "critic"}, "kl-rl": {}}
     sweep = sweep_of(methods=chosen, train={"max_seconds": 9.0})
-    jobs = grid_jobs(sweep, SweepFolder(sweep.out), {"kl-rl": (0.7, 0.3)}, {}, 1)
+    jobs = Grid(sweep, SweepFolder(sweep.out), {"kl-rl": (0.7, 0.3)}, 1).jobs({})
     assert {(job.method, job.train.algorithm) for job in jobs} == {("vbon", "ppo"), ("kl-rl", "rloo")}
     assert {job.train.max_seconds for job in jobs} == {9.0}
     sweep = sweep_of(methods={"bonbon": {"algorithm": "ppo"}})
     with pytest.raises(VbonError, match=r"bonbon-n2-s0: --method bonbon needs --algorithm offline, not ppo"):
-        grid_jobs(sweep, SweepFolder(sweep.out), {}, {}, 1)
+        Grid(sweep, SweepFolder(sweep.out), {}, 1).jobs({})
 
 
 def test_the_search_tries_each_rate_once_at_one_point_and_evaluates_nothing(sweep_of):
     sweep = sweep_of(methods=METHODS, learning_rates=[0.1, 0.2, 0.3], search_n=2)
-    found = search_jobs(sweep, SweepFolder(sweep.out), {"kl-rl": (1.0, 1.0), "quantile": (1.0, 1.0)}, 1)
+    found = Grid(sweep, SweepFolder(sweep.out), {"kl-rl": (1.0, 1.0), "quantile": (1.0, 1.0)}, 1).search_jobs()
     assert {method: sorted(by_rate) for method, by_rate in found.items()} == {
         "vbon": [0.1, 0.2, 0.3],
         "kl-rl": [0.1, 0.2, 0.3],
@@ -117,7 +117,7 @@ def test_scales_spend_the_kl_of_best_of_n_on_the_pool(sweep_of):
 def test_the_recipes_sweeps_are_plans_that_validate(name):
     sweep = read_sweep(str(RECIPES / name / "sweep.yaml"))
     scales = {method: [0.1] * len(sweep.n) for method in ("kl-rl", "quantile") if method in sweep.methods}
-    jobs = grid_jobs(sweep, SweepFolder(sweep.out), scales, {}, 1)
+    jobs = Grid(sweep, SweepFolder(sweep.out), scales, 1).jobs({})
     assert len(jobs) == len(sweep.methods) * len(sweep.n) * 3
 
 

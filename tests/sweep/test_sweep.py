@@ -1,16 +1,19 @@
 """A sweep as its users run it: killed and interrupted, with runs that fail, and equal budgets for all."""
 
 import json
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tests.sweep.conftest import COMMAND, LIMIT, write_sweep
 
 from vbon import cli
-from vbon.training.metrics import read_rows, seconds_of
+from vbon.artifacts.run import read_rows, seconds_of
+from vbon.sweep.table import print_table
 
 pytestmark = pytest.mark.timeout(LIMIT)
 
@@ -18,7 +21,7 @@ pytestmark = pytest.mark.timeout(LIMIT)
 def finished_runs(out: Path) -> dict[str, tuple[int, int]]:
     """What a finished run has left, and when: a run that is repeated leaves it anew."""
     done = [*out.glob("*/*/vbon/run.json"), *out.glob("*/*/evaluation.json")]
-    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in done}
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in done if ".writing-" not in str(path)}
 
 
 def stop_when(arguments: list[str], out: Path, pattern: str, count: int, how: signal.Signals) -> tuple[int, str]:
@@ -89,7 +92,7 @@ def test_the_winner_of_the_search_is_not_trained_again_in_the_grid(finished):
     assert Path("vbon/run.json") in files and Path("model.safetensors") in files
     assert all((run / name).samefile(searched / name) for name in files)
     assert not (finished / "runs/bonbon-n4-s1/model.safetensors").samefile(searched / "model.safetensors")
-    trained = "validation: win rate"
+    trained = "KL to reference"
     assert trained in (finished / "logs/bonbon-n4-s1.txt").read_text()
     assert trained not in (finished / "logs/bonbon-n4-s0.txt").read_text()
 
@@ -111,6 +114,21 @@ def test_the_table_holds_what_the_evaluations_say(finished):
         ]
         text = f"{sum(values) / 2:.3f} ({min(values):.3f} to {max(values):.3f})"
         assert cells[method, n][7] == text
+
+
+def test_the_printed_table_has_the_figures_of_the_file_in_80_columns(finished, capsys):
+    """Cells of several lines joined again: the mean, then the lowest and the highest seed."""
+    print_table(json.loads((finished / "sweep.json").read_text()), Console(width=80))
+    table, _, notes = capsys.readouterr().out.partition("Held-out prompts")
+    assert max(map(len, table.splitlines())) <= 80
+    assert "KL(π_θ‖π_bon) reads at best-of-N itself" in notes
+    printed = table.split()
+    file = (finished / "table.md").read_text().partition("Held-out prompts")[0]
+    means_and_ranges = re.findall(r"(\d+\.\d+) \((\d+\.\d+) to (\d+\.\d+)\)", file)
+    assert len(means_and_ranges) == 4 * 2 * 2  # metrics, methods, values of N
+    for mean, low, high in means_and_ranges:
+        assert mean in printed
+        assert f"{low}…{high}" in printed
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(settings_of, tmp_path, capsys):
@@ -147,7 +165,7 @@ def test_other_settings_than_it_was_started_with_are_refused(settings_of, finish
     settings["train"]["num_iterations"] = 4
     assert cli.main(["sweep", str(write_sweep(tmp_path, settings))]) == 2
     said = capsys.readouterr().err
-    assert "this sweep was started with train.num_iterations 3, now it is 4" in said
+    assert "was started with other settings (train.num_iterations was 3, now it is 4); repeat them" in said
 
 
 def test_two_processes_do_not_write_one_sweep(settings_of, tmp_path, capsys):

@@ -15,11 +15,10 @@ import torch
 from accelerate import Accelerator
 from tests.pretend_device import device, pretended
 
+from vbon.artifacts.run import RunFolder, read_rows
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import load_yaml
 from vbon.models import load
-from vbon.training.metrics import read_rows
-from vbon.training.run_folder import RunFolder
 from vbon.training.train import train
 
 

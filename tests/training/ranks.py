@@ -19,9 +19,9 @@ from vbon.models.batch_size import LIMITS, Limit
 from vbon.pool import ReferencePool
 from vbon.rewards import load_reward
 from vbon.training import train as train_module
-from vbon.training.accelerator import make_accelerator
-from vbon.training.learner import descend, make_learner, set_learning_rates
 from vbon.training.online import sample_rollouts, update, update_settings
+from vbon.training.parallel.accelerator import make_accelerator
+from vbon.training.parallel.learner import descend, make_learner, set_learning_rates
 from vbon.training.task import make_task, sampling_of
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from accelerate.utils import DistributedType
 
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
-from vbon.training.accelerator import make_accelerator
-from vbon.training.learner import make_learner
+from vbon.training.parallel.accelerator import make_accelerator
+from vbon.training.parallel.learner import make_learner
 from vbon.training.rounds import train_in_rounds
 
 

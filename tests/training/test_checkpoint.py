@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from vbon.artifacts import files
 from vbon.errors import VbonError
 from vbon.models import load
-from vbon.training import checkpoint
-from vbon.training.adapters import with_adapters
+from vbon.training.output import checkpoint
+from vbon.training.parallel.adapters import with_adapters
 
 
 class Tied(nn.Module):
@@ -86,7 +87,7 @@ def test_only_what_is_trained_is_kept_beside_frozen_weights(world, tmp_path, con
     with pytest.raises(VbonError, match="does not fit this model"):
         checkpoint.load(tmp_path / "a", {"policy": load.load_policy(world.model)}, None)
     kept = (tmp_path / "a/policy.safetensors").stat().st_size
-    assert kept < (world.folder / "ref/model.safetensors").stat().st_size / 4
+    assert kept < (world.folder / "model/model.safetensors").stat().st_size / 4
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.requires_grad:
@@ -138,7 +139,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch
     def killed(*_):
         raise SystemExit
 
-    monkeypatch.setattr(checkpoint, "sync", killed)
+    monkeypatch.setattr(files, "_sync", killed)
     with pytest.raises(SystemExit):
         checkpoint.save(tmp_path / "step-000002", {"policy": model}, None, {"iteration": 2})
     monkeypatch.undo()
@@ -152,7 +153,9 @@ def test_a_full_disk_is_one_line_and_leaves_no_part(tmp_path):
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
-        with pytest.raises(VbonError, match=r"step-000002: cannot be written \(.*\); earlier checkpoints are intact"):
+        with pytest.raises(
+            VbonError, match=r"step-000002: cannot be written \(.*\); what was written before is intact"
+        ):
             checkpoint.save(tmp_path / "step-000002", {"policy": Tied(0)}, None, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from tests.training.conftest import COMPLETIONS, PAD
+from tests.enumerable import COMPLETIONS, PAD
 
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.models import load
 from vbon.models.batch import sequences
 from vbon.training.critic_start import critic_step
-from vbon.training.learner import make_learner
+from vbon.training.parallel.learner import make_learner
 from vbon.training.pool_data import PoolData
 from vbon.training.train import train
 

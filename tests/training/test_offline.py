@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from tests.training.conftest import plain_token_logprobs, task_of, write_pool
+from tests.enumerable import plain_token_logprobs, task_of, write_pool
 
 from vbon.config.train import OfflineLoss
 from vbon.core.best_of_n import tie_averaged_weights
@@ -14,9 +14,9 @@ from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
 from vbon.pool import ReferencePool
-from vbon.training.learner import make_learner
 from vbon.training.offline import held_out_loss, method_objective, offline_step
 from vbon.training.offline_methods import OFFLINE_METHODS, PolicyRows, best_and_worst
+from vbon.training.parallel.learner import make_learner
 from vbon.training.pool_data import PoolData, pool_log_weights, systematic_draw, tilt_log_weights
 from vbon.training.train import train
 

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from vbon.errors import Paused, VbonError
-from vbon.training.accelerator import make_accelerator
+from vbon.training.parallel.accelerator import make_accelerator
 from vbon.training.train import train
 
 
@@ -43,8 +43,8 @@ def test_a_pause_costs_no_bit(configure, tmp_path):
     train(whole)
     asked = iter([False, True])
     with pytest.raises(Paused):
-        train(cut, asks_to_pause=lambda: next(asked))
-    train(configure(mixed_precision="bf16", out=cut.out, resume=True))
+        train(cut, should_pause=lambda: next(asked))
+    train(configure(mixed_precision="bf16", out=cut.out))
     assert filecmp.cmp(f"{whole.out}/model.safetensors", f"{cut.out}/model.safetensors", shallow=False)
 
 

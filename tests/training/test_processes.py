@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from tests.training import ranks
 from tests.training.test_trainer import rows, weights
 
+from vbon.artifacts.run import read_rows
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import merged_text
-from vbon.training.metrics import read_rows
 from vbon.training.train import train
 
 FLOAT32 = 1e-5  # sums over rows in another order, through two Adam steps of size 1e-3
@@ -50,8 +50,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_like_an_untouched_one(con
         status = kill_after_rows(arguments, metrics, count, signal.Signals[f"SIG{how}"], errors)
         assert status == (130 if how == "INT" else -signal.SIGKILL), errors.read_text()[-2000:]
         if how == "INT":
-            assert "the same command with --resume continues" in errors.read_text().splitlines()[-1]
-        arguments = arguments_of(killed, tmp_path, "--resume")
+            assert "run the same command to continue" in errors.read_text().splitlines()[-1]
     [(status, said)] = ranks.run_ranks(ranks.command_line, 1, tmp_path, arguments)
     assert status == 0, said[-2000:]
     assert weights(killed.out) == weights(whole.out)

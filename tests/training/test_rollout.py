@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tests.training.conftest import COMPLETIONS, EOS, PROMPTS, STEPS, World, plain_token_logprobs
+from tests.enumerable import COMPLETIONS, EOS, PROMPTS, STEPS, Enumerable, plain_token_logprobs
 
 from vbon.core import seeds
 from vbon.core.objectives import vbon
@@ -17,7 +17,7 @@ N = 4.0
 
 
 @pytest.fixture
-def policy(world: World):
+def policy(world: Enumerable):
     model = load.load_policy(world.model)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -27,7 +27,7 @@ def policy(world: World):
 
 
 @pytest.fixture
-def rollouts(world: World, policy, task) -> Rollouts:
+def rollouts(world: Enumerable, policy, task) -> Rollouts:
     index = torch.tensor([3, 0, 6])
     return roll_out(
         policy,

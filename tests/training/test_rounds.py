@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.training.conftest import STEPS, write_pool
+from tests.enumerable import STEPS, write_pool
 
 from vbon.errors import VbonError
 from vbon.evaluation.runs import read_run
@@ -52,10 +52,10 @@ def test_two_rounds_of_best_of_2_are_best_of_4(world, levels_pool, two_rounds):
     start = world.kl_policy_bon(world.model, 4, REWARD)
     first, second = (world.kl_policy_bon(path, 4, REWARD) for path in (out / "vbon/rounds/1", out))
     assert second < 0.1 * start < first  # one round alone stays at best-of-2
-    run = read_run(str(out), "run")
+    run = read_run(str(out), "run").record
     pool = ReferencePool.open(levels_pool)
     assert (run.n, run.pool, run.ref_model) == (4.0, str(levels_pool), world.model)
-    assert run.fingerprint == pool.fingerprint  # what `vbon evaluate` holds against a held-out pool of the reference
+    assert run.made_with == pool.fingerprint  # what `vbon evaluate` holds against a held-out pool of the reference
     assert set(run.train_prompt_ids) == {prompt.prompt_id for prompt in pool.prompts}
     again = ReferencePool.open(out / "vbon/rounds/2-pool")
     assert [prompt.prompt_id for prompt in again.prompts] == [prompt.prompt_id for prompt in pool.prompts]
@@ -74,7 +74,7 @@ def test_a_run_that_stops_between_rounds_goes_on_to_the_same_bytes(two_rounds, t
         train(stopped)
     assert not (tmp_path / "stopped/vbon/run.json").exists()
     first = (tmp_path / "stopped/vbon/rounds/1/vbon/run.json").stat().st_mtime_ns
-    again = train(two_rounds(out=str(tmp_path / "stopped"), resume=True, **few))
+    again = train(two_rounds(out=str(tmp_path / "stopped"), **few))
     assert (tmp_path / "stopped/vbon/rounds/1/vbon/run.json").stat().st_mtime_ns == first  # what is done stays
     assert weights(again["out"]) == weights(whole["out"])
     assert (again["n"], json.loads((tmp_path / "stopped/vbon/run.json").read_text())["n"]) == (4.0, 4.0)
@@ -86,9 +86,9 @@ def interrupt(*_, **__):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({}, "there is a run already"), ({"resume": True, "rounds": 3}, "started with --rounds 2, now it is 3")],
+    [({"rounds": 3}, "--rounds was 2, now it is 3"), ({"num_iterations": 9}, "--num-iterations was 4, now it is 9")],
 )
-def test_a_run_in_the_way_is_refused(two_rounds, monkeypatch, changes, words):
+def test_rounds_of_other_settings_or_of_another_length_are_refused(two_rounds, monkeypatch, changes, words):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(rounds, "_round_config", interrupt)
         train(two_rounds())

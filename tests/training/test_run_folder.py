@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.training.conftest import PROMPTS, write_pool
+from tests.enumerable import PROMPTS, write_pool
 
+from vbon.artifacts.run import RunFolder
 from vbon.errors import Paused, VbonError
-from vbon.training.run_folder import RunFolder
 from vbon.training.train import train
 
 SECOND = """
 import sys
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
-from vbon.training.run_folder import RunFolder
-config = TrainConfig(pool="p", model="m", reward="r", n=2.0, out=sys.argv[1], resume=True)
+from vbon.artifacts.run import RunFolder
+config = TrainConfig(pool="p", model="m", reward="r", n=2.0, out=sys.argv[1])
 folder = RunFolder(config.out)
 try:
     folder.open(config)
@@ -59,13 +59,13 @@ def test_a_password_is_not_stored_and_does_not_matter_to_resume(configure, tmp_p
     folder.open(config)
     folder.close()
     assert yaml.safe_load((folder.own / "config.yaml").read_text())["reward"] == "https://host:8/score"
-    folder.check(dataclasses.replace(config, reward="https://you:new@host:8/score", resume=True))
-    with pytest.raises(VbonError, match=r"--reward 'https://host:8/score', now it is https://host:8/other"):
-        folder.check(dataclasses.replace(config, reward="https://host:8/other", resume=True))
+    folder.check(dataclasses.replace(config, reward="https://you:new@host:8/score"))
+    with pytest.raises(VbonError, match=r"--reward was 'https://host:8/score', now it is 'https://host:8/other'"):
+        folder.check(dataclasses.replace(config, reward="https://host:8/other"))
 
 
 @pytest.mark.parametrize("change", ["pool", "reward", "prompts"])
-def test_a_run_is_not_resumed_on_other_inputs_under_the_same_names(world, configure, tmp_path, change):
+def test_a_run_is_not_continued_on_other_inputs_under_the_same_names(world, configure, tmp_path, change):
     pool, reward, prompts = tmp_path / "pool", tmp_path / "mine.py", tmp_path / "prompts.jsonl"
     write_pool(world, pool, reward=None)
     reward.write_text(Path(world.reward().rpartition(":")[0]).read_text())
@@ -73,7 +73,7 @@ def test_a_run_is_not_resumed_on_other_inputs_under_the_same_names(world, config
     config = configure(pool=str(pool), reward=f"{reward}:score", prompts=str(prompts))
     asked = iter([False, True])
     with pytest.raises(Paused):
-        train(config, asks_to_pause=lambda: next(asked))
+        train(config, should_pause=lambda: next(asked))
     if change == "pool":
         shutil.rmtree(pool)
         write_pool(world, pool, num_samples=100, reward=None)
@@ -81,5 +81,5 @@ def test_a_run_is_not_resumed_on_other_inputs_under_the_same_names(world, config
         prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS[1:7]))
     else:
         reward.write_text(reward.read_text() + "\n\nVERSION = 2\n")
-    with pytest.raises(VbonError, match=rf"--resume: the .*{change}.* of this run (is|are) another one"):
-        train(dataclasses.replace(config, resume=True))
+    with pytest.raises(VbonError, match=rf"was started with other settings .*the {change} was .*put it back"):
+        train(config)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pytest
 import torch
 from tests import stock_server
+from tests.enumerable import COMPLETIONS, PROMPTS, STEPS, TEXTS, VOCABULARY
 from tests.stock_server import p_value
-from tests.training.conftest import COMPLETIONS, PROMPTS, STEPS, TEXTS, VOCABULARY
 from transformers import AutoModelForCausalLM
 
 from vbon.config.pool import CollectConfig

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from vbon.artifacts.run import keep_rows, read_rows
 from vbon.errors import VbonError
-from vbon.training.metrics import keep_rows, read_rows
-from vbon.training.state import RunState
+from vbon.training.output.state import RunState
 
 ROW = {"iteration": 2, "validation/objective": -1.0, "validation/objective_se": 0.1}
 FULL = RunState(4, 2, [ROW], ROW, [{"kl_policy_ref": 0.1}], ["plateau"])
@@ -21,17 +21,17 @@ def test_a_state_survives_json():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"iteration": "4"}, "'iteration' is '4'"),
-        ({"iteration": True}, "'iteration' is True"),
-        ({"said": None}, "'said' is None"),
-        ({"best": []}, r"'best' is \[\]"),
+        ({"iteration": "4"}, "'iteration' must be a whole number, not '4'"),
+        ({"iteration": True}, "'iteration' must be a whole number, not True"),
+        ({"warnings_given": None}, "'warnings_given' must be a list, not None"),
+        ({"best": []}, r"'best' must be an object, not \[\]"),
         ({"best": {"iteration": 2}}, "a validation is incomplete"),
-        ({"validations": [7]}, "a validation is incomplete"),
+        ({"validations": [7]}, r"'validations\[0\]' must be an object, not 7"),
         ({"more": 1}, "does not say where a run stands"),
     ],
 )
 def test_each_damage_is_named(changes, message):
-    with pytest.raises(VbonError, match=f"step-000002: {message}.*--resume from the one before"):
+    with pytest.raises(VbonError, match=f"step-000002: {message}; remove the checkpoint, and the same command"):
         RunState.from_json(FULL.to_json() | changes, "step-000002")
     for content in (None, [], "x"):
         with pytest.raises(VbonError, match="does not say"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.training.conftest import COMPLETIONS, EOS, PROMPTS, task_of, write_pool
+from tests.enumerable import COMPLETIONS, EOS, PAD, PROMPTS, STEPS, task_of, write_pool
 
 from vbon.errors import VbonError
 from vbon.models import load
@@ -64,9 +64,9 @@ def test_a_pool_scored_by_another_reward_is_refused(world, tmp_path, configure):
 def test_sampling_is_the_flags_then_the_pools(world, pool, configure):
     opened, tokenizer = ReferencePool.open(pool), load.load_tokenizer(world.model)
     policy = load.load_policy(world.model)
-    assert sampling_of(policy, tokenizer, opened, configure()) == Sampling(1.0, 3, (EOS,), 7)
+    assert sampling_of(policy, tokenizer, opened, configure()) == Sampling(1.0, STEPS, (EOS,), PAD)
     flags = configure(temperature=0.7, max_new_tokens=2, stop_token_ids=(0, 3))
-    assert sampling_of(policy, tokenizer, opened, flags) == Sampling(0.7, 2, (0, 3), 7)
+    assert sampling_of(policy, tokenizer, opened, flags) == Sampling(0.7, 2, (0, 3), PAD)
 
 
 @pytest.mark.parametrize("field", ["temperature", "max_new_tokens"])
@@ -79,9 +79,9 @@ def test_what_neither_flag_nor_pool_says_is_asked_for(world, tmp_path, configure
 
 def test_a_prompt_without_room_for_a_completion_is_named(world, pool):
     opened = ReferencePool.open(pool)
-    parts = (opened, load.load_tokenizer(world.model), load_reward(world.reward()), Sampling(1.0, 14, (EOS,), 7))
+    parts = (opened, load.load_tokenizer(world.model), load_reward(world.reward()), Sampling(1.0, 6, (EOS,), PAD))
     with pytest.raises(
-        VbonError, match=r"prompt [0-9a-f]{16}: prompt .* has 3 tokens; with 14 new ones it exceeds .* context of 16"
+        VbonError, match=r"prompt [0-9a-f]{16}: prompt .* has 3 tokens; with 6 new ones it exceeds .* context of 8"
     ):
         make_task(*parts, "random", load.load_policy(world.model))
 

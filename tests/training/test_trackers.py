@@ -15,7 +15,7 @@ import pytest
 from tests.training.test_processes import arguments_of
 
 from vbon import cli
-from vbon.training.metrics import read_rows
+from vbon.artifacts.run import read_rows
 
 BLOCK, HEADER = (
     32768,

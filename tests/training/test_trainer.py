@@ -10,15 +10,15 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests.training.conftest import PROMPTS, enumerate_logprobs, write_pool
+from tests.enumerable import PROMPTS, VOCABULARY, write_pool
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from vbon.artifacts.run import read_rows
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
 from vbon.pool import ReferencePool
 from vbon.training import online, trainer
-from vbon.training.adapters import with_adapters
-from vbon.training.metrics import read_rows
+from vbon.training.parallel.adapters import with_adapters
 from vbon.training.train import train
 
 FLOAT32 = 2e-5  # merging adapters rounds every weight
@@ -67,11 +67,11 @@ def test_a_run_is_a_plain_model_folder_of_the_best_policy(world, configure, pool
     run = Path(config.out)
     assert not [p for p in run.rglob("*") if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt")]
     model = AutoModelForCausalLM.from_pretrained(run)
-    assert not np.array_equal(enumerate_logprobs(model), world.ref_logprobs)
+    assert not np.array_equal(world.logprobs(model), world.ref_logprobs)
     sampling = model.generation_config
     assert (sampling.do_sample, sampling.temperature, sampling.top_p, sampling.top_k) == (True, 1.0, 1.0, 0)
     assert (sampling.max_new_tokens, sampling.eos_token_id) == (3, [0])
-    assert AutoTokenizer.from_pretrained(run)("one a").input_ids == [4, 1]
+    assert AutoTokenizer.from_pretrained(run)("one a").input_ids == [VOCABULARY.index("one"), 1]
     record = json.loads((run / "vbon/run.json").read_text())
     validated = [row for row in rows(run) if "validation/objective" in row]
     assert [row["iteration"] for row in validated] == [0, 2, 4, 6]
@@ -143,10 +143,10 @@ def interrupt_after(monkeypatch, count: int, name: str = "run_iteration") -> Non
 def test_an_interrupted_run_resumes_bit_for_bit(configure, tmp_path, monkeypatch, changes, step, count):
     whole = configure(out=str(tmp_path / "whole"), **changes)
     train(whole)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"stopped at .* with --resume contin"):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"stopped at .* run the same command"):
         interrupt_after(patch, count, step)
         train(configure(**changes))
-    resumed = configure(resume=True, **changes)
+    resumed = configure(**changes)
     train(resumed)
     assert weights(resumed.out) == weights(whole.out)
     assert rows(resumed.out) == rows(whole.out)
@@ -154,20 +154,13 @@ def test_an_interrupted_run_resumes_bit_for_bit(configure, tmp_path, monkeypatch
     assert samples[0] == samples[1] and bool(samples[0]) == (whole.algorithm != "offline")
 
 
-def test_resuming_a_finished_run_changes_nothing(configure):
-    config = configure()
-    first = train(config)
-    before = weights(config.out), rows(config.out)
-    assert train(configure(resume=True)) == first
-    assert (weights(config.out), rows(config.out)) == before
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"n": 5.0}, r"started with --n 4.0, now it is 5.0"),
-        ({"learning_rate": 2e-3}, r"started with --learning-rate 0.001, now it is 0.002"),
-        ({"stop_token_ids": (0, 1)}, r"started with --stop-token-ids \[0\], now it is \[0, 1\]"),
+        ({"n": 5.0}, r"--n was 4.0, now it is 5.0"),
+        ({"learning_rate": 2e-3}, r"--learning-rate was 0.001, now it is 0.002"),
+        ({"learning_rate": None}, r"--learning-rate was 0.001, now it is 0.0023"),
+        ({"stop_token_ids": (0, 1)}, r"--stop-token-ids was \[0\], now it is \[0, 1\]"),
     ],
 )
 def test_resuming_with_other_settings_is_refused_by_name(configure, changes, words):
@@ -175,17 +168,11 @@ def test_resuming_with_other_settings_is_refused_by_name(configure, changes, wor
     train(config)
     before = weights(config.out)
     allowed = {"allow_mismatch": ("stop",)} if "stop_token_ids" in changes else {}
-    refuse(configure(**{"num_iterations": 1, "stop_token_ids": (0,), "resume": True, **changes, **allowed}), words)
+    refuse(configure(**{"num_iterations": 1, "stop_token_ids": (0,), **changes, **allowed}), words)
     assert weights(config.out) == before
 
 
-def test_a_run_in_the_way_and_no_run_to_resume(configure, tmp_path):
-    refuse(configure(resume=True), "holds no run to resume")
-    assert not (tmp_path / "run").exists()
-    train(configure(num_iterations=1))
-    before = weights(tmp_path / "run")
-    refuse(configure(num_iterations=1), "there is a run already; --resume continues it")
-    assert weights(tmp_path / "run") == before
+def test_a_file_in_the_place_of_a_run_is_refused(configure, tmp_path):
     (tmp_path / "file").write_text("mine")
     refuse(configure(out=str(tmp_path / "file")), "is a file")
 
@@ -280,7 +267,7 @@ def test_curves_hold_every_number_of_the_diary(configure):
 
 
 def test_without_tensorboard_there_are_no_curves_and_no_complaint(configure, monkeypatch):
-    from vbon.training import trackers
+    from vbon.training.output import trackers
 
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     config = configure(tracker="tensorboard", num_iterations=1)
@@ -322,8 +309,8 @@ def test_a_reward_that_fails_names_the_prompt_and_nothing_is_written(configure, 
         ({"reward": "nowhere.py:score"}, "nowhere.py"),
         ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl"),
         ({"n": 1.0}, "--n is 1.0, but must be greater than 1"),
-        ({"rollouts_per_iteration": 30}, "not a multiple of --samples-per-prompt 4"),
-        ({"objective": "reward", "kl_coef": 0.1, "algorithm": "offline"}, "trains --objective vbon only"),
+        ({"rollouts_per_iteration": 30}, "must be a multiple of --samples-per-prompt 4"),
+        ({"objective": "reward", "kl_coef": 0.1, "algorithm": "offline"}, "--algorithm offline needs --objective vbon"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(configure, changes, words):

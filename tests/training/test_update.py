@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from tests.training.conftest import COMPLETIONS, STEPS, all_sequences, plain_token_logprobs
+from tests.enumerable import COMPLETIONS, PROMPTS, STEPS, TASK, every_completion, plain_token_logprobs
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.objectives import vbon
 from vbon.models import load
 from vbon.models.value_head import Critic, value_head, values_of
-from vbon.training.learner import make_learner
 from vbon.training.online import update, update_settings
+from vbon.training.parallel.learner import make_learner
 from vbon.training.rollout import roll_out
 from vbon.training.update import Minibatch, UpdateSettings, critic_loss, losses, make_baseline, minibatches
 
@@ -46,8 +46,8 @@ def settings_of(**changes) -> UpdateSettings:
 
 def enumeration(world, policy, prompt: str = PROMPT) -> Minibatch:
     """Every completion of the prompt as if rolled out by `policy`, with the exact log W."""
-    batch = all_sequences([prompt])
-    index = ["one", "two", "three", "one two"].index(prompt)
+    index = PROMPTS.index(prompt)
+    batch = every_completion(TASK.prompt_ids[index])
     log_w = torch.from_numpy((world.log_bon(N) - world.ref_logprobs)[index])
     reference = load.load_policy(world.model)
     ids = torch.cat([batch.prompt_ids, batch.completion_ids], 1)

@@ -43,8 +43,9 @@ def train_cut(config, ways: list[Way], folder: Path) -> None:
     """Train four iterations in one way, cut the run back to its middle and go on in another."""
     train(config, *ways[0], folder)
     shutil.rmtree(Path(config.out) / "vbon/checkpoints/step-000004")
-    (Path(config.out) / "model.safetensors").unlink()
-    train(config, *ways[1], folder, "--resume")
+    for name in ("vbon/run.json", "model.safetensors"):
+        (Path(config.out) / name).unlink()
+    train(config, *ways[1], folder)
     assert [row["iteration"] for row in rows(config.out) if "reward" in row] == [1, 2, 3, 4]
 
 
@@ -79,10 +80,10 @@ def killed_twice_ends_like_undisturbed(
     settings = {"algorithm": "ppo", "num_iterations": num_iterations, "checkpoint_every": 4, "validation_every": 8}
     whole, killed = configure(out=str(folder / "whole"), **settings), configure(out=str(folder / "k"), **settings)
     train(whole, *way, folder)
-    for flags, count, everyone in (((), after_rows[0], False), (("--resume",), after_rows[1], True)):
-        assert kill_launched(killed, folder, *flags, told=way[1], after_rows=count, everyone=everyone) != 0
+    for count, everyone in ((after_rows[0], False), (after_rows[1], True)):
+        assert kill_launched(killed, folder, told=way[1], after_rows=count, everyone=everyone) != 0
         assert not (Path(killed.out) / "model.safetensors").exists()
-    status = torchrun(killed, folder, "--resume", told=way[1]).wait(300)
+    status = torchrun(killed, folder, told=way[1]).wait(300)
     assert status == 0, (folder / "torchrun").read_text()[-3000:]
     for name in ("model.safetensors", f"vbon/checkpoints/step-{num_iterations:06}/critic.safetensors"):
         assert (Path(killed.out) / name).read_bytes() == (Path(whole.out) / name).read_bytes()
@@ -99,9 +100,9 @@ def torchrun(config, folder: Path, *flags: str, told: Mapping[str, str]) -> subp
         )
 
 
-def kill_launched(config, folder: Path, *flags: str, told: Mapping[str, str], after_rows: int, everyone: bool) -> int:
+def kill_launched(config, folder: Path, *, told: Mapping[str, str], after_rows: int, everyone: bool) -> int:
     """SIGKILL a process of the group, or all and their launcher, once the diary is that long; the launcher's status."""
-    launcher, diary = torchrun(config, folder, *flags, told=told), Path(config.out) / "vbon/metrics.jsonl"
+    launcher, diary = torchrun(config, folder, told=told), Path(config.out) / "vbon/metrics.jsonl"
     while not diary.exists() or len(diary.read_text().splitlines()) <= after_rows:
         assert launcher.poll() is None, (folder / "torchrun").read_text()[-3000:]
         time.sleep(0.003)

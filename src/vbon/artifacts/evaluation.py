@@ -22,7 +22,7 @@ from vbon.artifacts.files import LOCK_NAME, WRITING, FolderLock, remove_leftover
 from vbon.artifacts.json_files import is_number, json_value, read_object, write_json
 from vbon.artifacts.parquet_files import parquet_bytes, read_parquet
 from vbon.artifacts.settings import check_same_settings
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.errors import VbonError
 
 FORMAT_VERSION = 1

@@ -6,6 +6,8 @@ from typing import Any
 from vbon.config.fields import flag
 from vbon.errors import VbonError
 
+CONFIG_NAME = "config.yaml"
+"""The settings that a pool or a run was started with, as a config of its verb."""
 _WHERE = ("out", "device", "num_threads", "num_workers", "concurrency")
 _HOW_LONG = ("max_seconds", "reward_timeout", "request_timeout")
 _AT_A_TIME = ("batch_size", "reward_batch_size")  # sums of floats may be rounded differently; nothing else changes

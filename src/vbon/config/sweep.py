@@ -68,7 +68,7 @@ class Sweep:
 
 
 # Fields that the sweep itself sets for each run.
-_DECIDED = "pool model reward n out seed resume num_threads method objective algorithm kl_coef prompts offline_loss"
+_DECIDED = "pool model reward n out seed num_threads method objective algorithm kl_coef prompts offline_loss"
 # Fields that all methods share, so that their budgets are equal.
 _BUDGET = (
     "num_iterations rollouts_per_iteration samples_per_prompt num_epochs minibatch_size offline_steps "

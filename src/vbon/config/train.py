@@ -28,7 +28,7 @@ class TrainConfig:
         ("training on the pool", "offline_loss offline_steps offline_learning_rate offline_batch_size"),
         (
             "validation and checkpoints",
-            "validation_fraction validation_every checkpoint_every keep_checkpoints resume max_seconds seed",
+            "validation_fraction validation_every checkpoint_every keep_checkpoints max_seconds seed",
         ),
         ("reward and pool", "reward_batch_size reward_timeout allow_mismatch"),
         ("LoRA", "lora_alpha lora_target_modules"),
@@ -44,7 +44,8 @@ class TrainConfig:
     n: types.BestOf
     """N of best-of-N: any number greater than 1. A larger N moves the policy further from the reference."""
     out: types.Directory
-    """Directory of the run: a model directory, with logs and checkpoints under vbon/."""
+    """Directory of the run: a model directory, with logs and checkpoints under vbon/. Run the same command again to
+    continue a run that was interrupted."""
     method: Annotated[MethodName, types.Help(placeholder="METHOD")] | None = None
     """Training method, from the list below. Change it to compare methods. Default: vbon."""
     objective: Objective = "auto"
@@ -71,10 +72,11 @@ class TrainConfig:
     """Repeat collecting and training this often, each round from the last result. N compounds to N^rounds, also beyond
     the pool's M."""
     num_iterations: types.Count = 150
-    """Iterations of sampling, scoring and updating. Raise it if the validation objective still improves at the end."""
+    """Iterations of sampling, scoring and updating. Raise it if the validation objective still improves at the end: the
+    same command with a larger number extends a finished run."""
     max_seconds: types.Positive | None = None
     """Time limit of rollouts and updates; validation and checkpoints do not count. The run finishes its iteration,
-    then validates and saves."""
+    then validates and saves. The same command with a larger limit continues it."""
     rollouts_per_iteration: types.Count = 256
     """Completions sampled per iteration, all at once. Lower it if sampling runs out of memory."""
     samples_per_prompt: types.Count = 8
@@ -93,7 +95,8 @@ class TrainConfig:
     critic_learning_rate: types.Positive | None = None
     """Learning rate of the critic, or of its head if it is shared. Default: the policy's."""
     lr_schedule: Literal["linear", "constant", "cosine"] = "linear"
-    """Decay of the learning rate: to 0 linearly, to 0 as a cosine, or none."""
+    """Decay of the learning rate over --num-iterations: to 0 linearly, to 0 as a cosine, or none. A run that is
+    extended continues on the schedule of the larger number, so its learning rate rises once, where it is extended."""
     max_grad_norm: types.Positive = 1.0
     """Largest norm of the gradients, which are scaled down to it."""
     clip_range: types.Positive = 0.2
@@ -134,8 +137,6 @@ class TrainConfig:
     """Iterations between two checkpoints."""
     keep_checkpoints: types.Count = 2
     """Number of latest checkpoints to keep."""
-    resume: bool = False
-    """Go on from the last checkpoint in the run's directory."""
 
     temperature: types.Positive | None = None
     """Sampling temperature. Only for imported pools without one. Default: the pool's."""

@@ -6,7 +6,8 @@ A method is a curve of G grid points; arrays of shape (S, G, P) hold it for S se
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vbon.core.stats import BOOTSTRAP_RESAMPLES, Estimate, interpolate
+from vbon.core.estimate import Estimate
+from vbon.core.stats import BOOTSTRAP_RESAMPLES, interpolate
 
 Float = NDArray[np.float64]
 LEAST_DEFINED = 0.9

@@ -1,4 +1,4 @@
-"""Means and whitening over completion tokens only. `mask` is True where a token counts."""
+"""Means over completion tokens only. `mask` is True where a token counts."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,6 @@ from torch import Tensor
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Compute the mean of `values` over the True entries of `mask` (equal shapes); 0 where the mask is empty."""
     return (values * mask).sum() / mask.sum().clamp_min(1)
-
-
-def masked_whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Compute (x − mean)/(std + 1e-8) over the True entries of `mask`, and 0 elsewhere.
-
-    The variance is that of the population. Shapes (B, T).
-    """
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean) ** 2, mask)
-    return (values - mean) / (variance.sqrt() + 1e-8) * mask
 
 
 def last_token(mask: Tensor) -> Tensor:

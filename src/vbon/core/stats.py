@@ -6,20 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vbon.core.estimate import Estimate
 from vbon.core.special import chi2_sf
 
 Float = NDArray[np.float64]
 BOOTSTRAP_RESAMPLES = 2000
 RANK_TEST_P_VALUE = 1e-4
 """Below it draws are taken not to be a pool's: one pool in ten thousand is refused by chance."""
-
-
-class Estimate(NamedTuple):
-    """A point estimate with its central 95 % percentile-bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def bootstrap(

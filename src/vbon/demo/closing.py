@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vbon.artifacts.json_files import read_object
+from vbon.artifacts.evaluation import read_record
 from vbon.core import best_of_n
 
 WIN_RATE_BAR = 0.95
@@ -19,7 +19,7 @@ JUDGE = "judge_reward/"
 
 def closing(evaluation: Path, n: int) -> dict[str, Any]:
     """The figures of the demo's one policy, its target and the two bars, from evaluation.json."""
-    record = read_object(evaluation / "evaluation.json")
+    record = read_record(evaluation)
     target = {key: estimate["value"] for key, estimate in record["target"]["metrics"].items()}
     policy = next(iter(record["policies"].values()))["metrics"]
     bars = {"win_rate": WIN_RATE_BAR * best_of_n.win_rate(n), "kl_policy_ref": KL_BAR * target["kl_policy_ref"]}

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from rich.console import Console
 
+from vbon.artifacts.evaluation import is_evaluation
 from vbon.artifacts.files import replace_file
 from vbon.artifacts.json_files import lines_text, read_lines, read_object, write_json
+from vbon.artifacts.run import RunFolder
 from vbon.artifacts.settings import check_same_settings
 from vbon.config import CollectConfig, DemoConfig, EvaluateConfig, InspectConfig, ReportConfig, TrainConfig
 from vbon.demo.closing import closing, print_closing
@@ -36,7 +38,7 @@ RUN = f"vbon-n{N}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class StorySize:
     """How much of everything; the defaults are the demo, which two cores do in five minutes."""
 
     texts: int = 6000
@@ -56,17 +58,17 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
     Stopped at any moment, the same command goes on. Raises VbonError where the folder holds a story told otherwise.
     """
-    return tell(config, Scale())
+    return tell(config, StorySize())
 
 
-def tell(config: DemoConfig, scale: Scale) -> dict[str, Any]:
-    """`demo` at any scale."""
+def tell(config: DemoConfig, size: StorySize) -> dict[str, Any]:
+    """`demo` at any size."""
     config.validate()
     start = time.monotonic()
     transformers.utils.logging.disable_progress_bar()  # bars of 0.01 s between our own
-    folder = _open_folder(config, scale)
+    folder = _open_folder(config, size)
     console = Console(stderr=True)
-    for number, (title, is_done, work) in enumerate(_stages(folder, config.seed, scale), 1):
+    for number, (title, is_done, work) in enumerate(_stages(folder, config.seed, size), 1):
         if is_done():
             console.print(f"[bold]{number}. {title}[/]: done before", highlight=False)
             continue
@@ -79,28 +81,34 @@ def tell(config: DemoConfig, scale: Scale) -> dict[str, Any]:
     return {**result, "report": str(folder / "report.html")}
 
 
-def _stages(folder: Path, seed: int, scale: Scale) -> list[tuple[str, Callable[[], bool], Callable[[], object]]]:
+def _stages(folder: Path, seed: int, size: StorySize) -> list[tuple[str, Callable[[], bool], Callable[[], object]]]:
     def exists(name: str) -> Callable[[], bool]:
         return (folder / name).is_file
+
+    def is_evaluated() -> bool:
+        return is_evaluation(folder / "evaluation")
 
     def never() -> bool:
         return False  # cheap, and where the pool is whole it only reads
 
+    def is_trained() -> bool:
+        return RunFolder(folder / RUN).is_finished
+
     return [
-        ("write a corpus and prompts", exists("prompts-heldout.jsonl"), lambda: _write_texts(folder, seed, scale)),
-        ("train the reference model", exists("reference/config.json"), lambda: _train_reference(folder, seed, scale)),
-        ("train the reward", exists("classifier/config.json"), lambda: _train_classifier(folder, seed, scale)),
-        ("collect the training pool", never, lambda: _collect(folder, "train", seed, scale)),
-        ("collect the held-out pool", never, lambda: _collect(folder, "heldout", seed + 1, scale)),
+        ("write a corpus and prompts", exists("prompts-heldout.jsonl"), lambda: _write_texts(folder, seed, size)),
+        ("train the reference model", exists("reference/config.json"), lambda: _train_reference(folder, seed, size)),
+        ("train the reward", exists("classifier/config.json"), lambda: _train_classifier(folder, seed, size)),
+        ("collect the training pool", never, lambda: _collect(folder, "train", seed, size)),
+        ("collect the held-out pool", never, lambda: _collect(folder, "heldout", seed + 1, size)),
         ("inspect: what would best-of-N buy?", never, lambda: _inspect(folder, seed)),
-        (f"train towards best-of-{N}", exists(f"{RUN}/vbon/run.json"), lambda: _train(folder, seed, scale)),
-        ("evaluate on held-out prompts", exists("evaluation/evaluation.json"), lambda: _evaluate(folder, seed, scale)),
+        (f"train towards best-of-{N}", is_trained, lambda: _train(folder, seed, size)),
+        ("evaluate on held-out prompts", is_evaluated, lambda: _evaluate(folder, seed, size)),
         ("report", never, lambda: _report(folder)),
     ]
 
 
-def _open_folder(config: DemoConfig, scale: Scale) -> Path:
-    folder, settings = Path(config.out), {"seed": config.seed, **asdict(scale)}
+def _open_folder(config: DemoConfig, size: StorySize) -> Path:
+    folder, settings = Path(config.out), {"seed": config.seed, **asdict(size)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -115,32 +123,32 @@ def _open_folder(config: DemoConfig, scale: Scale) -> Path:
     return folder
 
 
-def _write_texts(folder: Path, seed: int, scale: Scale) -> None:
-    prompts = [{"prompt": one} for one in distinct_prompts(seed + 1, scale.train_prompts + scale.heldout_prompts)]
-    _write_rows(folder / "corpus.jsonl", [one._asdict() for one in islice(opinions(seed), scale.texts)])
-    _write_rows(folder / "prompts-train.jsonl", prompts[: scale.train_prompts])
-    _write_rows(folder / "prompts-heldout.jsonl", prompts[scale.train_prompts :])
+def _write_texts(folder: Path, seed: int, size: StorySize) -> None:
+    prompts = [{"prompt": one} for one in distinct_prompts(seed + 1, size.train_prompts + size.heldout_prompts)]
+    _write_rows(folder / "corpus.jsonl", [one._asdict() for one in islice(opinions(seed), size.texts)])
+    _write_rows(folder / "prompts-train.jsonl", prompts[: size.train_prompts])
+    _write_rows(folder / "prompts-heldout.jsonl", prompts[size.train_prompts :])
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     replace_file(path, lines_text(rows).encode())
 
 
-def _train_reference(folder: Path, seed: int, scale: Scale) -> None:
+def _train_reference(folder: Path, seed: int, size: StorySize) -> None:
     from vbon.recipes.small_models import ModelConfig, train_reference
 
     # 0.39 million parameters: enough for the grammar, small enough for two cores.
     config = ModelConfig(
-        vocabulary=512, width=96, layers=3, window=40, batch_size=48, steps=scale.reference_steps, learning_rate=3e-3
+        vocabulary=512, width=96, layers=3, window=40, batch_size=48, steps=size.reference_steps, learning_rate=3e-3
     )
     _report_figures(train_reference(*_reviews(folder, neutral=True), config, folder / "reference", seed=seed))
 
 
-def _train_classifier(folder: Path, seed: int, scale: Scale) -> None:
+def _train_classifier(folder: Path, seed: int, size: StorySize) -> None:
     from vbon.models.load import load_tokenizer
     from vbon.recipes.small_models import ModelConfig, train_classifier
 
-    config = ModelConfig(width=48, layers=2, window=40, batch_size=64, steps=scale.classifier_steps)
+    config = ModelConfig(width=48, layers=2, window=40, batch_size=64, steps=size.classifier_steps)
     tokenizer = load_tokenizer(str(folder / "reference"))
     reviews = _reviews(folder, neutral=False)
     _report_figures(train_classifier(*reviews, config, tokenizer, folder / "classifier", seed=seed))
@@ -166,7 +174,7 @@ def reward_of(folder: Path) -> str:
     return f"{folder / 'classifier'}#POSITIVE"
 
 
-def _collect(folder: Path, split: str, seed: int, scale: Scale) -> None:
+def _collect(folder: Path, split: str, seed: int, size: StorySize) -> None:
     from vbon.pool.collect import collect
 
     collect(
@@ -175,7 +183,7 @@ def _collect(folder: Path, split: str, seed: int, scale: Scale) -> None:
             reward=reward_of(folder),
             prompts=str(folder / f"prompts-{split}.jsonl"),
             out=str(folder / f"pool-{split}"),
-            num_samples=scale.num_samples,
+            num_samples=size.num_samples,
             max_new_tokens=MAX_NEW_TOKENS,
             seed=seed,
         )
@@ -188,13 +196,13 @@ def _inspect(folder: Path, seed: int) -> None:
     inspect_command(InspectConfig(pool=str(folder / "pool-train"), n=(2, 4, N), seed=seed))
 
 
-def _train(folder: Path, seed: int, scale: Scale) -> None:
+def _train(folder: Path, seed: int, size: StorySize) -> None:
     from vbon.training.train import train
 
-    train(train_config(folder, seed, scale))
+    train(train_config(folder, seed, size))
 
 
-def train_config(folder: Path, seed: int, scale: Scale) -> TrainConfig:
+def train_config(folder: Path, seed: int, size: StorySize) -> TrainConfig:
     """The demo's training: close to best-of-N from the pool alone, then RLOO, at the library's own learning rates."""
     return TrainConfig(
         pool=str(folder / "pool-train"),
@@ -204,16 +212,15 @@ def train_config(folder: Path, seed: int, scale: Scale) -> TrainConfig:
         out=str(folder / RUN),
         algorithm="rloo",
         warm_start="offline",
-        offline_steps=scale.offline_steps,
-        num_iterations=scale.num_iterations,
-        rollouts_per_iteration=scale.rollouts_per_iteration,
-        validation_every=max(1, scale.num_iterations // 4),
+        offline_steps=size.offline_steps,
+        num_iterations=size.num_iterations,
+        rollouts_per_iteration=size.rollouts_per_iteration,
+        validation_every=max(1, size.num_iterations // 4),
         seed=seed,
-        resume=(folder / RUN / "vbon/config.yaml").is_file(),
     )
 
 
-def _evaluate(folder: Path, seed: int, scale: Scale) -> None:
+def _evaluate(folder: Path, seed: int, size: StorySize) -> None:
     from vbon.evaluation.evaluate import evaluate_command
 
     evaluate_command(
@@ -221,7 +228,7 @@ def _evaluate(folder: Path, seed: int, scale: Scale) -> None:
             runs=(str(folder / RUN),),
             pool=str(folder / "pool-heldout"),
             out=str(folder / "evaluation"),
-            samples_per_prompt=scale.samples_per_prompt,
+            samples_per_prompt=size.samples_per_prompt,
             judges=(JUDGE,),
             seed=seed,
         )

@@ -1,12 +1,12 @@
 """`vbon generate`: plain samples of a model, or the best of N of them, as JSONL."""
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vbon.artifacts.files import replace_file
+from vbon.artifacts.json_files import lines_text
 from vbon.config.evaluate import GenerateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.best_of_n import sample_best_of_n
@@ -27,7 +27,7 @@ def generate_command(config: GenerateConfig) -> dict[str, Any]:
     if config.out is None:
         count = sum(_print(row) for row in rows)
     else:
-        lines = [_line(row) for row in rows]
+        lines = [lines_text([row]) for row in rows]
         replace_file(_writable(config.out), "".join(lines).encode())
         count = len(lines)
     return {"out": config.out, "num_completions": count}
@@ -92,9 +92,5 @@ def _writable(out: str) -> Path:
 
 
 def _print(row: Row) -> int:
-    sys.stdout.write(_line(row))
+    sys.stdout.write(lines_text([row]))
     return 1
-
-
-def _line(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"

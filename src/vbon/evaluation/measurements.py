@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from vbon.artifacts.files import replace_file
 from vbon.evaluation.divergence import Divergence
-from vbon.evaluation.samples import Samples
-from vbon.evaluation.setting import Setting
+from vbon.evaluation.samples import PolicySamples
+from vbon.evaluation.task import EvalTask
 from vbon.evaluation.throughput import Speed
 
 Float = NDArray[np.float64]
 _LISTS, _GROUPS = ("completion_ids", "completions"), ("judge_rewards", "divergence")
-_ARRAYS = tuple(field.name for field in fields(Samples) if field.name not in (*_LISTS, *_GROUPS))
+_ARRAYS = tuple(field.name for field in fields(PolicySamples) if field.name not in (*_LISTS, *_GROUPS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +28,10 @@ class Measurements:
     The reference and the target stand beside the policies under the names `reference` and `best-of-n`.
     """
 
-    setting: Setting
+    task: EvalTask
     summary: dict[str, Any]
     per_prompt: dict[str, dict[str, Float]]
-    samples: dict[str, Samples]
+    samples: dict[str, PolicySamples]
     speeds: dict[str, Speed]
     """Empty where nothing was timed."""
 
@@ -39,7 +39,7 @@ class Measurements:
 class Measured(NamedTuple):
     """What was measured of one policy: its draws, metric → (P,), and speeds, with the reference those of best-of-N."""
 
-    samples: Samples
+    samples: PolicySamples
     per_prompt: dict[str, Float]
     speeds: dict[str, Speed]
 
@@ -62,7 +62,7 @@ def read_measured(path: Path) -> Measured | None:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             completion_ids, completions, speeds = json.loads(arrays["text"].tobytes())
-            samples = Samples(
+            samples = PolicySamples(
                 completion_ids=completion_ids,
                 completions=completions,
                 judge_rewards=_group(arrays, "judge_rewards"),

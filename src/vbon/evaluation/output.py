@@ -57,7 +57,7 @@ def write_evaluation(folder: EvaluationFolder, evaluation: Measurements) -> None
 
 def per_prompt_table(evaluation: Measurements) -> pa.Table:
     """A row for each policy and prompt, a column for each metric; null where a policy lacks one."""
-    prompts = evaluation.setting.pool.prompts
+    prompts = evaluation.task.pool.prompts
     names = sorted({name for values in evaluation.per_prompt.values() for name in values})
     rows = [
         {"policy": policy, "prompt_id": prompt.prompt_id}
@@ -76,10 +76,10 @@ def samples_table(evaluation: Measurements) -> pa.Table:
 
 def reference_table(evaluation: Measurements) -> pa.Table:
     """The reference's reward CDF of each prompt: rewards of its pool at 0, 1 … 100 %, each one that was drawn."""
-    setting = evaluation.setting
+    task = evaluation.task
     rows = [
         {"prompt_id": prompt.prompt_id, "prompt": _text(prompt), "reward_quantiles": reward_quantiles(rewards)}
-        for prompt, rewards in zip(setting.pool.prompts, setting.pool.per_prompt(setting.pool.rewards), strict=True)
+        for prompt, rewards in zip(task.pool.prompts, task.pool.per_prompt(task.pool.rewards), strict=True)
     ]
     return pa.Table.from_pylist(rows, _REFERENCE_SCHEMA)
 
@@ -106,11 +106,11 @@ def print_evaluation(record: Mapping[str, Any], throughput: Mapping[str, Any], c
 
 
 def _sample_rows(evaluation: Measurements) -> Iterator[dict[str, Any]]:
-    setting = evaluation.setting
-    size = setting.samples_per_prompt
+    task = evaluation.task
+    size = task.samples_per_prompt
     for policy, samples in evaluation.samples.items():
-        wins = sample_win_rates(samples, setting)
-        for p, prompt in enumerate(setting.pool.prompts):
+        wins = sample_win_rates(samples, task)
+        for p, prompt in enumerate(task.pool.prompts):
             for k in range(min(size, SHOWN_SAMPLES)):
                 yield {
                     "policy": policy,

@@ -2,17 +2,17 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from vbon.artifacts.fingerprint import FIELDS, check_fingerprint
+from vbon.artifacts.json_files import json_value
 from vbon.config.evaluate import EvaluateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.runs import Run, read_runs
-from vbon.evaluation.setting import Setting
+from vbon.evaluation.task import EvalTask
 from vbon.models import load
 from vbon.pool.known_rewards import KnownRewards, score_again, texts_of
 from vbon.pool.manifest import manifest_to_json
@@ -30,17 +30,17 @@ from vbon.pool.writer import hash_prompt_ids
 from vbon.rewards import Reward, load_configured_reward
 
 
-class Plan(NamedTuple):
+class EvaluationPlan(NamedTuple):
     """The runs to evaluate and where; `settings` is the merged config with every default filled in."""
 
     runs: list[Run]
-    setting: Setting
+    task: EvalTask
     device: torch.device
     settings: dict[str, Any]
     warnings: list[str]
 
 
-def make_plan(config: EvaluateConfig) -> Plan:
+def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     """Fill the defaults from runs and pool, load the reference and the rewards.
 
     Raises VbonError for what is missing or does not belong together, naming the flag that would mend it.
@@ -59,7 +59,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     check_completion_ids(pool, room_of_model(sampler.model).vocabulary)
     texts = texts_of(pool, prompt_ids, sampler.tokenizer)
     resolution = score_again(pool, reward, texts, allowed="reward" in config.allow_mismatch)
-    setting = Setting(
+    task = EvalTask(
         known=KnownRewards(pool, reward, resolution),
         prompt_ids=prompt_ids,
         sampler=sampler,
@@ -71,19 +71,19 @@ def make_plan(config: EvaluateConfig) -> Plan:
         seed=config.seed,
     )
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
-    settings = json.loads(json.dumps(dataclasses.asdict(filled))) | {"allowed_mismatches": allowed}
-    return Plan(runs, setting, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
+    settings = json_value(dataclasses.asdict(filled)) | {"allowed_mismatches": allowed}
+    return EvaluationPlan(runs, task, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
 
 
-def sources_of(plan: Plan) -> dict[str, Any]:
+def sources_of(plan: EvaluationPlan) -> dict[str, Any]:
     """Digests of all that is evaluated: where one changes, the same settings measure something else."""
-    setting, pool = plan.setting, plan.setting.pool
+    task, pool = plan.task, plan.task.pool
     return {
         "pool": hashlib.sha256(manifest_to_json(pool.manifest).encode()).hexdigest()[:16],
         "prompts": hash_prompt_ids(pool.prompts)[:16],
         "reference": load.model_fingerprint(plan.settings["model"]),
-        "reward": setting.reward.fingerprint,
-        "judges": [judge.fingerprint for judge in setting.judges],
+        "reward": task.reward.fingerprint,
+        "judges": [judge.fingerprint for judge in task.judges],
         "runs": [load.model_fingerprint(run.path) for run in plan.runs],
     }
 
@@ -96,12 +96,12 @@ def _select(pool: ReferencePool, config: EvaluateConfig) -> ReferencePool:
 
 
 def _ref_model(config: EvaluateConfig, runs: Sequence[Run], pool: ReferencePool) -> str:
-    names = [config.model, pool.manifest.model, *(run.ref_model for run in runs)]
+    names = [config.model, pool.manifest.model, *(run.record.ref_model for run in runs)]
     return _first(names, f"{pool.path}: does not say which model made it; name it with --model")
 
 
 def _reward_spec(config: EvaluateConfig, runs: Sequence[Run], pool: ReferencePool) -> str:
-    names = [config.reward, pool.manifest.reward, *(run.reward for run in runs)]
+    names = [config.reward, pool.manifest.reward, *(run.record.reward for run in runs)]
     return _first(names, f"{pool.path}: does not say which reward scored it; name it with --reward")
 
 
@@ -113,7 +113,7 @@ def _first(values: Sequence[Any], message: str) -> Any:
 
 
 def _shared_n(config: EvaluateConfig, runs: Sequence[Run]) -> float:
-    trained = {run.name: run.n for run in runs if run.n is not None}
+    trained = {run.name: run.record.n for run in runs if run.record.n is not None}
     if config.n is None and len(set(trained.values())) > 1:
         each = ", ".join(f"{name} for N = {n:g}" for name, n in trained.items())
         raise VbonError(f"the runs were not trained for one N ({each}); choose with --n")
@@ -155,7 +155,7 @@ def _check_fingerprints(
     allowed = config.allow_mismatch
     actual = fingerprint_of(ref_model, sampler, reward)
     others = {f"reference {ref_model}": actual} | {
-        f"run {run.path}": run.fingerprint for run in runs if run.fingerprint is not None
+        f"run {run.path}": run.record.made_with for run in runs if run.record.made_with is not None
     }
     differing = {
         field
@@ -172,7 +172,7 @@ def _unknown_warnings(pool: ReferencePool) -> list[str]:
 
 def _held_out_warnings(runs: Sequence[Run], pool: ReferencePool) -> list[str]:
     ids = {prompt.prompt_id for prompt in pool.prompts}
-    seen = [(run, len(ids.intersection(run.train_prompt_ids or ()))) for run in runs]
+    seen = [(run, len(ids.intersection(run.record.train_prompt_ids or ()))) for run in runs]
     return [
         f"{run.name} was trained on {count} of these {len(ids)} prompts: its figures are not held-out ones"
         for run, count in seen

@@ -12,7 +12,7 @@ from vbon.core import best_of_n
 from vbon.evaluation import metrics
 from vbon.evaluation.divergence import Divergence, divergence
 from vbon.evaluation.result import estimates
-from vbon.evaluation.setting import Setting
+from vbon.evaluation.task import EvalTask
 from vbon.models import load
 from vbon.models.prompts import decode
 from vbon.pool.prompts import reward_columns
@@ -25,7 +25,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class PolicySamples:
     """P·K completions, those of a prompt adjacent. Arrays (P, K), lists flat."""
 
     completion_ids: list[list[int]]
@@ -41,37 +41,37 @@ class Samples:
     """(P, K) each."""
 
 
-def draw_samples(policy: PreTrainedModel, setting: Setting, advance: Advance = lambda _: None) -> Samples:
-    """A function of the policy, the setting and its seed: prompts and samples have random numbers of their own."""
-    draws = _draw(policy, setting, advance)
+def draw_samples(policy: PreTrainedModel, task: EvalTask, advance: Advance = lambda _: None) -> PolicySamples:
+    """A function of the policy, the task and its seed: prompts and samples have random numbers of their own."""
+    draws = _draw(policy, task, advance)
     ids = [row for one in draws for row in one.completion_ids]
-    texts = decode(setting.sampler.tokenizer, [setting.prompt_ids[index] for index in _prompt_index(setting)], ids)
-    shape = (len(setting.prompt_ids), setting.samples_per_prompt)
-    rewards = setting.known.score(_prompt_index(setting), texts, ids)
-    k_lt, k_eq = setting.cdf.counts(_prompt_index(setting), rewards)
-    interval = setting.cdf.interval(_prompt_index(setting), rewards)
-    return Samples(
+    texts = decode(task.sampler.tokenizer, [task.prompt_ids[index] for index in _prompt_index(task)], ids)
+    shape = (len(task.prompt_ids), task.samples_per_prompt)
+    rewards = task.known.score(_prompt_index(task), texts, ids)
+    k_lt, k_eq = task.cdf.counts(_prompt_index(task), rewards)
+    interval = task.cdf.interval(_prompt_index(task), rewards)
+    return PolicySamples(
         completion_ids=ids,
         completions=texts,
         finished=np.array([one.finished for one in draws], np.float64),
         rewards=rewards.reshape(shape),
-        judge_rewards={judge.name: _score(judge, setting, texts).reshape(shape) for judge in setting.judges},
+        judge_rewards={judge.name: _score(judge, task, texts).reshape(shape) for judge in task.judges},
         k_lt=k_lt.reshape(shape),
         k_eq=k_eq.reshape(shape),
-        log_weight=best_of_n.log_weight(interval.cdf_lt, interval.cdf_le, setting.n).reshape(shape),
-        divergence=Divergence(*(values.reshape(shape) for values in _divergence(policy, setting, ids))),
+        log_weight=best_of_n.log_weight(interval.cdf_lt, interval.cdf_le, task.n).reshape(shape),
+        divergence=Divergence(*(values.reshape(shape) for values in _divergence(policy, task, ids))),
     )
 
 
-def per_prompt_metrics(samples: Samples, setting: Setting) -> dict[str, Float]:
+def per_prompt_metrics(samples: PolicySamples, task: EvalTask) -> dict[str, Float]:
     """Every metric of fresh samples, one value a prompt."""
-    div, weight, rows = samples.divergence, samples.log_weight, _by_prompt(samples, setting)
+    div, weight, rows = samples.divergence, samples.log_weight, _by_prompt(samples, task)
     lengths = np.array([[len(row) for row in one] for one in rows], np.float64)
-    win_rates = sample_win_rates(samples, setting)
+    win_rates = sample_win_rates(samples, task)
     means = {
         "reward": samples.rewards,
         "win_rate": win_rates,
-        "win_rate_bon": metrics.win_rate_bon(samples.k_lt, samples.k_eq, setting.bon_cdf),
+        "win_rate_bon": metrics.win_rate_bon(samples.k_lt, samples.k_eq, task.bon_cdf),
         "kl_policy_ref": div.kl,
         "kl_policy_ref_k1": div.log_ratio,
         "eos_rate": samples.finished,
@@ -91,62 +91,60 @@ def per_prompt_metrics(samples: Samples, setting: Setting) -> dict[str, Float]:
     }
 
 
-def sample_win_rates(samples: Samples, setting: Setting) -> Float:
+def sample_win_rates(samples: PolicySamples, task: EvalTask) -> Float:
     """Share of the pool that each completion beats, ties half, (P, K)."""
-    return metrics.win_rate(samples.k_lt, samples.k_eq, setting.pool.num_samples)
+    return metrics.win_rate(samples.k_lt, samples.k_eq, task.pool.num_samples)
 
 
-def best_of_k(samples: Samples, setting: Setting) -> list[dict[str, Any]]:
+def best_of_k(samples: PolicySamples, task: EvalTask) -> list[dict[str, Any]]:
     """Reward and win rate of the best of k of the policy's own samples, k = 1 … min(N, K), with intervals."""
-    values = {"reward": samples.rewards, "win_rate": sample_win_rates(samples, setting)}
-    most = min(int(setting.n), setting.samples_per_prompt)
+    values = {"reward": samples.rewards, "win_rate": sample_win_rates(samples, task)}
+    most = min(int(task.n), task.samples_per_prompt)
     return [
-        {"k": k, **estimates({name: metrics.best_of_k(value, k) for name, value in values.items()}, setting.seed)}
+        {"k": k, **estimates({name: metrics.best_of_k(value, k) for name, value in values.items()}, task.seed)}
         for k in range(1, most + 1)
     ]
 
 
-def kl_bon_policy(policy: PreTrainedModel, setting: Setting, ref_logprobs: Float) -> Float:
+def kl_bon_policy(policy: PreTrainedModel, task: EvalTask, ref_logprobs: Float) -> Float:
     """KL(π_bon‖π_θ) of each prompt, from the pool's own samples under the policy. Shape (P,)."""
-    logprobs = ref_logprobs if policy is setting.sampler.model else setting.pool_logprobs(policy)
-    columns = (setting.pool_log_weight, ref_logprobs, logprobs)
-    rows = zip(*(setting.pool.per_prompt(column) for column in columns), strict=True)
+    logprobs = ref_logprobs if policy is task.sampler.model else task.pool_logprobs(policy)
+    columns = (task.pool_log_weight, ref_logprobs, logprobs)
+    rows = zip(*(task.pool.per_prompt(column) for column in columns), strict=True)
     return np.array([metrics.kl_bon_policy(*row) for row in rows])
 
 
-def _draw(policy: PreTrainedModel, setting: Setting, advance: Advance) -> list[Draws]:
-    sampler = setting.sampler._replace(model=policy)
-    plan = make_plan(setting.samples_per_prompt, setting.batch_size)
-    batches = draw_shard(
-        sampler, setting.pool.prompts, setting.prompt_ids, plan, setting.draw_seed, setting.samples_per_prompt
-    )
+def _draw(policy: PreTrainedModel, task: EvalTask, advance: Advance) -> list[Draws]:
+    sampler = task.sampler._replace(model=policy)
+    plan = make_plan(task.samples_per_prompt, task.batch_size)
+    batches = draw_shard(sampler, task.pool.prompts, task.prompt_ids, plan, task.draw_seed, task.samples_per_prompt)
     draws: dict[int, Draws] = {}
     for batch, drawn in batches:
         draws |= zip(batch, drawn, strict=True)
         advance(len(batch))
-    return [draws[index] for index in range(len(setting.prompt_ids))]
+    return [draws[index] for index in range(len(task.prompt_ids))]
 
 
-def _score(reward: Reward, setting: Setting, texts: list[str]) -> Float:
-    prompts = [setting.pool.prompts[index] for index in _prompt_index(setting)]
+def _score(reward: Reward, task: EvalTask, texts: list[str]) -> Float:
+    prompts = [task.pool.prompts[index] for index in _prompt_index(task)]
     return reward([prompt.prompt for prompt in prompts], texts, **reward_columns(prompts))
 
 
-def _divergence(policy: PreTrainedModel, setting: Setting, ids: list[list[int]]) -> Divergence:
+def _divergence(policy: PreTrainedModel, task: EvalTask, ids: list[list[int]]) -> Divergence:
     return divergence(
         policy,
-        setting.sampler.model,
-        [setting.prompt_ids[index] for index in _prompt_index(setting)],
+        task.sampler.model,
+        [task.prompt_ids[index] for index in _prompt_index(task)],
         ids,
-        temperature=setting.sampler.temperature,
-        pad_token_id=load.pad_token_id(setting.sampler.tokenizer, setting.sampler.model),
+        temperature=task.sampler.temperature,
+        pad_token_id=load.pad_token_id(task.sampler.tokenizer, task.sampler.model),
     )
 
 
-def _prompt_index(setting: Setting) -> Int:
-    return np.repeat(np.arange(len(setting.prompt_ids)), setting.samples_per_prompt)
+def _prompt_index(task: EvalTask) -> Int:
+    return np.repeat(np.arange(len(task.prompt_ids)), task.samples_per_prompt)
 
 
-def _by_prompt(samples: Samples, setting: Setting) -> list[list[list[int]]]:
-    size = setting.samples_per_prompt
+def _by_prompt(samples: PolicySamples, task: EvalTask) -> list[list[list[int]]]:
+    size = task.samples_per_prompt
     return [samples.completion_ids[i : i + size] for i in range(0, len(samples.completion_ids), size)]

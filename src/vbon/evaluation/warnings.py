@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbon.core import stats
-from vbon.evaluation.setting import Setting
+from vbon.evaluation.task import EvalTask
 
 PerPrompt = Mapping[str, NDArray[np.float64]]
 SAMPLES_PER_N = 25
@@ -14,9 +14,9 @@ SAMPLES_PER_N = 25
 JUDGE = "judge_reward/"
 
 
-def setting_warnings(setting: Setting, rank_test: stats.RankTest) -> list[str]:
+def task_warnings(task: EvalTask, rank_test: stats.RankTest) -> list[str]:
     """What the pool cannot tell: too few samples, samples of something else, no token ids."""
-    samples, wanted = int(setting.pool.num_samples.min()), SAMPLES_PER_N * setting.n
+    samples, wanted = int(task.pool.num_samples.min()), SAMPLES_PER_N * task.n
     lines = [
         (
             samples < wanted,
@@ -27,7 +27,7 @@ def setting_warnings(setting: Setting, rank_test: stats.RankTest) -> list[str]:
             f"fresh samples of the reference do not rank like the pool's (p = {rank_test.p_value:.1e}): another model, "
             "temperature, length, stop rule, template or reward made it",
         ),
-        (not setting.pool.has_completion_ids, "the pool has no token ids, so KL(π_bon‖π_θ) is not measured"),
+        (not task.pool.has_completion_ids, "the pool has no token ids, so KL(π_bon‖π_θ) is not measured"),
     ]
     return [line for holds, line in lines if holds]
 

@@ -1,6 +1,5 @@
 """`vbon integrate HOST`: a directory that another trainer can run: data with references, reward, settings, README."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +10,14 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from vbon.artifacts.files import replace_file
-from vbon.artifacts.json_files import first_line
+from vbon.artifacts.json_files import first_line, lines_text
 from vbon.config.integrate import IntegrateConfig
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
-from vbon.integrations import handover, openrlhf, trl, verl
+from vbon.integrations import openrlhf, trl, verl
 from vbon.integrations.lookup import encode_reference, load_sequence_reward, reference_columns
 from vbon.integrations.render import Rendered, render_prompts
+from vbon.integrations.templates import fill, readme, shell_script, trl_settings
 from vbon.models.load import load_tokenizer
 from vbon.models.prompts import encode, ids_by_default, loses_first_space
 from vbon.pool.known_rewards import score_again, texts_of
@@ -25,13 +25,13 @@ from vbon.pool.prompt_ids import prompt_ids_of
 from vbon.pool.prompts import canonical_json, shorten
 from vbon.pool.store import ReferencePool
 
-Files = dict[str, bytes]
+Files = dict[str, str | bytes]
 
 RIDES_ALONG = ("prompt", "prompt_id", "ref_rewards", "ref_keys", "completion", *trl.HOST_ARGUMENTS)
 
 
-class Handover(NamedTuple):
-    """What every host is told: where training starts, what scores, and the pool's prompts as the policy reads them."""
+class HostInputs(NamedTuple):
+    """The inputs of every host: the pool, N, the model to start from, the reward, and the prompts as text."""
 
     pool: ReferencePool
     n: float
@@ -50,21 +50,18 @@ def integrate_command(config: IntegrateConfig) -> dict[str, Any]:
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise VbonError(f"{out}: not empty; choose another --out")
-    files = _HOSTS[config.host](_handover(config))
-    _write(out, files)
-    command = _COMMANDS[config.host].format(out=out)
+    host, given = _HOSTS[config.host], _host_inputs(config)
+    written = host.files(given) | {"README.md": readme(config.host, host.tested, given.n, given.pool)}
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in written.items():
+        replace_file(out / name, content if isinstance(content, bytes) else content.encode())
+    command = host.command.format(out=out)
     Console(stderr=True).print(f"wrote {out}; read {out}/README.md, then run: {command}", markup=False, soft_wrap=True)
-    return {
-        "out": str(out),
-        "host": config.host,
-        "files": sorted(files),
-        "n": config.n,
-        "kl_coef": kl_coef_from_n(config.n),
-        "command": command,
-    }
+    summary = {"out": str(out), "host": config.host, "files": sorted(written), "n": config.n}
+    return {**summary, "kl_coef": kl_coef_from_n(config.n), "command": command}
 
 
-def _handover(config: IntegrateConfig) -> Handover:
+def _host_inputs(config: IntegrateConfig) -> HostInputs:
     pool = ReferencePool.open(config.pool)
     model = absolute(_known(config.model or pool.manifest.model, "model", pool))
     reward = absolute(_known(config.reward or pool.manifest.reward, "reward", pool))
@@ -80,7 +77,7 @@ def _handover(config: IntegrateConfig) -> Handover:
     if config.host == "trl":
         _check_as_trl_reads(pool, prompt_ids, tokenizer)
     special = [str(token) for token in tokenizer.all_special_tokens]
-    return Handover(pool, config.n, model, reward, special, lambda: render_prompts(tokenizer, pool.prompts))
+    return HostInputs(pool, config.n, model, reward, special, lambda: render_prompts(tokenizer, pool.prompts))
 
 
 def absolute(spec: str) -> str:
@@ -112,13 +109,12 @@ def _check_as_trl_reads(
             )
 
 
-def _trl_files(given: Handover) -> Files:
+def _trl_files(given: HostInputs) -> Files:
     settings = trl.rloo_config_kwargs(given.n, given.pool.fingerprint)
     return {
         "dataset.parquet": _parquet([_trl_row(given.pool, index) for index in range(len(given.pool))], given.pool),
-        "rloo.yaml": handover.trl_settings(settings).encode(),
-        "train.py": handover.trl_script(given.model, given.reward, given.n).encode(),
-        "README.md": handover.readme("trl", given.n, given.pool).encode(),
+        "rloo.yaml": trl_settings(settings),
+        "train.py": fill("trl-train.py", model=given.model, reward=given.reward, n=given.n),
     }
 
 
@@ -131,7 +127,7 @@ def _trl_row(pool: ReferencePool, index: int) -> dict[str, Any]:
     return {"prompt": prompt.prompt, "prompt_id": prompt.prompt_id, **reference_columns(pool, index), **columns}
 
 
-def _verl_files(given: Handover) -> Files:
+def _verl_files(given: HostInputs) -> Files:
     rendered = given.rendered()
     rows = [
         verl.dataset_row(index, text, encode_reference(given.pool, index)) for index, text in enumerate(rendered.texts)
@@ -147,13 +143,12 @@ def _verl_files(given: Handover) -> Files:
     ]
     return {
         "train.parquet": _parquet(rows, given.pool),
-        "vbon_reward.py": handover.verl_reward(given.reward, given.n).encode(),
-        "run.sh": handover.shell_script("python3 -m verl.trainer.main_ppo", lines).encode(),
-        "README.md": handover.readme("verl", given.n, given.pool).encode(),
+        "vbon_reward.py": fill("verl-reward.py", reward=given.reward, n=given.n),
+        "run.sh": shell_script("python3 -m verl.trainer.main_ppo", lines),
     }
 
 
-def _openrlhf_files(given: Handover) -> Files:
+def _openrlhf_files(given: HostInputs) -> Files:
     rendered, fingerprint = given.rendered(), given.pool.fingerprint
     rows = [openrlhf.dataset_row(text, encode_reference(given.pool, i)) for i, text in enumerate(rendered.texts)]
     lines = [
@@ -167,10 +162,11 @@ def _openrlhf_files(given: Handover) -> Files:
     if fingerprint.max_new_tokens is not None:
         lines.append(f"--data.max_len {rendered.longest + fingerprint.max_new_tokens}")
     return {
-        "prompts.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(),
-        "vbon_reward.py": handover.openrlhf_reward(given.reward, given.n, given.special_tokens).encode(),
-        "run.sh": handover.shell_script("python3 -m openrlhf.cli.train_ppo_ray", lines).encode(),
-        "README.md": handover.readme("openrlhf", given.n, given.pool).encode(),
+        "prompts.jsonl": lines_text(rows),
+        "vbon_reward.py": fill(
+            "openrlhf-reward.py", reward=given.reward, n=given.n, special_tokens=given.special_tokens
+        ),
+        "run.sh": shell_script("python3 -m openrlhf.cli.train_ppo_ray", lines),
     }
 
 
@@ -183,11 +179,16 @@ def _parquet(rows: list[dict[str, Any]], pool: ReferencePool) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _write(out: Path, files: Files) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        replace_file(out / name, content)
+class Host(NamedTuple):
+    """One host: the version with which it was run, its files, and the command that starts it."""
+
+    tested: str
+    files: Callable[[HostInputs], Files]
+    command: str
 
 
-_HOSTS: dict[str, Callable[[Handover], Files]] = {"trl": _trl_files, "verl": _verl_files, "openrlhf": _openrlhf_files}
-_COMMANDS = {"trl": "python {out}/train.py", "verl": "bash {out}/run.sh", "openrlhf": "bash {out}/run.sh"}
+_HOSTS = {
+    "trl": Host("TRL 1.16", _trl_files, "python {out}/train.py"),
+    "verl": Host("verl 0.9.1", _verl_files, "bash {out}/run.sh"),
+    "openrlhf": Host("OpenRLHF 0.11.2", _openrlhf_files, "bash {out}/run.sh"),
+}

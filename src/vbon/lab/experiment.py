@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vbon.lab.figures import Panel
+from vbon.figures.shapes import Panel
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vbon.config.lab import LabConfig
 from vbon.errors import VbonError
-from vbon.lab import figures, record, rows
+from vbon.figures.shapes import Panel
+from vbon.lab import record, rows
 from vbon.lab.experiment import Context, Experiment
 from vbon.lab.experiments import (
     backward_kl,
@@ -64,6 +65,7 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
     """
     experiment = EXPERIMENTS[config.experiment]
     preset = _find_preset(experiment.PRESETS, config)
+    draw = _drawing()
     numbers, out = config.seeds or preset.seeds, Path(config.out)
     start = time.monotonic()
     with _work_folder(config.work) as work:
@@ -85,7 +87,7 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
         summary = rows.summary(result["trained"], experiment.TRAINED_BY)
         columns = [name for name in TRAINED_COLUMNS if name in summary[0] and name not in experiment.TRAINED_BY]
         record.print_table(TRAINED_TITLE, summary, (*experiment.TRAINED_BY, *columns))
-    figures.save(path.with_suffix(".svg"), experiment.panels(result))
+    path.with_suffix(".svg").write_text(draw(experiment.panels(result)), encoding="utf-8")
     print(f"{path}, {path.with_suffix('.svg')}")
     return result
 
@@ -101,6 +103,19 @@ def command(config: LabConfig, numbers: tuple[int, ...]) -> str:
     pools = "".join(f" POOL{number}" for number, _ in enumerate(config.pool, 1))  # not where they lay on this machine
     flags = f"--preset {config.preset} --seeds {' '.join(map(str, numbers))}" + (f" --pool{pools}" if pools else "")
     return f"vbon lab {config.experiment} {flags}"
+
+
+def _drawing() -> Callable[[Sequence[Panel]], str]:
+    """The function that draws panels side by side. Raises VbonError if matplotlib is not installed."""
+    try:
+        from vbon.figures.svg import draw_panels
+    except ModuleNotFoundError:
+        raise VbonError(
+            "vbon lab draws its figures with matplotlib; in vbon's clone run: pip install -e '.[report]'"
+        ) from None
+    return lambda panels: draw_panels(
+        "lab", panels, size=(4.6 * len(panels), 3.6), columns=len(panels), legend="upper left"
+    )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """An experiment's results on disk and on screen: JSON that says what made it, a table, a figure."""
 
-import json
 import os
 import platform
 import sys
@@ -12,6 +11,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from vbon.artifacts.json_files import json_value
+from vbon.artifacts.json_files import write_json as write_file
 from vbon.commit import commit_of
 from vbon.errors import VbonError
 from vbon.version import __version__
@@ -35,7 +36,7 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
     """Write the result, numbers at full precision. Raises VbonError where the folder refuses."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1, ensure_ascii=False, default=float) + "\n", encoding="utf-8")
+        write_file(path, json_value(result), indent=1)
     except OSError as error:
         raise VbonError(f"--out {path.parent}: cannot be written ({error.strerror}); name another folder") from None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vbon.lab.figures import Line
+from vbon.figures.shapes import Line
 
 Row = dict[str, Any]
 RULE = "N(N−1)/(2M(2N−1))"
@@ -64,7 +64,7 @@ def line(
         least_of_band: The same for the band.
     """
     low, high = ([max(band(row)[end], least_of_band) for row in rows] if band else None for end in (0, 1))
-    return Line(label, [row[x] for row in rows], [max(row[y], least) for row in rows], low, high, style)
+    return Line(label, [row[x] for row in rows], [max(row[y], least) for row in rows], low, high, style, marker="o")
 
 
 def plus_minus(key: str) -> Band:

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
+from vbon.artifacts.run import RunFolder
 from vbon.config import EvaluateConfig, TrainConfig
 from vbon.core import stats
 from vbon.errors import VbonError
 from vbon.evaluation.plan import make_plan
 from vbon.evaluation.samples import draw_samples, per_prompt_metrics
-from vbon.evaluation.setting import Setting
 from vbon.evaluation.target import kl_policy_bon_floor, target_metrics
+from vbon.evaluation.task import EvalTask
 from vbon.lab.exact import Float
 from vbon.lab.maps import MAPS, spread_of
 from vbon.models import load
@@ -87,18 +88,18 @@ def run(job: TextJob) -> dict[str, Any]:
     """Train where it is not done, measure: `MEASURES` of the policy, each with its interval, nats."""
     torch.set_num_threads(1)
     train(job)
-    setting = setting_of(job)
+    task = task_of(job)
     policy = load.load_policy(str(job.folder), dtype="float32", device=torch.device("cpu"))
-    per_prompt = per_prompt_metrics(draw_samples(policy, setting), setting)
+    per_prompt = per_prompt_metrics(draw_samples(policy, task), task)
     return with_intervals({name: per_prompt[name] for name in MEASURES})
 
 
 def moved(job: TextJob, plain: TextJob) -> dict[str, Any]:
     """KL(policy of `job`‖policy of `plain`) on held-out prompts, nats, and whether their weights are the same bits."""
-    setting = setting_of(job)
+    task = task_of(job)
     cpu = torch.device("cpu")
     policy, other = (load.load_policy(str(one.folder), dtype="float32", device=cpu) for one in (job, plain))
-    against = dataclasses.replace(setting, sampler=setting.sampler._replace(model=other))
+    against = dataclasses.replace(task, sampler=task.sampler._replace(model=other))
     divergence = draw_samples(policy, against).divergence.kl.mean(1)
     pairs = zip(policy.state_dict().values(), other.state_dict().values(), strict=True)
     same = all(torch.equal(one, two) for one, two in pairs)
@@ -108,9 +109,9 @@ def moved(job: TextJob, plain: TextJob) -> dict[str, Any]:
 
 def target(job: TextJob) -> dict[str, Any]:
     """Best-of-N itself on the held-out prompts; `floor`: what KL(·‖π_bon) reads at it."""
-    setting = setting_of(job)
-    per_prompt = target_metrics(setting)
-    floor = kl_policy_bon_floor(setting)
+    task = task_of(job)
+    per_prompt = target_metrics(task)
+    floor = kl_policy_bon_floor(task)
     return {"floor": floor, **with_intervals({name: per_prompt[name] for name in MEASURES if name in per_prompt})}
 
 
@@ -123,7 +124,7 @@ def with_intervals(per_prompt: Mapping[str, Float]) -> dict[str, Any]:
     }
 
 
-def setting_of(job: TextJob) -> Setting:
+def task_of(job: TextJob) -> EvalTask:
     """Where the policies are measured: by the reward as it is, not as it was mapped for training."""
     base = ReferencePool.open(job.heldout).manifest
     config = EvaluateConfig(
@@ -135,14 +136,14 @@ def setting_of(job: TextJob) -> Setting:
         device="cpu",
         seed=job.seed,
     )
-    return make_plan(config).setting
+    return make_plan(config).task
 
 
 def train(job: TextJob) -> None:
     """Train into `job.folder` unless a finished run is there."""
-    if (job.folder / "vbon" / "run.json").is_file():
+    run = RunFolder(job.folder)
+    if run.is_finished:
         return
-    shutil.rmtree(job.folder, ignore_errors=True)
     source = ReferencePool.open(job.pool)
     reward, pool = mapped_reward(source, job.reward_map), ReferencePool.open(derive_pool(job))
     model = named(source.manifest.model, job.pool, "model")
@@ -160,7 +161,7 @@ def train(job: TextJob) -> None:
     )
     ref_policy = load.load_policy(model, dtype="float32", device=torch.device("cpu"))
     VBoNTrainer(copy.deepcopy(ref_policy), ref_policy, reward, pool, config).train()
-    shutil.rmtree(job.folder / "vbon" / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
 def named(value: str | None, pool: str, what: str) -> str:

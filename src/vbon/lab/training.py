@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from vbon.artifacts.run import RunFolder, read_rows
 from vbon.config import CollectConfig, TrainConfig
 from vbon.lab.enumerate import exact_log_probs
 from vbon.lab.exact import Float, Truth, measure, score_all
 from vbon.lab.world import World, make_world, reference
 from vbon.pool.collect import collect
-from vbon.training.metrics import read_rows
 from vbon.training.train import train
 
 Row = dict[str, Any]
@@ -73,7 +73,7 @@ def run(job: Job) -> dict[str, float]:
     out = train_policy(job)
     logprobs = exact_log_probs(out, job.world)
     measured = measure(logprobs, truth_of(job.world, job.judged_by), job.n)
-    shutil.rmtree(out / "vbon" / "checkpoints", ignore_errors=True)
+    shutil.rmtree(RunFolder(out).checkpoints, ignore_errors=True)
     return measured
 
 
@@ -84,18 +84,17 @@ def run_log_probs(job: Job) -> Float:
 
 def run_with_curve(job: Job) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """`run`, and the rows of its metrics.jsonl."""
-    return run(job), read_rows(run_folder(job) / "vbon" / "metrics.jsonl")
+    return run(job), read_rows(RunFolder(run_folder(job)).metrics)
 
 
 def train_policy(job: Job) -> Path:
-    """The run's folder, trained if it is not there yet; what the trainer says goes to a log beside it."""
+    """The run's folder, trained unless that is finished; what the trainer says goes to a log beside it."""
     torch.set_num_threads(1)
     out = run_folder(job)
-    if (out / "vbon" / "run.json").is_file():
+    if RunFolder(out).is_finished:
         return out
-    shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out.with_name(out.name + ".log"), "w", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+    with open(out.with_name(out.name + ".log"), "a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
         train(train_config(job, collect_pool(job)))
     return out
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from vbon.errors import VbonError
@@ -119,6 +119,8 @@ def tokenizer(world: World) -> PreTrainedTokenizerFast:
     """One token for each word of the world's vocabulary."""
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(world.vocabulary)}, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    # A space before every word, the first too: decoded alone or behind a prompt, a completion is the same text.
+    words.decoder = decoders.Sequence([decoders.Replace(Regex("^"), " "), decoders.Fuse()])
     return PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token="<eos>", pad_token="<pad>", clean_up_tokenization_spaces=False
     )

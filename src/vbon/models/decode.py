@@ -89,18 +89,18 @@ class PlainDecoder:
     def __init__(self, model: nn.Module, prompt_ids: Sequence[Sequence[int]], repeats: int):
         self._model = model
         self._ids = torch.tensor(prompt_ids, device=next(model.parameters()).device).repeat_interleave(repeats, 0)
-        self._look()
+        self._predict()
 
     def step(self, tokens: Tensor) -> None:
         """Append the tokens, int64 (B,), and compute the next logits."""
         self._ids = torch.cat([self._ids, tokens[:, None]], 1)
-        self._look()
+        self._predict()
 
     def keep(self, rows: Tensor) -> None:
         """Keep only the given rows."""
         self._ids = self._ids[rows]
 
-    def _look(self) -> None:
+    def _predict(self) -> None:
         self.logits, self.hidden, _ = _next(self._model, self._ids, attention_mask=torch.ones_like(self._ids))
 
 

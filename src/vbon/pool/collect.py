@@ -6,12 +6,14 @@ the rows of an uninterrupted run on the same machine and number of threads (sums
 
 import dataclasses
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vbon.artifacts.files import replace_file
+from vbon.artifacts.settings import CONFIG_NAME
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
-from vbon.errors import Asks, Paused, never
+from vbon.errors import Paused
 from vbon.pool.described import describe_model
 from vbon.pool.engines import load_engine
 from vbon.pool.job import Part, make_shard, part_of, try_reward
@@ -20,13 +22,13 @@ from vbon.pool.prompt_ids import read_prompt_ids, write_prompt_ids
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampled import Described, Engine
 from vbon.pool.sampling import make_plan
-from vbon.pool.writer import CONFIG_NAME, PoolWriter, hash_prompt_ids, is_pool
+from vbon.pool.writer import PoolWriter, hash_prompt_ids, is_pool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward, load_configured_reward
 from vbon.version import __version__
 
 
-def collect(config: CollectConfig, *, progress: bool = True, asks_to_pause: Asks = never) -> Path:
+def collect(config: CollectConfig, *, progress: bool = True, should_pause: Callable[[], bool] | None = None) -> Path:
     """Make or finish the pool at `config.out`, and return its folder.
 
     On Ctrl-C it raises a KeyboardInterrupt whose message says how to continue; stored shards stay.
@@ -34,7 +36,7 @@ def collect(config: CollectConfig, *, progress: bool = True, asks_to_pause: Asks
     Raises:
         VbonError: the prompts, model or reward cannot be used, or the pool was started with other settings. Nothing has
             been sampled then.
-        Paused: `asks_to_pause` returned True after a shard, which is stored.
+        Paused: `should_pause` returned True after a shard, which is stored.
     """
     prompts = read_prompts(config.prompts, column=config.prompt_column, limit=config.limit)
     local = None if config.engine == "ray" else load_engine(config)
@@ -47,10 +49,14 @@ def collect(config: CollectConfig, *, progress: bool = True, asks_to_pause: Asks
             if local is not None and _missing(writer, whole):
                 try_reward(local, reward, whole, writer.manifest)
             with ProgressBar("samples", len(prompts) * config.num_samples, show=progress) as bar:
+                bar.advance(sum(shard.rows for shard in writer.manifest.shards))
                 if local is None:
-                    _fill_by_ray(config, writer, whole, bar, asks_to_pause)
+                    stored = _fill_by_ray(config, writer, whole, bar)
                 else:
-                    _fill(writer, whole, local, reward, bar, asks_to_pause)
+                    stored = _fill(writer, whole, local, reward, bar)
+                for _ in stored:
+                    if should_pause is not None and _missing(writer, whole) and should_pause():
+                        raise Paused
             writer.finish()
         except (KeyboardInterrupt, Paused) as stop:
             done = sum(shard.num_prompts for shard in writer.manifest.shards)
@@ -105,31 +111,26 @@ def _with_first_ids(writer: PoolWriter, whole: Part) -> Part:
     return Part(whole.prompts, ids)
 
 
-def _fill(
-    writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: ProgressBar, asks_to_pause: Asks
-) -> None:
-    missing = _missing(writer, whole)
-    bar.advance(sum(shard.rows for shard in writer.manifest.shards))
-    for index in missing:
+def _fill(writer: PoolWriter, whole: Part, engine: Engine, reward: Reward, bar: ProgressBar) -> Iterator[None]:
+    """Store the missing shards, in order; yield after each."""
+    for index in _missing(writer, whole):
         part = part_of(whole, writer.manifest, index)
         writer.write_shard(index, make_shard(part, engine, reward, writer.manifest, bar.advance))
-        if index != missing[-1] and asks_to_pause():
-            raise Paused
+        yield
 
 
-def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: ProgressBar, asks_to_pause: Asks) -> None:
+def _fill_by_ray(config: CollectConfig, writer: PoolWriter, whole: Part, bar: ProgressBar) -> Iterator[None]:
+    """Store the missing shards, as ray's workers finish them; yield after each."""
     from vbon.pool.ray_shards import ray_shards
 
     missing = _missing(writer, whole)
-    bar.advance(sum(shard.rows for shard in writer.manifest.shards))
     if not missing:
         return
     for index, content in ray_shards(config, whole, writer.manifest, missing):
         num_prompts = len(part_of(whole, writer.manifest, index).prompts)
         writer.write_content(index, content, num_prompts, num_prompts * config.num_samples)
         bar.advance(num_prompts * config.num_samples)
-        if len(writer.manifest.shards) < _num_shards(writer, whole) and asks_to_pause():
-            raise Paused
+        yield
 
 
 def _missing(writer: PoolWriter, whole: Part) -> list[int]:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -19,9 +20,9 @@ from vbon.pool.store import ReferencePool
 
 DRIFT_P_VALUE = 1e-3
 _CAPTION = (
-    "(95 % intervals over prompts) · no ties: N/(N+1) and log N − (N−1)/N · floor: what the estimate of "
-    "KL(π_θ‖π_bon) reads at best-of-N itself · *: this M costs training over 0.01 nats of "
-    "KL(·‖π_bon); about 25·N does not"
+    "Second lines: 95 % intervals over prompts. no ties: the value without ties, N/(N+1) or log N − (N−1)/N. "
+    "floor: the estimate of KL(π_θ‖π_bon) for a perfect policy. *: this M costs training more than 0.01 nats of "
+    "KL(·‖π_bon); M of about 25·N does not."
 )
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -182,7 +183,7 @@ def _overview(result: dict[str, Any]) -> Table:
         "samples per prompt (M)": f"{samples['min']} / {samples['median']:g} / {samples['max']} (min, median, max)",
         "mean reward": f"{_interval(reward['mean'])}, within-prompt std {reward['std_within_prompts']:.3g}",
         "reward quantiles": "  ".join(f"{q}: {value:.4g}" for q, value in reward["quantiles"].items()),
-        "tied pairs": f"{result['ties']['tied_pairs']:.2%}, {result['ties']['mean_levels']:.1f} levels a prompt",
+        "tied pairs": f"{result['ties']['tied_pairs']:.2%}, {result['ties']['mean_levels']:.1f} levels per prompt",
         "finished by a stop token": "unknown" if done["finished_rate"] is None else f"{done['finished_rate']:.2%}",
         "mean length": "unknown" if done["mean_length"] is None else f"{done['mean_length']:.1f} tokens",
         "entropy of the reference": "unknown" if done["entropy"] is None else f"{done['entropy']:.2f} nats",
@@ -194,22 +195,24 @@ def _overview(result: dict[str, Any]) -> Table:
 
 
 def _prediction_table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title="what best-of-N would buy", title_justify="left", caption=_CAPTION, caption_justify="left")
+    table = Table(
+        title="Prediction for best-of-N", title_justify="left", caption=_CAPTION, caption_justify="left", box=SIMPLE
+    )
     for name in ("N", "reward", "win rate", "no ties", "KL(bon‖ref)", "no ties", "floor"):
-        table.add_column(name, justify="right", no_wrap=name != "reward")
+        table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
             f"{row['n']}{'' if row['enough_samples'] else ' *'}",
-            _interval(row["reward"]),
-            _interval(row["win_rate"]),
+            _interval(row["reward"], "\n{}…{}"),
+            _interval(row["win_rate"], "\n{}…{}"),
             f"{row['win_rate_closed_form']:.3f}",
-            _interval(row["kl_bon_ref"]),
+            _interval(row["kl_bon_ref"], "\n{}…{}"),
             f"{row['kl_bon_ref_closed_form']:.3f}",
             f"{row['kl_policy_bon_floor']:.3f}",
         )
     return table
 
 
-def _interval(estimate: dict[str, float]) -> str:
+def _interval(estimate: dict[str, float], form: str = " ({}, {})") -> str:
     low, high = f"{estimate['low']:.3f}", f"{estimate['high']:.3f}"
-    return f"{estimate['value']:.3f}" + (f" ({low}, {high})" if low != high else "")
+    return f"{estimate['value']:.3f}" + (form.format(low, high) if low != high else "")

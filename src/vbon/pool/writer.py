@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from vbon.artifacts.files import LOCK_NAME, FolderLock, remove_leftovers, replace_file, replace_folder
-from vbon.artifacts.settings import check_same_settings
+from vbon.artifacts.settings import CONFIG_NAME, check_same_settings
 from vbon.config.fields import flag
 from vbon.errors import VbonError
 from vbon.pool.manifest import MANIFEST_NAME, Manifest, Plan, read_manifest, write_manifest
 from vbon.pool.prompt_ids import IDS_NAME
 from vbon.pool.prompts import Prompt
 from vbon.pool.shards import ROWS_PER_SHARD, PromptSamples, describe_shard, encode_shard, is_intact
-
-CONFIG_NAME = "config.yaml"
-"""What made the pool, as a config of its verb."""
 
 
 class PoolWriter:

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from vbon.artifacts.files import remove_leftovers
 from vbon.artifacts.json_files import json_value, read_object, write_json
 from vbon.artifacts.settings import check_same_settings
-from vbon.errors import Asks, Paused, never
+from vbon.errors import Paused
 from vbon.progress import ProgressBar
-from vbon.training import checkpoint
+from vbon.training.output import checkpoint
 
 Precision = Literal["float32", "bfloat16"]
 Loss = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
@@ -54,7 +54,8 @@ class FitOptions:
     """bfloat16: matrix products in bfloat16 (autocast); weights, moments and losses stay float32."""
     checkpoints: Path | None = None
     """The folder of checkpoints while the training lasts; None writes none."""
-    asks_to_pause: Asks = never
+    should_pause: Callable[[], bool] | None = None
+    """Is called between two steps; where it returns True, the training writes a checkpoint and stops."""
 
 
 DEFAULT = FitOptions()
@@ -78,7 +79,7 @@ def fit(
         seed: Of the batches' draws; the weights and dropout follow torch's global generator.
 
     Raises:
-        Paused: when `options` asks for it, after a checkpoint; the same call continues from there.
+        Paused: when `options.should_pause` asks for it, after a checkpoint; the same call continues from there.
     """
     nn.Module.to(model, options.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=0.01, fused=True)
@@ -155,14 +156,14 @@ def _between(
     options: FitOptions,
 ) -> None:
     """Write a checkpoint after `step` of `steps` if one is due, and pause if that is asked for."""
-    pauses = options.asks_to_pause()
+    pauses = options.should_pause is not None and options.should_pause()
     if options.checkpoints is not None and (pauses or step % CHECKPOINT_EVERY == 0):
         progress = {"step": step, "random": _random_states(random, options.device)}
         where = checkpoint.numbered(options.checkpoints, checkpoint.ONLINE, step)
         checkpoint.save(where, {"model": model}, optimizer, progress)
         checkpoint.keep_last(options.checkpoints, 1)
     if pauses:
-        raise Paused(f"{options.checkpoints}: stopped after step {step} of {steps}; the same command goes on")
+        raise Paused(f"{options.checkpoints}: stopped after step {step} of {steps}; run the same command to continue")
 
 
 def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator, options: FitOptions) -> int:

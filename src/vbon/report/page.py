@@ -1,7 +1,7 @@
 """The page: everything that was read, drawn and worded, put into one HTML text that needs nothing else.
 
-Texts from data enter through jinja2's autoescape only. Two things are marked safe: the SVG that figures.py makes (whose
-text matplotlib escapes) and this package's own style and script; a content policy in the page forbids all others.
+Texts from data enter through jinja2's autoescape only. Two things are marked safe: the SVG of vbon.figures (whose text
+matplotlib escapes) and this package's own style and script; a content policy in the page forbids all others.
 """
 
 import base64
@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from vbon.artifacts.evaluation import Evaluation
 from vbon.report import plots, samples, tables
-from vbon.report.figures import Drawing
+from vbon.report.plots import Drawing
 from vbon.report.read import Run
 from vbon.report.verdict import KL_ALLOWANCE, verdict
 from vbon.report.words import n_text, number, percent_text
@@ -26,32 +26,32 @@ TEMPLATES = files("vbon.report") / "templates"
 
 def render(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> str:
     """The HTML page, a function of its arguments alone."""
-    style, script = template_text("report.css"), template_text("report.js")
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=script_hash(script),
-            version=__version__,
-            title=_title(runs, evaluations),
-            evaluations=[_evaluation_section(evaluation, f"e{i}") for i, evaluation in enumerate(evaluations)],
-            training=[as_context(drawing) for drawing in plots.training_plots(runs, "t")],
-            settings=_settings(runs, evaluations),
-            kl_allowance=KL_ALLOWANCE,
-        )
+    return fill(
+        "report.html.j2",
+        title=_title(runs, evaluations),
+        evaluations=[_evaluation_section(evaluation, f"e{i}") for i, evaluation in enumerate(evaluations)],
+        training=[as_context(drawing) for drawing in plots.training_plots(runs, "t")],
+        settings=_settings(runs, evaluations),
+        kl_allowance=KL_ALLOWANCE,
     )
 
 
-def environment() -> Environment:
-    """Templates of this package, every text escaped."""
-    return Environment(
+def fill(template: str, **context: Any) -> str:
+    """Return the page of a template of this package, every text escaped."""
+    script = template_text("report.js")
+    environment = Environment(
         loader=FunctionLoader(template_text),
         autoescape=select_autoescape(enabled_extensions=("j2",), default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(
+        style=Markup(template_text("report.css")),
+        script=Markup(script),
+        script_hash=script_hash(script),
+        version=__version__,
+        **context,
     )
 
 

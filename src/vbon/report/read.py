@@ -7,9 +7,8 @@ from typing import Any
 
 from vbon.artifacts.evaluation import RECORD, Evaluation, is_evaluation, read_evaluation
 from vbon.artifacts.json_files import is_number, read_lines, read_object
+from vbon.artifacts.run import FORMAT_VERSION, RECORD_NAME, RunFolder
 from vbon.errors import VbonError
-
-RUN_RECORD = "vbon/run.json"
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ def read_folders(paths: Sequence[str]) -> tuple[list[Run], list[Evaluation]]:
     folders = [Path(path) for path in paths]
     for path in folders:
         if not (_is_run(path) or is_evaluation(path)):
-            raise VbonError(f"{path}: neither a run ({RUN_RECORD}) nor an evaluation ({RECORD})")
+            raise VbonError(f"{path}: neither a run ({RECORD_NAME}) nor an evaluation ({RECORD})")
     names = _distinct_names(folders)
     return (
         [_read_run(path, name) for path, name in zip(folders, names, strict=True) if _is_run(path)],
@@ -37,7 +36,7 @@ def read_folders(paths: Sequence[str]) -> tuple[list[Run], list[Evaluation]]:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / RUN_RECORD).is_file()
+    return RunFolder(path).is_finished
 
 
 def _distinct_names(folders: Sequence[Path]) -> list[str]:
@@ -46,8 +45,9 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_run(path: Path, name: str) -> Run:
-    record = read_object(path / RUN_RECORD, format_version=1)
-    return Run(name, str(path), record, _read_history(path / "vbon/metrics.jsonl"))
+    folder = RunFolder(path)
+    record = read_object(folder.record, format_version=FORMAT_VERSION)
+    return Run(name, str(path), record, _read_history(folder.metrics))
 
 
 def _read_history(path: Path) -> list[dict[str, Any]]:

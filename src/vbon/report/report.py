@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vbon.artifacts.files import replace_file
+from vbon.artifacts.sweep import is_sweep
 from vbon.config.evaluate import ReportConfig
 from vbon.errors import VbonError
-from vbon.report.comparison.read import is_sweep, read_sweep
+from vbon.report.comparison.read import read_sweep
 from vbon.report.read import read_folders
 
 PAGE_START = b"<!doctype html"

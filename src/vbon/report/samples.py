@@ -4,11 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vbon.artifacts.evaluation import Evaluation
+from vbon.artifacts.json_files import is_number
 from vbon.report.words import number
 
 MOST_PROMPTS = 200
 """A page with more of them would be slow to open; the rest stays in samples.parquet."""
 REFERENCE = "reference"
+
+
+Row = Mapping[str, Any]
 
 
 class Sample(NamedTuple):
@@ -20,14 +24,15 @@ class Sample(NamedTuple):
 
 
 class Column(NamedTuple):
-    """The completions of one policy for one prompt."""
+    """The completions of one policy for one prompt; `n` is the grid point of a sweep, or empty."""
 
     policy: str
+    n: str
     samples: list[Sample]
 
 
 class Card(NamedTuple):
-    """One prompt; `best` and `gain` are what the page sorts by."""
+    """One prompt; `best` and `gain` over the reference are what the page sorts by."""
 
     prompt: str
     columns: list[Column]
@@ -36,33 +41,41 @@ class Card(NamedTuple):
 
 
 def cards(evaluation: Evaluation) -> list[Card]:
-    """One card a prompt, in the evaluation's order, at most MOST_PROMPTS."""
-    by_prompt: dict[Any, list[Mapping[str, Any]]] = {}
+    """Return one card for each prompt, in the evaluation's order, at most MOST_PROMPTS."""
+    by_prompt: dict[Any, dict[tuple[str, str], list[Row]]] = {}
+    prompts: dict[Any, str] = {}
+    names = [REFERENCE, *evaluation.policies]
     for row in evaluation.samples:
-        by_prompt.setdefault(row.get("prompt_id"), []).append(row)
-    return [_card(rows, evaluation) for rows in list(by_prompt.values())[:MOST_PROMPTS]]
+        columns = by_prompt.setdefault(
+            row.get("prompt_id"), {(name, ""): [] for name in (REFERENCE, *evaluation.policies)}
+        )
+        prompts.setdefault(row.get("prompt_id"), str(row.get("prompt")))
+        columns.setdefault((str(row["policy"]), ""), []).append(row)
+    return [make_card(prompts[key], columns, names[1:]) for key, columns in list(by_prompt.items())[:MOST_PROMPTS]]
 
 
-def _card(rows: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> Card:
-    names = [name for name in (REFERENCE, *evaluation.policies) if any(row["policy"] == name for row in rows)]
-    means = {name: _mean([_reward(row) for row in rows if row["policy"] == name]) for name in names}
-    policies = [mean for name, mean in means.items() if name != REFERENCE]
-    best = max(policies, default=0.0)
-    return Card(
-        str(rows[0].get("prompt")),
-        [Column(name, [_sample(row) for row in rows if row["policy"] == name]) for name in names],
-        best,
-        best - means.get(REFERENCE, 0.0),
-    )
+def make_card(
+    prompt: str, columns: Mapping[tuple[str, str], Sequence[Row]], leaders: Sequence[str], most: int | None = None
+) -> Card:
+    """Return the card of a prompt.
+
+    Args:
+        prompt: Its text.
+        columns: (policy, N) → rows of samples.parquet; without rows a column is left out.
+        leaders: The policies whose highest mean reward is `best`.
+        most: Completions shown in a column; None shows all.
+    """
+    means = {key: sum(map(_reward, rows)) / len(rows) for key, rows in columns.items() if rows}
+    best = max((mean for (policy, _), mean in means.items() if policy in leaders), default=0.0)
+    reference = next((mean for (policy, _), mean in means.items() if policy == REFERENCE), 0.0)
+    shown = [Column(policy, n, [_sample(row) for row in columns[policy, n][:most]]) for policy, n in means]
+    return Card(prompt, shown, best, best - reference)
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
+def _sample(row: Row) -> Sample:
     return Sample(str(row.get("completion")), number(_reward(row)), bool(row.get("finished")))
 
 
-def _reward(row: Mapping[str, Any]) -> float:
-    return float(row.get("reward") or 0.0)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _reward(row: Row) -> float:
+    reward = row.get("reward")
+    return float(reward) if is_number(reward) else 0.0

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from vbon.artifacts.evaluation import Evaluation, Metrics
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.report.read import Run
 from vbon.report.words import MISSING, n_text, number
 
@@ -55,6 +55,7 @@ COLUMNS: dict[str, tuple[str, str, int, float]] = {
     "eos_rate": ("finished, %", "Completions that end by themselves", 1, 100.0),
 }
 JUDGE = "judge_reward/"
+_NOT_SHOWN = ("train_prompt_ids", "validation_prompt_ids", "given")
 
 
 def policy_table(evaluation: Evaluation) -> Table:
@@ -97,7 +98,7 @@ def cell(estimate: Estimate | None, digits: int, factor: float = 1.0) -> Cell:
 
 def settings_rows(run: Run) -> list[tuple[str, str]]:
     """What a run was told and what it was checked against, as (name, value), nested names joined by dots."""
-    return list(_flattened({key: value for key, value in run.record.items() if key != "train_prompt_ids"}))
+    return list(_flattened({key: value for key, value in run.record.items() if key not in _NOT_SHOWN}))
 
 
 def evaluation_settings_rows(evaluation: Evaluation) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from vbon.artifacts.evaluation import Evaluation, Metrics
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 from vbon.report.words import estimate_text, n_text, percent_estimate, percent_text
 
 # Share of best-of-N's gain in win rate over the reference → what to call it.

@@ -1,6 +1,6 @@
 """Numbers as the page prints them."""
 
-from vbon.core.stats import Estimate
+from vbon.core.estimate import Estimate
 
 MISSING = "–"
 MINUS = "−"

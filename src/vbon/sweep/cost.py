@@ -3,15 +3,12 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from vbon.artifacts.run import RunFolder, read_rows, seconds_of
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
 from vbon.sweep.plan import Job
-from vbon.training.metrics import read_rows, seconds_of
-from vbon.training.task import split_pool
-from vbon.training.validation import prompts_measured
 
 NEARLY = 0.95
 """Share of best-of-N's gain in reward, on validation prompts, whose cost is reported."""
@@ -45,26 +42,29 @@ class GainScale:
 
 
 class GainScales:
-    """The scale of each job, by the pool that all share: seeds differ in their validation prompts."""
+    """The scale of each finished run, by the pool that all share: seeds differ in their validation prompts."""
 
     def __init__(self, pool: ReferencePool):
         self._pool = pool
-        self._known: dict[tuple[int, float, float], GainScale] = {}
+        self._known: dict[tuple[tuple[str, ...], float], GainScale] = {}
 
-    def of(self, job: Job) -> GainScale:
-        key = (job.seed, job.n, job.train.validation_fraction)
+    def of(self, job: Job) -> GainScale | None:
+        """None for a run of an older version, which did not record its validation prompts."""
+        prompt_ids = RunFolder(job.train.out).read_record().validation_prompt_ids
+        if prompt_ids is None:
+            return None
+        key = (prompt_ids, job.n)
         if key not in self._known:
-            _, validation = split_pool(self._pool, job.train)
-            measured = prompts_measured(len(validation), job.seed).tolist()
-            rewards = [validation.rewards[validation.rows_of(prompt)] for prompt in measured]
+            validation = self._pool.select(prompt_ids)
+            rewards = [validation.rewards[validation.rows_of(prompt)] for prompt in range(len(prompt_ids))]
             best = [predict(one, job.n).reward for one in rewards]
             self._known[key] = GainScale(_mean([float(one.mean()) for one in rewards]), _mean(best))
         return self._known[key]
 
 
-def measured(job: Job, scale: GainScale) -> list[Measured]:
+def measured(job: Job, scale: GainScale | None) -> list[Measured]:
     """The validations of a finished run, in order, each with the cost up to it."""
-    return list(_measured(read_rows(Path(job.train.out) / "vbon/metrics.jsonl"), job, scale))
+    return list(_measured(read_rows(RunFolder(job.train.out).metrics), job, scale))
 
 
 def total(diary: Sequence[Measured]) -> Cost:
@@ -77,12 +77,13 @@ def first_nearly_there(diary: Sequence[Measured]) -> Cost | None:
     return next((one.cost for one in diary if one.gain_share is not None and one.gain_share >= NEARLY), None)
 
 
-def _measured(rows: Sequence[Mapping[str, Any]], job: Job, scale: GainScale) -> Iterator[Measured]:
+def _measured(rows: Sequence[Mapping[str, Any]], job: Job, scale: GainScale | None) -> Iterator[Measured]:
     rollouts = offline_steps = 0
     seconds = 0.0
     for row in rows:
         if "validation/reward" in row:
-            yield Measured(Cost(rollouts, offline_steps, seconds), scale.share(row["validation/reward"]))
+            share = None if scale is None else scale.share(row["validation/reward"])
+            yield Measured(Cost(rollouts, offline_steps, seconds), share)
             continue
         seconds += seconds_of(row)
         if "offline_step" in row:

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vbon.artifacts.sweep import SweepFolder
 from vbon.config.evaluate import EvaluateConfig
 from vbon.config.methods import METHODS, MethodName
 from vbon.config.sweep import Sweep
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
-from vbon.sweep.folder import SweepFolder
 
 ONLINE_RATE, OFFLINE_RATE = "learning_rate", "offline_learning_rate"
 Scales = Mapping[MethodName, Sequence[float]]
@@ -30,34 +30,81 @@ class Job:
     log: str
 
 
-def grid_jobs(
-    sweep: Sweep, folder: SweepFolder, scales: Scales, rates: Mapping[MethodName, float], num_threads: int
-) -> list[Job]:
-    """Every method at every grid point with every seed: a seed's whole comparison before the next seed's."""
-    return [
-        _job(sweep, folder, method, place, seed, scales, rates.get(method), num_threads)
-        for seed in sweep.seeds
-        for place in range(len(sweep.n))
-        for method in sweep.methods
-    ]
+@dataclass(frozen=True)
+class Grid:
+    """The runs that a sweep asks for, each as a job."""
+
+    sweep: Sweep
+    folder: SweepFolder
+    scales: Scales
+    num_threads: int
+
+    def jobs(self, rates: Mapping[MethodName, float]) -> list[Job]:
+        """Return every method at every grid point with every seed; all of one seed come before the next seed.
+
+        Raises:
+            VbonError: the settings of a run do not fit together.
+        """
+        return [
+            self._job(method, point, seed, rates.get(method))
+            for seed in self.sweep.seeds
+            for point in range(len(self.sweep.n))
+            for method in self.sweep.methods
+        ]
+
+    def search_jobs(self) -> dict[MethodName, dict[float, Job]]:
+        """Return method → rate → its run, at one grid point with the first seed, for methods with several rates."""
+        ns, search_n = self.sweep.n, self.sweep.search_n
+        point = len(ns) // 2 if search_n is None else ns.index(search_n)
+        rates = {method: rates_of(self.sweep, method) for method in self.sweep.methods}
+        return {
+            method: {rate: self._search_job(method, point, rate) for rate in several}
+            for method, several in rates.items()
+            if len(several) > 1
+        }
+
+    def _search_job(self, method: MethodName, point: int, rate: float) -> Job:
+        job = self._job(method, point, self.sweep.seeds[0], rate)
+        name = f"{job.name}-rate{rate:g}"
+        train = replace(job.train, out=str(self.folder.search(name)))
+        return replace(job, name=name, train=train, evaluate=None, log=str(self.folder.log(name)))
+
+    def _job(self, method: MethodName, point: int, seed: int, rate: float | None) -> Job:
+        sweep, n = self.sweep, self.sweep.n[point]
+        name = f"{method}-n{n:g}-s{seed}"
+        kl_coef = self.scales[method][point] if method in self.scales else None
+        shared: dict[str, Any] = {"model": sweep.model, "reward": sweep.reward, "n": n, "num_threads": self.num_threads}
+        train = TrainConfig(
+            **shared | _method_settings(sweep, method, rate),
+            method=method,
+            pool=sweep.pool,
+            kl_coef=kl_coef,
+            seed=seed,
+            out=str(self.folder.run(name)),
+        )
+        try:
+            train.validate()
+        except VbonError as error:
+            raise VbonError(f"{name}: {error}") from None
+        evaluate = EvaluateConfig(
+            **shared,
+            **sweep.evaluate,
+            runs=(train.out,),
+            pool=sweep.heldout,
+            out=str(self.folder.evaluation(name)),
+            throughput=False,
+        )
+        evaluate.validate()
+        return Job(name, method, n, kl_coef, seed, train, evaluate, str(self.folder.log(name)))
 
 
-def search_jobs(
-    sweep: Sweep, folder: SweepFolder, scales: Scales, num_threads: int
-) -> dict[MethodName, dict[float, Job]]:
-    """Method → rate → its run, at one grid point with the first seed; one rate or none needs no search."""
-    place = sweep.n.index(sweep.search_n) if sweep.search_n is not None else len(sweep.n) // 2
-    found = {}
-    for method in sweep.methods:
-        rates = rates_of(sweep, method)
-        if len(rates) > 1:
-            found[method] = {
-                rate: _searching(
-                    _job(sweep, folder, method, place, sweep.seeds[0], scales, rate, num_threads), folder, rate
-                )
-                for rate in rates
-            }
-    return found
+def _method_settings(sweep: Sweep, method: MethodName, rate: float | None) -> dict[str, Any]:
+    """The settings of SWEEP.yaml that a method's training has, and its learning rate."""
+    offline = learns_offline(method)
+    shared = {key: value for key, value in sweep.train.items() if not (offline and key == "warm_start")}
+    own = {key: value for key, value in sweep.methods[method].items() if key != "kl_coef"}
+    searched = {} if rate is None else {OFFLINE_RATE if offline else ONLINE_RATE: rate}
+    return {"tracker": "none", **shared, **(sweep.train_offline if offline else {}), **own, **searched}
 
 
 def rates_of(sweep: Sweep, method: MethodName) -> tuple[float, ...]:
@@ -68,72 +115,3 @@ def rates_of(sweep: Sweep, method: MethodName) -> tuple[float, ...]:
 def learns_offline(method: MethodName) -> bool:
     """Whether a method learns from the pool alone, without rollouts."""
     return METHODS[method].settings["algorithm"] == "offline"
-
-
-def _job(
-    sweep: Sweep,
-    folder: SweepFolder,
-    method: MethodName,
-    place: int,
-    seed: int,
-    scales: Scales,
-    rate: float | None,
-    num_threads: int,
-) -> Job:
-    n = sweep.n[place]
-    name = f"{method}-n{n:g}-s{seed}"
-    kl_coef = scales[method][place] if method in scales else None
-    train = _train_config(sweep, folder, name, method, n, kl_coef, seed, rate, num_threads)
-    evaluate = EvaluateConfig(
-        runs=(train.out,),
-        pool=sweep.heldout,
-        out=str(folder.evaluation(name)),
-        n=n,
-        model=sweep.model,
-        reward=sweep.reward,
-        throughput=False,
-        num_threads=num_threads,
-        **sweep.evaluate,
-    )
-    evaluate.validate()
-    return Job(name, method, n, kl_coef, seed, train, evaluate, str(folder.log(name)))
-
-
-def _train_config(
-    sweep: Sweep,
-    folder: SweepFolder,
-    name: str,
-    method: MethodName,
-    n: float,
-    kl_coef: float | None,
-    seed: int,
-    rate: float | None,
-    num_threads: int,
-) -> TrainConfig:
-    offline = learns_offline(method)
-    shared = {key: value for key, value in sweep.train.items() if not (offline and key == "warm_start")}
-    own = {key: value for key, value in sweep.methods[method].items() if key != "kl_coef"}
-    searched: dict[str, Any] = {} if rate is None else {OFFLINE_RATE if offline else ONLINE_RATE: rate}
-    config = TrainConfig(
-        **{"tracker": "none", **shared, **(sweep.train_offline if offline else {}), **own, **searched},
-        method=method,
-        pool=sweep.pool,
-        model=sweep.model,
-        reward=sweep.reward,
-        n=n,
-        kl_coef=kl_coef,
-        seed=seed,
-        out=str(folder.run(name)),
-        num_threads=num_threads,
-    )
-    try:
-        config.validate()
-    except VbonError as error:
-        raise VbonError(f"{name}: {error}") from None
-    return config
-
-
-def _searching(job: Job, folder: SweepFolder, rate: float) -> Job:
-    name = f"{job.name}-rate{rate:g}"
-    train = replace(job.train, out=str(folder.search(name)))
-    return replace(job, name=name, train=train, evaluate=None, log=str(folder.log(name)))

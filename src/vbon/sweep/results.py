@@ -1,21 +1,22 @@
 """What a sweep came to: sweep.json and table.md, a function of the runs alone, and timings.json beside them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vbon.artifacts.evaluation import read_record as read_evaluation
 from vbon.artifacts.files import replace_file
+from vbon.artifacts.json_files import write_json
+from vbon.artifacts.run import RunFolder
+from vbon.artifacts.sweep import FORMAT_VERSION, SweepFolder, settings_of
 from vbon.config.methods import METHODS, MethodName
 from vbon.config.sweep import Sweep
 from vbon.pool.store import ReferencePool
 from vbon.sweep.cost import Cost, GainScales, first_nearly_there, measured, total
-from vbon.sweep.folder import SweepFolder, read_json, settings_of
 from vbon.sweep.plan import Job, Scales
 from vbon.sweep.search import Search
 from vbon.sweep.table import table
 from vbon.sweep.work import is_done
 
-FORMAT_VERSION = 1
 # What every evaluation repeats: taken once, from the first run of each N.
 _SHARED = ("num_prompts", "num_samples", "samples_per_prompt", "judges", "rank_test")
 
@@ -33,7 +34,7 @@ def write_results(
     gains = GainScales(pool)
     done = [job for job in jobs if is_done(job)]
     diaries = {job.name: measured(job, gains.of(job)) for job in done}
-    evaluations = {job.name: read_json(folder.evaluation(job.name) / "evaluation.json") for job in done}
+    evaluations = {job.name: read_evaluation(folder.evaluation(job.name)) for job in done}
     costs = {name: (total(diary), first_nearly_there(diary)) for name, diary in diaries.items()}
     record = {
         "format_version": FORMAT_VERSION,
@@ -45,9 +46,9 @@ def write_results(
     }
     seconds = {name: {"total": whole.seconds, "nearly": near and near.seconds} for name, (whole, near) in costs.items()}
     timings = {"format_version": FORMAT_VERSION, "seconds": seconds, **speeds}
-    replace_file(folder.timings, _json(timings))
+    write_json(folder.timings, timings, indent=1)
     replace_file(folder.table, table(record).encode())
-    replace_file(folder.record, _json(record))
+    write_json(folder.record, record, indent=1)
     return record
 
 
@@ -98,14 +99,10 @@ def _run(
         "metrics": policy["metrics"],
         "cost": _counts(whole),
         "cost_nearly": None if nearly is None else _counts(nearly),
-        "out_of_time": bool(read_json(folder.run(job.name) / "vbon/run.json")["result"].get("out_of_time")),
+        "out_of_time": bool(RunFolder(job.train.out).read_record().result.get("out_of_time")),
         "warnings": evaluation["warnings"],
     }
 
 
 def _counts(cost: Cost) -> dict[str, int]:
     return {"rollouts": cost.rollouts, "reward_calls": cost.rollouts, "offline_steps": cost.offline_steps}
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vbon.artifacts.files import replace_folder
+from vbon.artifacts.run import RunFolder
 from vbon.config.methods import MethodName
 from vbon.config.sweep import Sweep
 from vbon.errors import VbonError
-from vbon.sweep.folder import SweepFolder, read_json
 from vbon.sweep.plan import Job, rates_of
 from vbon.sweep.work import is_done, is_trained
 
@@ -38,8 +38,8 @@ def choose(sweep: Sweep, jobs: Mapping[MethodName, Mapping[float, Job]]) -> Sear
     return Search(chosen, tried)
 
 
-def adopt(jobs: Sequence[Job], searching: Mapping[MethodName, Mapping[float, Job]]) -> None:
-    """Runs of the grid that the search has trained already, to the last setting, are the search's, linked."""
+def reuse_search_runs(jobs: Sequence[Job], searching: Mapping[MethodName, Mapping[float, Job]]) -> None:
+    """Link each run of the grid that the search has trained already with exactly the same settings."""
     trained = [job for by_rate in searching.values() for job in by_rate.values() if is_trained(job)]
     for job in jobs:
         same = [one for one in trained if dataclasses.replace(one.train, out=job.train.out) == job.train]
@@ -61,7 +61,8 @@ def _objective(job: Job) -> float | None:
     """What the run itself chose its checkpoint by."""
     if not is_done(job):
         return None
-    value = read_json(SweepFolder(job.train.out).path / "vbon/run.json")["result"].get("validation/objective")
+    run = RunFolder(job.train.out)
+    value = run.read_record().result.get("validation/objective")
     if not isinstance(value, int | float):
-        raise VbonError(f"{job.train.out}/vbon/run.json: result has no validation/objective")
+        raise VbonError(f"{run.record}: result has no validation/objective")
     return float(value)

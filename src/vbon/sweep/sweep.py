@@ -5,16 +5,17 @@ from typing import Any
 
 from rich.console import Console
 
+from vbon.artifacts.sweep import SweepFolder
 from vbon.config.evaluate import ReportConfig
-from vbon.config.sweep import Sweep, SweepConfig, read_sweep
+from vbon.config.sweep import SweepConfig, read_sweep
 from vbon.errors import VbonError
 from vbon.pool.store import ReferencePool
 from vbon.report.report import report_command
-from vbon.sweep.folder import SweepFolder
 from vbon.sweep.matching import scales_of
-from vbon.sweep.plan import Scales, grid_jobs, search_jobs
+from vbon.sweep.plan import Grid
 from vbon.sweep.results import write_results
-from vbon.sweep.search import adopt, choose
+from vbon.sweep.search import choose, reuse_search_runs
+from vbon.sweep.table import print_table
 from vbon.sweep.timing import timings
 from vbon.sweep.work import is_done
 from vbon.sweep.workers import run_jobs
@@ -33,31 +34,31 @@ def sweep_command(config: SweepConfig) -> dict[str, Any]:
     folder = SweepFolder(sweep.out)
     pool = ReferencePool.open(sweep.pool)
     ReferencePool.open(sweep.heldout)
-    scales = scales_of(sweep, pool)
-    grid_jobs(sweep, folder, scales, {}, config.num_threads)  # every config is checked before the first run
+    grid = Grid(sweep, folder, scales_of(sweep, pool), config.num_threads)
+    grid.jobs({})  # every config is checked before the first run
     lock = folder.open(sweep)
     try:
-        return _run(sweep, folder, pool, scales, config)
+        return _run(grid, pool, config)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{folder.path}: stopped; the same command goes on") from None
     finally:
         lock.release()
 
 
-def _run(sweep: Sweep, folder: SweepFolder, pool: ReferencePool, scales: Scales, config: SweepConfig) -> dict[str, Any]:
+def _run(grid: Grid, pool: ReferencePool, config: SweepConfig) -> dict[str, Any]:
+    sweep, folder = grid.sweep, grid.folder
     console = Console(stderr=True)
-    searching = search_jobs(sweep, folder, scales, config.num_threads)
+    searching = grid.search_jobs()
     tried = [job for by_rate in searching.values() for job in by_rate.values()]
     if tried:
         run_jobs(tried, folder, config.num_workers, console, "learning rates")
     search = choose(sweep, searching)
-    jobs = grid_jobs(sweep, folder, scales, search.chosen, config.num_threads)
-    adopt(jobs, searching)
+    jobs = grid.jobs(search.chosen)
+    reuse_search_runs(jobs, searching)
     run_jobs(jobs, folder, config.num_workers, console, "runs")
     done = [job for job in jobs if is_done(job)]
     speeds = timings(done, sweep, folder, console)
-    write_results(sweep, folder, jobs, search, scales, pool, speeds)
-    print(folder.table.read_text(encoding="utf-8"))
+    print_table(write_results(sweep, folder, jobs, search, grid.scales, pool, speeds), Console())
     if done:
         report_command(ReportConfig(dirs=(str(folder.path),), out=str(folder.report)))
     failed = len(jobs) - len(done)

@@ -1,27 +1,26 @@
 """One sample of a trained policy against best-of-N for each N: the policies of a sweep have one architecture."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from vbon.artifacts.files import replace_file
+from vbon.artifacts.json_files import read_object, write_json
+from vbon.artifacts.sweep import SweepFolder
 from vbon.config.sweep import Sweep
 from vbon.evaluation import throughput
 from vbon.evaluation.plan import make_plan
 from vbon.models import load
-from vbon.sweep.folder import SweepFolder, read_json
 from vbon.sweep.plan import Job
 
 
 def timings(done: Sequence[Job], sweep: Sweep, folder: SweepFolder, console: Console) -> Mapping[str, Any]:
     """Rates and latencies as evaluation's throughput.json has them; measured once, alone on the machine."""
-    kept = folder.path / "speeds.json"
+    kept = folder.speeds
     if kept.is_file():
-        return read_json(kept)
+        return read_object(kept)
     if not done:
         return {}
     console.print("timing one sample against best-of-n", highlight=False)
@@ -30,7 +29,7 @@ def timings(done: Sequence[Job], sweep: Sweep, folder: SweepFolder, console: Con
         "completions_per_second": {name: speed.rate for name, speed in speeds.items()},
         "latency_seconds": {name: speed.latency for name, speed in speeds.items()},
     }
-    replace_file(kept, json.dumps(record, indent=1).encode())
+    write_json(kept, record, indent=1)
     return record
 
 
@@ -40,5 +39,5 @@ def _measure(job: Job, sweep: Sweep) -> dict[str, throughput.Speed]:
     torch.set_num_threads(config.num_threads or 1)
     plan = make_plan(config)
     policy = load.load_configured_policy(job.train.out, config, plan.device)
-    speeds = {f"best-of-{n:g}": throughput.best_of_n_speed(dataclasses.replace(plan.setting, n=n)) for n in sweep.n}
-    return {"policy": throughput.one_sample_speed(policy, plan.setting), **speeds}
+    speeds = {f"best-of-{n:g}": throughput.best_of_n_speed(dataclasses.replace(plan.task, n=n)) for n in sweep.n}
+    return {"policy": throughput.one_sample_speed(policy, plan.task), **speeds}

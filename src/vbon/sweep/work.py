@@ -6,22 +6,23 @@ import signal
 import sys
 import threading
 import traceback
-from dataclasses import replace
 from pathlib import Path
 
+from vbon.artifacts.evaluation import is_evaluation
+from vbon.artifacts.run import RunFolder
+from vbon.artifacts.sweep import SweepFolder
 from vbon.errors import VbonError
 from vbon.evaluation.evaluate import evaluate_command
-from vbon.sweep.folder import SweepFolder
 from vbon.sweep.plan import Job
 from vbon.training.train import train
 
 
 def work(job: Job, out: str) -> None:
-    """Do what is left of a job. Its words go to its log, its failure to the sweep's folder."""
+    """Do what is left of a job, with its output in its log and its failure in the sweep's folder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, so that it alone says what was interrupted
     signal.signal(signal.SIGTERM, _stop)
     _end_with_parent()
-    _speak_to(Path(job.log))
+    _redirect_output_to(Path(job.log))
     try:
         do(job)
     except SystemExit:
@@ -33,22 +34,20 @@ def work(job: Job, out: str) -> None:
 
 
 def do(job: Job) -> None:
-    """Train unless the run is whole; evaluate unless that is done."""
-    run = Path(job.train.out)
-    if not is_trained(job):
-        train(replace(job.train, resume=(run / "vbon/config.yaml").is_file()))
+    """Start, continue or keep the run; evaluate it unless that is done."""
+    train(job.train)
     if job.evaluate is not None and not is_done(job):
         evaluate_command(job.evaluate)
 
 
 def is_trained(job: Job) -> bool:
-    """Whether the run is whole: run.json is written last."""
-    return (Path(job.train.out) / "vbon/run.json").is_file()
+    """Whether the run is finished."""
+    return RunFolder(job.train.out).is_finished
 
 
 def is_done(job: Job) -> bool:
     """Whether nothing is left to do: evaluation.json is written last."""
-    return is_trained(job) and (job.evaluate is None or (Path(job.evaluate.out) / "evaluation.json").is_file())
+    return is_trained(job) and (job.evaluate is None or is_evaluation(Path(job.evaluate.out)))
 
 
 def one_line(text: str) -> str:
@@ -72,8 +71,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _speak_to(log: Path) -> None:
-    """All that is printed from now on goes to the log, whoever prints it."""
+def _redirect_output_to(log: Path) -> None:
+    """Write everything that this process prints from now on to the log."""
     with open(log, "a", encoding="utf-8") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

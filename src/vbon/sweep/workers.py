@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from vbon.artifacts.sweep import SweepFolder
 from vbon.progress import ProgressBar
-from vbon.sweep.folder import SweepFolder
 from vbon.sweep.plan import Job
 from vbon.sweep.work import is_done, one_line, work
 

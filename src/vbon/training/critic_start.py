@@ -14,15 +14,28 @@ from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.core.soft_values import soft_value_loss
-from vbon.training.learner import Learner, descend, set_learning_rates
 from vbon.training.offline import offline_factor
+from vbon.training.parallel.learner import Learner, descend, set_learning_rates
 from vbon.training.pool_data import PoolData, systematic_draw
 
 TRACE_DECAY = 0.9
 
 
 def critic_step(learner: Learner, data: PoolData, config: TrainConfig, step: int) -> dict[str, float]:
-    """One optimiser step of the critic on the pool, counted from 0; every row is as likely as another."""
+    """Take one optimizer step of the critic on pool rows, each as likely as another.
+
+    Args:
+        learner: with a critic of its own.
+        data: the pool's completions.
+        config: the configured training, with its defaults filled in.
+        step: the number of the step, counted from 0.
+
+    Returns:
+        The metrics of the step: loss and seconds.
+
+    Raises:
+        FloatingPointError: the gradient is not finite; the weights are those before the step.
+    """
     assert learner.critic is not None and config.offline_learning_rate is not None
     started = time.perf_counter()
     rows = systematic_draw(np.ones_like(data.log_weights), config.offline_batch_size, config.seed, seeds.OFFLINE, step)

@@ -25,7 +25,7 @@ MAX_CRITIC_PASSES = 2  # a third pass fits the luck of single samples: early val
 
 
 def with_defaults(config: TrainConfig, policy: PreTrainedModel, pool: ReferencePool) -> TrainConfig:
-    """`config` with everything that the model or the pool decides filled in."""
+    """Fill in everything that the model or the pool decides."""
     width = policy.config.get_text_config().hidden_size
     steps = config.offline_steps or _offline_steps(config, pool)
     return dataclasses.replace(
@@ -39,14 +39,14 @@ def with_defaults(config: TrainConfig, policy: PreTrainedModel, pool: ReferenceP
 
 
 def online_rate(width: int) -> float:
-    """Learning rate of the policy by the model's hidden size."""
+    """Compute the learning rate of the policy from the model's hidden size."""
     return ONLINE_RATE_TIMES_WIDTH / width * max(1.0, NARROW / width) ** 0.5
 
 
 def critic_layers(config: TrainConfig, policy: PreTrainedModel) -> int | None:
-    """Layers of a critic of its own: as the config says, or half of the model's, rounded up.
+    """Decide the layers of a separate critic: as the config says, or half of the model's, rounded up.
 
-    None, which is all, where the model does not say which its layers are, and where there is no such critic.
+    None means all of them; so it is where the model does not say which its layers are, and without such a critic.
     """
     if config.critic_layers is not None or config.algorithm != "ppo" or config.critic == "shared":
         return config.critic_layers
@@ -61,7 +61,7 @@ def _offline_steps(config: TrainConfig, pool: ReferencePool) -> int:
 
 
 def default_offline_steps(num_rows: int, n: float, batch_size: int) -> int:
-    """At most 200 steps, and at most 8 passes over the pool's effective samples.
+    """Compute the number of offline steps: at most 200, and at most 8 passes over the pool's effective samples.
 
     Of ΣM reference samples, weights W_N leave ΣM/E_ref[W²] = ΣM·(2N−1)/N² effective ones (continuous rewards).
     """

@@ -13,18 +13,41 @@ from vbon.core import offline, seeds
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
 from vbon.pool.store import ReferencePool
-from vbon.training.learner import Learner, descend, set_learning_rates
 from vbon.training.offline_methods import OFFLINE_METHODS, PolicyRows, draw_best
 from vbon.training.online import PoolLoss, name_prompts
-from vbon.training.pool_data import PoolData
+from vbon.training.parallel.learner import Learner, descend, set_learning_rates
+from vbon.training.pool_data import PoolData, tilt_log_weights
 from vbon.training.schedule import learning_rate_factor
+from vbon.training.task import Task
 
 WARMUP_STEPS = 20
 HELD_OUT_DRAWS = 4
 
 
+def data_of(task: Task, config: TrainConfig, ref_policy: nn.Module) -> PoolData:
+    """Make the training rows that the configured methods draw from, with log π_ref where one of them uses it."""
+    tilts = config.algorithm != "offline" and not config.targets_best_of_n
+    data = PoolData(task, config.n, tilt_log_weights(task, config) if tilts else None)
+    if OFFLINE_METHODS[config.offline_loss].uses_reference:
+        data.fill_ref_logprobs(ref_policy)
+    return data
+
+
 def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: int) -> dict[str, float]:
-    """One optimiser step on the pool, counted from 0. The rate warms up, then falls as the schedule says."""
+    """Take one optimizer step of the policy on pool rows.
+
+    Args:
+        learner: the policy and its optimizer.
+        data: the pool's completions, with log π_ref where the method uses it.
+        config: the configured training, with its defaults filled in.
+        step: the number of the step, counted from 0.
+
+    Returns:
+        The metrics of the step: loss in nats per token, gradient norm and seconds.
+
+    Raises:
+        FloatingPointError: the gradient is not finite; it names the prompts, and the weights are those before the step.
+    """
     started = time.perf_counter()
     method = OFFLINE_METHODS[config.offline_loss]
     rows = method.draw(data, config, config.seed, seeds.OFFLINE, step)
@@ -46,13 +69,16 @@ def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: in
 
 
 def offline_factor(config: TrainConfig, step: int) -> float:
-    """What the learning rate of offline step `step`, counted from 0, is multiplied by: up first, then as scheduled."""
+    """Compute the factor of the learning rate at a step, counted from 0: it rises first, then follows the schedule."""
     assert config.offline_steps is not None  # filled by `with_defaults`
     return min(1.0, (step + 1) / WARMUP_STEPS) * learning_rate_factor(config.lr_schedule, step, config.offline_steps)
 
 
 def best_of_n_loss(learner: Learner, data: PoolData, config: TrainConfig) -> PoolLoss:
-    """Cross-entropy on as many pool samples as a minibatch has rollouts, drawn ∝ Ŵ: KL(π_bon‖π_θ) up to a constant."""
+    """Make BOND's forward half: cross-entropy on pool samples drawn ∝ Ŵ, which is KL(π_bon‖π_θ) up to a constant.
+
+    It draws as many samples as a minibatch has rollouts.
+    """
 
     def loss(*key: int) -> Tensor:
         rows = draw_best(data, config.minibatch_size, *key, seeds.FORWARD_KL)
@@ -63,7 +89,7 @@ def best_of_n_loss(learner: Learner, data: PoolData, config: TrainConfig) -> Poo
 
 @torch.no_grad()
 def held_out_loss(policy: nn.Module, data: PoolData, config: TrainConfig) -> float:
-    """The loss on the same few draws each time, nats a completion or as the loss is: `data` of validation prompts."""
+    """Compute the offline loss on the same few draws each time; `data` is that of the validation prompts."""
     method, device, losses = OFFLINE_METHODS[config.offline_loss], next(policy.parameters()).device, []
     for draw in range(HELD_OUT_DRAWS):
         rows = method.draw(data, config, config.seed, seeds.VALIDATION, seeds.HELD_OUT_LOSS, draw)
@@ -74,9 +100,19 @@ def held_out_loss(policy: nn.Module, data: PoolData, config: TrainConfig) -> flo
 def method_objective(
     measured: dict[str, float], policy: nn.Module, data: PoolData, config: TrainConfig
 ) -> dict[str, float]:
-    """What a method that reads the pool maximises, where `measured` has the objective of rollouts on the same prompts.
+    """Compute the validation objective of a method that trains on pool samples.
 
-    algorithm offline: −loss. bond: −β times its Jeffreys divergence, of which the rollouts measure one half.
+    It is −loss for `--algorithm offline`, and −β times the Jeffreys divergence for `--method bond`, of which the
+    rollouts measure one half.
+
+    Args:
+        measured: the metrics of rollouts on the same prompts; `objective` and `objective_se` are used for bond.
+        policy: the policy with all its weights.
+        data: the pool's completions for the validation prompts.
+        config: the configured training.
+
+    Returns:
+        `objective` and `objective_se`, its standard error.
     """
     if config.algorithm == "offline":
         return {"objective": -held_out_loss(policy, data, config), "objective_se": 0.0}

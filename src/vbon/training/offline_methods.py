@@ -44,7 +44,7 @@ class PolicyRows:
 
 @dataclass(frozen=True)
 class OfflineMethod:
-    """How a method draws pool rows, a function of the key, and its loss on them."""
+    """The draw of a method, a function of its key, and its loss on the drawn rows."""
 
     draw: Callable[..., Rows]
     """(data, config, *key) → int64 rows."""

@@ -10,8 +10,8 @@ from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.offline import jeffreys
 from vbon.errors import VbonError
-from vbon.training.accelerator import is_mixed
-from vbon.training.learner import Learner, set_learning_rates
+from vbon.training.parallel.accelerator import is_mixed
+from vbon.training.parallel.learner import Learner, set_learning_rates
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.task import Task, objective_of, prompt_slots
@@ -25,20 +25,20 @@ MAX_LOGPROB_GAP = 1e-4  # nats a token, float32: sampling and training forward p
 
 
 class BadMinibatch(FloatingPointError):
-    """A minibatch, counted from 1 in its iteration, whose loss or gradient is not a number to step by."""
+    """A minibatch, counted from 1 in its iteration, whose loss or gradient is not finite or has exploded."""
 
     def __init__(self, what: str, number: int, prompt_index: torch.Tensor | None):
         super().__init__(what)
         self.number, self.prompt_index = number, prompt_index
 
     def named(self, task: Task) -> str:
-        """One line that says where it is: its number and its prompts."""
+        """Format the error as one line with the minibatch's number and prompts."""
         index = [] if self.prompt_index is None else self.prompt_index.unique().tolist()
         return f"minibatch {self.number} ({name_prompts(task, index)}): {self}"
 
 
 def name_prompts(task: Task, index: Sequence[int], most: int = 8) -> str:
-    """The ids of these prompts for a message, at most so many."""
+    """Join the ids of these prompts for a message, at most `most` of them."""
     ids = [task.prompts[i].prompt_id for i in index]
     return "prompts " + ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
 
@@ -51,9 +51,18 @@ def run_iteration(
     iteration: int,
     pool_loss: PoolLoss | None = None,
 ) -> tuple[dict[str, float], Rollouts]:
-    """One iteration, counted from 0: returns its metrics over all processes, and this process's rollouts.
+    """Run one iteration: sample, set the learning rate, update, measure, and once check the sampler.
 
-    `pool_loss`: what every minibatch trains on beside the rollouts (bond), or None.
+    Args:
+        learner: policy and critic with their optimizer.
+        ref_policy: the model that made the pool.
+        task: the training prompts with their pool.
+        config: the configured training, with its defaults filled in.
+        iteration: the number of the iteration, counted from 0.
+        pool_loss: the loss on pool samples that every minibatch adds (bond), or None.
+
+    Returns:
+        The metrics over all processes, and this process's rollouts.
 
     Raises:
         FloatingPointError: a loss or gradient is not finite or has exploded; it names the minibatch and its prompts,
@@ -90,7 +99,20 @@ def run_iteration(
 def update(
     learner: Learner, rollouts: Rollouts, settings: UpdateSettings, *key: int, pool_loss: PoolLoss | None = None
 ) -> list[dict[str, torch.Tensor]]:
-    """Clipped steps over minibatches of the rollouts, in an order that is a function of the key; what each logs."""
+    """Take clipped steps over minibatches of the rollouts, in an order that is a function of the key.
+
+    Args:
+        learner: policy and critic with their optimizer.
+        rollouts: this process's share of the iteration.
+        settings: the settings of the update.
+        pool_loss: as in `run_iteration`.
+
+    Returns:
+        The diagnostics of each step, scalars.
+
+    Raises:
+        BadMinibatch: its loss or gradient is not finite or has exploded.
+    """
     baseline = make_baseline(rollouts, learner.critic, settings)
     steps: list[dict[str, torch.Tensor]] = []
     tokens_per_row = learner.accelerator.reduce(rollouts.mask.sum(1).float().mean(), "mean").item()
@@ -106,7 +128,18 @@ def update(
 def sample_rollouts(
     learner: Learner, ref_policy: nn.Module, task: Task, config: TrainConfig, iteration: int
 ) -> Rollouts:
-    """This process's prompts of the iteration; draws are keyed by the slot, so they do not depend on how many share."""
+    """Sample this process's share of the iteration; draws are keyed by slot and independent of the number of processes.
+
+    Args:
+        learner: its policy samples, with the values of a shared critic.
+        ref_policy: the model that made the pool.
+        task: the training prompts with their pool.
+        config: the configured training.
+        iteration: the number of the iteration, counted from 0.
+
+    Returns:
+        The rollouts of this process's prompts.
+    """
     accelerator = learner.accelerator
     slots = config.rollouts_per_iteration // config.samples_per_prompt
     mine = slice(accelerator.process_index, slots, accelerator.num_processes)
@@ -126,14 +159,14 @@ def sample_rollouts(
 
 
 def update_settings(config: TrainConfig, temperature: float, num_processes: int = 1) -> UpdateSettings:
-    """The update's share of the config; each process takes its share of a minibatch."""
+    """Select the settings of the update from the config; each process takes its share of a minibatch."""
     shared = {name: getattr(config, name) for name in UpdateSettings.__dataclass_fields__ if name != "temperature"}
     shared["minibatch_size"] = max(1, config.minibatch_size // num_processes)
     return UpdateSettings(temperature=temperature, **shared)
 
 
 def check_shares(config: TrainConfig, num_processes: int) -> None:
-    """Every process takes whole prompts, equally many. Raises VbonError where they cannot be shared out so."""
+    """Raise VbonError unless every process can take the same number of whole prompts."""
     slots = config.rollouts_per_iteration // config.samples_per_prompt
     if config.algorithm != "offline" and slots % num_processes:
         raise VbonError(
@@ -143,7 +176,7 @@ def check_shares(config: TrainConfig, num_processes: int) -> None:
 
 
 def check_first_ratio(gap: float) -> None:
-    """The first minibatch must see the policy that sampled: |Δ log p| ≤ 1e-4 a token in float32.
+    """Check that the first minibatch sees the policy that sampled: |Δ log p| ≤ 1e-4 per token in float32.
 
     Raises VbonError otherwise: the model then does not compute the same function twice.
     """

@@ -17,13 +17,13 @@ from vbon.training.task import Task, objective_of
 
 
 def pool_log_weights(task: Task, n: float) -> NDArray[np.float64]:
-    """log Ŵ_N of every pool completion among the others of its pool, float64 (ΣM,)."""
+    """Compute log Ŵ_N of every pool completion among the others of its pool, float64 (ΣM,)."""
     interval = task.cdf.pool_interval()
     return log_weight(interval.cdf_lt, interval.cdf_le, n)
 
 
 def tilt_log_weights(task: Task, config: TrainConfig) -> NDArray[np.float64]:
-    """ρ/β of every pool completion, of mean weight 1 over each pool: π_ref·exp(ρ/β)/Z, where the objective leads.
+    """Compute the log-weights of the configured objective's optimum π_ref·exp(ρ/β)/Z, of mean weight 1 over each pool.
 
     float64 (ΣM,). With `vbon` these are the log Ŵ.
     """
@@ -33,7 +33,16 @@ def tilt_log_weights(task: Task, config: TrainConfig) -> NDArray[np.float64]:
 
 
 class PoolData:
-    """The pool's completions as training rows, with log π_ref and a log-weight of each: log Ŵ, unless given."""
+    """The pool's completions as training rows, with log π_ref and a log-weight of each.
+
+    Args:
+        task: the prompts with their pool.
+        n: the N of the log-weights log Ŵ_N.
+        log_weights: other log-weights, float64 (ΣM,).
+
+    Raises:
+        VbonError: the pool holds no token ids.
+    """
 
     def __init__(self, task: Task, n: float, log_weights: NDArray[np.float64] | None = None):
         if not task.pool.has_completion_ids:
@@ -45,11 +54,12 @@ class PoolData:
         self.ref_logprobs = task.pool.ref_logprobs.copy()
 
     def batch(self, rows: NDArray[np.int64]) -> Sequences:
+        """Collect prompts and completions of these rows, padded."""
         prompts = [self.task.prompt_ids[i] for i in self.prompt_index[rows]]
         return sequences(prompts, [self.completion_ids[i] for i in rows], self.task.sampling.pad_token_id)
 
     def logprobs(self, policy: nn.Module, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        """log π_θ of these rows, float64 and differentiable, and their lengths; (B,), (B,)."""
+        """Compute log π_θ of these rows, float64 (B,) and differentiable, and their lengths in tokens, int64 (B,)."""
         batch = self.batch(rows).to(device)
         token = policy_logprobs(policy, batch, self.task.sampling.temperature)
         return token.sum(1, dtype=torch.float64), batch.completion_mask.sum(1)
@@ -70,7 +80,7 @@ class PoolData:
 
 
 def systematic_draw(weights: NDArray[np.float64], count: int, *key: int) -> NDArray[np.int64]:
-    """`count` rows with expected multiplicity ∝ weight, evenly spread over the pool: low variance across prompts."""
+    """Draw `count` rows with expected multiplicity ∝ weight, evenly spread over the prompts of the pool."""
     cumulative = np.cumsum(weights)
     points = (np.arange(count) + seeds.generator(*key).random()) / count * cumulative[-1]
     return np.minimum(np.searchsorted(cumulative, points, side="right"), len(weights) - 1)

@@ -10,7 +10,7 @@ from vbon.config.train import TrainConfig
 from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import RewardCDF
 from vbon.models.logprobs import completion_logprobs
-from vbon.training.learner import Learner
+from vbon.training.parallel.learner import Learner
 from vbon.training.pool_data import PoolData
 from vbon.training.rollout import Rollouts
 from vbon.training.task import prompt_slots

@@ -35,10 +35,11 @@ class Rollouts:
 
     @property
     def mask(self) -> Tensor:
+        """True where a completion token counts, bool (B, T)."""
         return self.sequences.completion_mask
 
     def log_ratio(self) -> Tensor:
-        """Σ_t log π_θ(y_t) − log π_ref(y_t) of each completion, float64 (B,): the k1 estimate of KL(π_θ‖π_ref)."""
+        """Compute Σ_t log π_θ(y_t) − log π_ref(y_t), float64 (B,): the k1 estimate of KL(π_θ‖π_ref)."""
         return (kl.k1(self.old_logprobs.double(), self.ref_logprobs.double()) * self.mask).sum(1)
 
 

@@ -18,15 +18,14 @@ from typing import Any
 from accelerate import PartialState
 
 from vbon.artifacts.files import replace_file
-from vbon.artifacts.json_files import parse_json
+from vbon.artifacts.run import SETTINGS_NAME, RunFolder, RunRecord, settings_of
 from vbon.config import CollectConfig
 from vbon.config.train import TrainConfig
 from vbon.models.load import load_generation_config
 from vbon.pool.collect import collect
 from vbon.pool.prompts import canonical_json
 from vbon.pool.store import ReferencePool
-from vbon.training.accelerator import refuse_deepspeed
-from vbon.training.run_folder import RunFolder
+from vbon.training.parallel.accelerator import refuse_deepspeed
 
 Train = Callable[[TrainConfig], dict[str, Any]]
 SEED_STRIDE = 10_000
@@ -34,12 +33,18 @@ SEED_STRIDE = 10_000
 
 
 def train_in_rounds(config: TrainConfig, pool: ReferencePool, train_once: Train) -> dict[str, Any]:
-    """Do every round that is not done yet; return the last one's result, with N of all rounds together.
+    """Run every round that is not finished yet; return the last one's result, with N of all rounds together.
 
-    `pool`: the first round's, whose prompts and M all rounds share. `train_once`: one run, as configured.
+    Args:
+        config: The settings; those of a round differ in model, pool and place.
+        pool: The first round's pool, whose prompts and M all rounds share.
+        train_once: Starts or continues one run, or returns its result.
+
+    Returns:
+        The result of the last round, with N of all rounds together.
 
     Raises:
-        VbonError: a run in the way, or started with other settings; whatever a round refuses.
+        VbonError: The run was started with other settings, or a round raises it.
     """
     folder = RunFolder(config.out)
     folder.check(config)
@@ -51,11 +56,10 @@ def train_in_rounds(config: TrainConfig, pool: ReferencePool, train_once: Train)
     try:
         results = []
         for number in range(1, config.rounds + 1):
-            this = _round_config(config, number)
             if number > 1 and state.is_main_process:
                 _collect(config, pool, number)
             state.wait_for_everyone()
-            results.append(_result(this) or train_once(this))
+            results.append(train_once(_round_config(config, number)))
         if state.is_main_process:
             _finish(folder, config, results)
         state.wait_for_everyone()
@@ -83,14 +87,7 @@ def _round_config(config: TrainConfig, number: int) -> TrainConfig:
         "prompts": None,
         "allow_mismatch": (),
     }
-    started = (out / "vbon" / "config.yaml").is_file()
-    return replace(config, rounds=1, out=str(out), resume=started, **(first if number == 1 else later))
-
-
-def _result(config: TrainConfig) -> dict[str, Any] | None:
-    """What a round that is done recorded."""
-    record = RunFolder(config.out).description
-    return dict(_read(record)["result"]) if record.is_file() else None
+    return replace(config, rounds=1, out=str(out), **(first if number == 1 else later))
 
 
 def _collect(config: TrainConfig, pool: ReferencePool, number: int) -> None:
@@ -124,28 +121,26 @@ def _collect(config: TrainConfig, pool: ReferencePool, number: int) -> None:
 def _finish(folder: RunFolder, config: TrainConfig, results: list[dict[str, Any]]) -> None:
     """The last round's model at OUT, and what made it."""
     last = round_folder(config.out, config.rounds)
-    first, made = (_read(round_folder(config.out, n) / "vbon" / "run.json") for n in (1, config.rounds))
+    first, made = (RunFolder(round_folder(config.out, number)).read_record() for number in (1, config.rounds))
     for file in last.iterdir():
         if file.is_file() and file.name != "README.md":
             shutil.copyfile(file, folder.path / file.name)
-    kept = ("pool", "pool_fingerprint", "fingerprint", "allowed_mismatches", "ref_model", "reward", "train_prompt_ids")
-    record = (
-        made
-        | {key: first[key] for key in kept}
-        | {
-            "n": config.n**config.rounds,
-            "config": json.loads(json.dumps(config.__dict__)) | {"reward": first["reward"]},
-            "rounds": results,
-        }
+    record = replace(
+        first,
+        config=json.loads(json.dumps(config.__dict__)) | {"reward": first.reward},
+        given=settings_of(config),
+        n=config.n**config.rounds,
+        result=made.result,
+        rounds=tuple(results),
     )
     folder.write_card(_card(config, record))
-    replace_file(folder.description, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+    folder.write_record(record)
 
 
-def _card(config: TrainConfig, record: dict[str, Any]) -> str:
+def _card(config: TrainConfig, record: RunRecord) -> str:
     steps = "\n".join(
         f"| {number} | {result['validation/win_rate']:.3f} | {result['validation/kl_policy_ref']:.3f} |"
-        for number, result in enumerate(record["rounds"], 1)
+        for number, result in enumerate(record.rounds or (), 1)
     )
     return f"""---
 library_name: transformers
@@ -153,20 +148,15 @@ pipeline_tag: text-generation
 tags: [vbon, best-of-n, rlhf]
 ---
 
-# Best-of-{record["n"]:g} in one sample
+# Best-of-{record.n:g} in one sample
 
 A policy trained by vbon in {config.rounds} rounds of best-of-{config.n:g}, each from a fresh pool of the last one's
-samples, so that one sample of it is distributed like the best of {record["n"]:g} samples of its reference,
-`{config.model}`, by the reward `{record["reward"]}` ([Variational Best-of-N](https://arxiv.org/abs/2407.06057)).
+samples, so that one sample of it is distributed like the best of {record.n:g} samples of its reference,
+`{config.model}`, by the reward `{record.reward}` ([Variational Best-of-N](https://arxiv.org/abs/2407.06057)).
 
 | round | win rate against the round before | KL to it, nats |
 |--:|--:|--:|
 {steps}
 
-`vbon/rounds/` holds each round's run and pool; `vbon train --config vbon/config.yaml --out RUN` makes it again.
+`vbon/rounds/` holds each round's run and pool; `vbon train --config {SETTINGS_NAME} --out RUN` makes it again.
 """
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"), str(path))
-    return content

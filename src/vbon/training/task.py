@@ -1,4 +1,4 @@
-"""What is trained on: the pool's prompts, how completions are drawn, scored and ranked; checks before a start."""
+"""The task: the pool's prompts, and how completions are drawn, scored and ranked; checks before training starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vbon.artifacts.run import Provenance
 from vbon.config.train import TrainConfig
 from vbon.core import seeds, stats
 from vbon.core.objectives import OBJECTIVES, BoundObjective
@@ -23,6 +24,7 @@ from vbon.pool.known_rewards import KnownRewards
 from vbon.pool.prompts import Prompt, reward_columns, shorten
 from vbon.pool.sampling import check_completion_ids, encode_within, room_of_model
 from vbon.pool.store import ReferencePool, tie_keys
+from vbon.pool.writer import hash_prompt_ids
 from vbon.rewards import Reward
 
 RANK_TEST_DRAWS = 512
@@ -45,6 +47,7 @@ class Task:
 
     @property
     def prompts(self) -> list[Prompt]:
+        """The pool's prompts, in its order."""
         return self.pool.prompts
 
     def __len__(self) -> int:
@@ -74,12 +77,12 @@ class Task:
     def score(
         self, prompt_index: NDArray[np.int64], completion_ids: list[list[int]]
     ) -> tuple[NDArray[np.float64], Interval]:
-        """Rewards and ranks of fresh completions. prompt_index (B,), B token id lists → float64 (B,), Interval (B,)."""
+        """Compute rewards, float64 (B,), and ranks, (B,), of fresh completions; int64 (B,) prompts, B id lists."""
         rewards = self.rewards(prompt_index, completion_ids)
         return rewards, self.cdf.interval(prompt_index, rewards, self.keys(completion_ids))
 
     def rewards(self, prompt_index: NDArray[np.int64], completion_ids: list[list[int]]) -> NDArray[np.float64]:
-        """Rewards of completions: the pool's, where it holds the completion, else the reward's. float64 (B,)."""
+        """Compute rewards of completions: the pool's, where it holds the completion; float64 (B,)."""
         texts = decode(self.tokenizer, [self.prompt_ids[i] for i in prompt_index], completion_ids)
         if self.known is not None:
             return self.known.score(prompt_index, texts, completion_ids)
@@ -87,7 +90,7 @@ class Task:
         return self.reward([p.prompt for p in prompts], texts, **reward_columns(prompts))
 
     def keys(self, completion_ids: Sequence[Sequence[int]]) -> NDArray[np.int64] | None:
-        """Tie keys of completions under tie rule `order`, else None."""
+        """Compute tie keys of completions under tie rule `order`, else None."""
         return tie_keys(completion_ids) if self.tie_rule == "order" else None
 
 
@@ -97,8 +100,18 @@ def objective_of(config: TrainConfig) -> BoundObjective:
     return lambda rewards, interval: objective(rewards, interval, config.n, config.kl_coef)
 
 
+def sources_of(pool: ReferencePool, reward: Reward, provenance: Provenance | None) -> dict[str, str]:
+    """Compute digests of what a run reads: one that is continued must read the same."""
+    made = None if provenance is None else provenance.fingerprint
+    sources = {"pool": pool.digest, "prompts": hash_prompt_ids(pool.prompts), "reward": reward.fingerprint}
+    return sources if made is None or made.model is None else sources | {"model": made.model}
+
+
 def split_pool(pool: ReferencePool, config: TrainConfig) -> tuple[ReferencePool, ReferencePool]:
-    """(training, validation) prompts by id hash; a pool too small to split is both, with fresh samples to tell."""
+    """Split the pool into training and validation prompts by the hash of their ids.
+
+    A pool too small to split serves as both; validation then differs by its fresh samples only.
+    """
     validation, training = pool.split(config.validation_fraction, config.seed)
     return (pool, pool) if not len(validation) or not len(training) else (training, validation)
 
@@ -106,7 +119,20 @@ def split_pool(pool: ReferencePool, config: TrainConfig) -> tuple[ReferencePool,
 def sampling_of(
     policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pool: ReferencePool, config: TrainConfig
 ) -> Sampling:
-    """How completions are drawn: flags first, else what the pool knows. Raises VbonError where neither says."""
+    """Decide how completions are drawn: by the flags, else as the pool was.
+
+    Args:
+        policy: knows tokens that end a completion, and its vocabulary.
+        tokenizer: knows further ones, and the token that pads.
+        pool: its fingerprint knows how it was sampled.
+        config: the configured training.
+
+    Returns:
+        The sampling.
+
+    Raises:
+        VbonError: neither says the temperature or the length, or a stop token is not in the vocabulary.
+    """
     known = pool.fingerprint
     temperature = config.temperature or known.temperature
     length = config.max_new_tokens or known.max_new_tokens
@@ -130,19 +156,22 @@ def make_task(
     *,
     resolution: float = 0.0,
 ) -> Task:
-    """Prompts encoded and measured against the model's context, and the pool's rewards settled.
+    """Check a pool's prompts against the model, and settle its rewards.
 
     Args:
-        pool: its prompts are trained on, its rewards are ranked in.
-        tokenizer: the policy's.
-        reward: scores what the pool does not hold.
+        pool: the scored samples of the reference.
+        tokenizer: encodes prompts and decodes completions.
+        reward: the reward that scored the pool.
         sampling: how completions are drawn.
         tie_rule: `random` or `order`.
-        policy: its context is the limit.
+        policy: its context and vocabulary are the limits.
         resolution: of the reward (`known_rewards.score_again`).
 
+    Returns:
+        The task.
+
     Raises:
-        VbonError: a prompt leaves no room for a completion.
+        VbonError: the model does not take a prompt with a completion.
     """
     prompt_ids = encode_within(tokenizer, room_of_model(policy), sampling.max_new_tokens, pool.prompts, str(pool.path))
     check_completion_ids(pool, room_of_model(policy).vocabulary)
@@ -160,7 +189,17 @@ def make_task(
 
 
 def prompt_slots(num_prompts: int, first: int, count: int, seed: int) -> Tensor:
-    """Which prompts take slots first … first+count−1 of an endless series of shuffled passes. int64 (count,)."""
+    """Assign prompts to slots of an endless series of shuffled passes over all prompts.
+
+    Args:
+        num_prompts: how many prompts there are.
+        first: the first slot.
+        count: the number of slots.
+        seed: of the shuffles.
+
+    Returns:
+        The prompt of each slot first … first+count−1, int64 (count,).
+    """
     epochs = range(first // num_prompts, (first + count - 1) // num_prompts + 1)
     order = torch.cat([seeds.permutation(num_prompts, seed, seeds.PROMPT_ORDER, epoch) for epoch in epochs])
     start = first - epochs[0] * num_prompts
@@ -169,7 +208,17 @@ def prompt_slots(num_prompts: int, first: int, count: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def pool_rank_test(policy: nn.Module, task: Task, seed: int, num_draws: int = RANK_TEST_DRAWS) -> stats.RankTest:
-    """Rank fresh samples of the trainer's own sampler against the pool (`core.stats.rank_test`)."""
+    """Rank fresh samples of the trainer's own sampler against the pool (`core.stats.rank_test`).
+
+    Args:
+        policy: the reference, as training samples from it.
+        task: prompts, sampling, reward and pool.
+        seed: of the samples.
+        num_draws: the number of samples over all prompts, at most.
+
+    Returns:
+        The test's result.
+    """
     num_prompts = min(len(task), num_draws)
     per_prompt = max(1, num_draws // num_prompts)
     index = seeds.permutation(len(task), seed, seeds.RANK_TEST)[:num_prompts]
@@ -185,7 +234,10 @@ def pool_rank_test(policy: nn.Module, task: Task, seed: int, num_draws: int = RA
 
 
 def check_rank_test(result: stats.RankTest, pool: ReferencePool, *, allowed: bool) -> bool:
-    """Whether fresh samples fit the pool; if not and not allowed, VbonError with the p-value and the usual causes."""
+    """Return True if fresh samples fit the pool.
+
+    Raises VbonError with the p-value and the usual causes where they do not and this is not `allowed`.
+    """
     if result.p_value >= stats.RANK_TEST_P_VALUE or allowed:
         return result.p_value >= stats.RANK_TEST_P_VALUE
     raise VbonError(

@@ -1,6 +1,7 @@
 """`vbon train`: load everything the config names, check that it belongs together, train."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,39 +10,54 @@ import torch
 from accelerate import PartialState
 
 from vbon.artifacts.fingerprint import check_fingerprint
+from vbon.artifacts.run import Provenance, finished_result
 from vbon.config.train import TrainConfig
-from vbon.errors import Asks, never
 from vbon.models import load
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
 from vbon.rewards import load_configured_reward
-from vbon.training.accelerator import make_accelerator
+from vbon.training.output.hub import check_login, push_run
+from vbon.training.parallel.accelerator import make_accelerator
 from vbon.training.rounds import train_in_rounds
-from vbon.training.run_folder import Origin
-from vbon.training.sharing import check_login, push_run
 from vbon.training.task import RANK_TEST, sampling_of
 from vbon.training.trainer import VBoNTrainer
 
 
-def train(config: TrainConfig, *, asks_to_pause: Asks = never) -> dict[str, Any]:
-    """Train as configured and return the result; the run is in `config.out`.
+def train(config: TrainConfig, *, should_pause: Callable[[], bool] | None = None) -> dict[str, Any]:
+    """Start the run in `config.out`, continue it, or return the result of the finished one.
+
+    Args:
+        config: The settings. A run that is there already must have been started with the same ones, but for
+            `vbon.artifacts.settings.MAY_CHANGE` and the number of iterations, which may be larger.
+        should_pause: Is called between two steps; where it returns True, the run saves a checkpoint and stops.
+
+    Returns:
+        The result that `vbon/run.json` records, and `out`.
 
     Raises:
-        VbonError: anything the user can mend, before the first iteration.
-        Paused: where `asks_to_pause` says so, between two steps; `config.resume` goes on, to the same run.
+        VbonError: Anything the user can fix, before the first iteration.
+        Paused: `should_pause` asked for it; the same call continues the run, to the same weights.
     """
     config.validate()
     if config.push_to_hub is not None:
         check_login(config.push_to_hub)
-    train_once = partial(_train_once, asks_to_pause=asks_to_pause)
-    result = train_in_rounds(config, open_pool(config), train_once) if config.rounds > 1 else train_once(config)
+    result = _train(config, should_pause)
     if config.push_to_hub is not None and PartialState().is_main_process:
         result["pushed_to"] = push_run(Path(config.out), config.push_to_hub)
     return result
 
 
-def _train_once(config: TrainConfig, asks_to_pause: Asks) -> dict[str, Any]:
+def _train(config: TrainConfig, should_pause: Callable[[], bool] | None) -> dict[str, Any]:
+    finished = finished_result(config)
+    if finished is not None:
+        return finished
+    if config.rounds > 1:
+        return train_in_rounds(config, open_pool(config), partial(_train, should_pause=should_pause))
+    return _train_once(config, should_pause)
+
+
+def _train_once(config: TrainConfig, should_pause: Callable[[], bool] | None) -> dict[str, Any]:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     pool = open_pool(config)
@@ -59,15 +75,21 @@ def _train_once(config: TrainConfig, asks_to_pause: Asks) -> dict[str, Any]:
         what="training",
     )
     trainer = VBoNTrainer(
-        copy.deepcopy(ref_policy), ref_policy, reward, pool, config, tokenizer=tokenizer, accelerator=accelerator
+        copy.deepcopy(ref_policy),
+        ref_policy,
+        reward,
+        pool,
+        config,
+        tokenizer=tokenizer,
+        accelerator=accelerator,
+        provenance=Provenance(actual, tuple(allowed)),
+        should_pause=should_pause,
     )
-    trainer.origin = Origin(actual, allowed)
-    trainer.sources["model"] = str(actual.model)
-    return trainer.train(asks_to_pause)
+    return trainer.train()
 
 
 def open_pool(config: TrainConfig) -> ReferencePool:
-    """The pool, cut to the prompts of --prompts if given. Raises VbonError for one that the pool lacks."""
+    """Open the pool, cut to the prompts of --prompts if given. Raises VbonError for one that the pool lacks."""
     pool = ReferencePool.open(Path(config.pool))
     if config.prompts is None:
         return pool

@@ -1,63 +1,65 @@
 """VBoNTrainer: a policy, its reference, a reward and a pool in; the run's result and a model folder out."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vbon.artifacts.run import Provenance, RunFolder, settings_of
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.best_of_n import kl_floor, kl_from_reference
-from vbon.errors import Asks, Paused, VbonError, never
+from vbon.errors import Paused, VbonError
 from vbon.models import load
 from vbon.models.batch import sequences
 from vbon.models.logprobs import completion_logprobs
 from vbon.pool.known_rewards import score_again, texts_of
 from vbon.pool.prompt_ids import prompt_ids_of
 from vbon.pool.store import ReferencePool
-from vbon.pool.writer import hash_prompt_ids
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward
-from vbon.training import checkpoint
-from vbon.training.accelerator import at_precision, make_accelerator
-from vbon.training.adapters import merged
 from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
-from vbon.training.learner import make_learner
-from vbon.training.metrics import Diary, sample_rows
-from vbon.training.model_card import model_card
-from vbon.training.offline import best_of_n_loss, check_sets, method_objective, offline_step
-from vbon.training.offline_methods import OFFLINE_METHODS
+from vbon.training.health import HealthCheck, share_rounded_away
+from vbon.training.offline import best_of_n_loss, check_sets, data_of, method_objective, offline_step
 from vbon.training.online import check_shares, run_iteration
-from vbon.training.pool_data import PoolData, tilt_log_weights
+from vbon.training.output import checkpoint
+from vbon.training.output.model_card import model_card
+from vbon.training.output.model_folder import run_record, save_model
+from vbon.training.output.run_checkpoints import RunCheckpoints
+from vbon.training.output.run_log import RunLog, sample_rows
+from vbon.training.output.state import RunState
+from vbon.training.parallel.accelerator import at_precision, make_accelerator, of_main_process
+from vbon.training.parallel.adapters import merged
+from vbon.training.parallel.learner import make_learner
+from vbon.training.pool_data import PoolData
 from vbon.training.refinement import Refinement
 from vbon.training.rollout import Rollouts
-from vbon.training.run_folder import Origin, RunFolder, describe, save_model
-from vbon.training.state import RunState
 from vbon.training.task import (
     RANK_TEST,
-    Task,
     check_rank_test,
     make_task,
     objective_of,
     pool_rank_test,
     sampling_of,
+    sources_of,
     split_pool,
 )
-from vbon.training.validation import validate, validation_line
-from vbon.training.watch import Watcher, share_rounded_away
+from vbon.training.validation import gives_finite_logprobs, validate, validation_line
 
-FINITE_ROWS = 8
+EXPORTED_ROWS = 8
 EXPORT_GAP, EXPORT_GAP_ROUNDED = 1e-3, 0.25
 """Nats a token: merged adapters against adapters beside the weights, in float32 and in types of 16 bits."""
 
 
 class VBoNTrainer:
     """Trains `policy` towards best-of-N of `ref_policy` by the pool's ranks of `reward`.
+
+    A run in `config.out` that was started with the same settings is continued, from its last checkpoint; one that is
+    finished is left as it is, or extended where `config` asks for more iterations.
 
     Args:
         policy: what is trained, in place; at the start usually equal to `ref_policy`.
@@ -67,9 +69,13 @@ class VBoNTrainer:
         config: as on the command line; `config.out` is where the run goes.
         tokenizer: default: the one of `config.model`.
         accelerator: default: a new one, on `config.device`.
+        provenance: what the run is made with, for its record; default: unknown.
+        should_pause: is called between two steps, by the main process; where it returns True, the run saves a
+            checkpoint and `train` raises Paused. Default: never.
 
     Raises:
-        VbonError: a prompt longer than the context, or rollouts that the processes cannot share equally.
+        VbonError: a prompt longer than the context, rollouts that the processes cannot share equally, a run that was
+            started with other settings, or has done more iterations than `config` asks for.
     """
 
     def __init__(
@@ -82,9 +88,15 @@ class VBoNTrainer:
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
         accelerator: Accelerator | None = None,
+        provenance: Provenance | None = None,
+        should_pause: Callable[[], bool] | None = None,
     ):
         config.validate()
+        self._given = settings_of(config)
         self.config = config = with_defaults(config, policy, pool)
+        self.folder = RunFolder(config.out)
+        self._sources = sources_of(pool, reward, provenance)
+        self.folder.check(config, self._sources)
         self.accelerator = accelerator or make_accelerator(config)
         check_shares(config, self.accelerator.num_processes)
         check_sets(pool, config)
@@ -99,59 +111,69 @@ class VBoNTrainer:
         )
         self.policy = policy
         self.ref_policy = at_precision(ref_policy.eval().requires_grad_(False), self.accelerator)
-        self.folder = RunFolder(config.out)
-        self.sources = {"pool": pool.digest, "prompts": hash_prompt_ids(pool.prompts), "reward": reward.fingerprint}
-        """Digests of what the run reads: it is not resumed on others."""
-        self.origin = Origin()
-        """What the run is made with, and the fields of the pool's fingerprint that may differ; recorded in the run."""
+        self.provenance = provenance or Provenance()
+        self._should_pause = should_pause
         self._console = Console(stderr=True, quiet=not self.accelerator.is_main_process)
+        self._learner = make_learner(policy, config, self.accelerator)
+        self._refinement = self._refined() if config.refine_tail else None
+        beside = {} if self._refinement is None else {"refinement": self._refinement}
+        folder, keep = self.folder.checkpoints, config.keep_checkpoints
+        self._checkpoints = RunCheckpoints(folder, self._learner, beside, keep)
+        self._state = self._restore()
+        vbon_objective = config.targets_best_of_n
+        self._health = HealthCheck(self._console, self._state, config.n, vbon_objective=vbon_objective)
+        self._log = RunLog(self.folder, self.accelerator, config)
 
-    def train(self, asks_to_pause: Asks = never) -> dict[str, Any]:
-        """Run to the end (or resume), save the best policy as a model folder, return the result.
+    def train(self) -> dict[str, Any]:
+        """Run to the end, save the best policy as a model folder, return the result; `policy` is that policy then.
 
-        On Ctrl-C the last checkpoint stays, and KeyboardInterrupt says how to continue. `asks_to_pause` is heard
-        between two steps: there is a checkpoint then, and no step is lost.
+        On Ctrl-C the last checkpoint stays, and the same call continues from there.
 
         Raises:
-            Paused: after that checkpoint.
-            VbonError: a run in the way, other settings than the run to resume, a pool that fresh samples do not fit,
-                weights that are no longer finite. What was saved before stays.
+            Paused: `should_pause` asked for it, and there is a checkpoint of the last step.
+            VbonError: a pool that fresh samples do not fit, weights that are no longer finite, another process that
+                writes this run. What was saved before stays.
         """
-        self._asks_to_pause = asks_to_pause
-        self._start()
+        if not self._has_work():
+            self.policy = load.load_policy(
+                str(self.folder.path),
+                dtype=self.config.dtype,
+                device=self.accelerator.device,
+                trust_remote_code=self.config.trust_remote_code,
+            )
+            return self.folder.result()
+        self._open()
         try:
             with ProgressBar("iterations", self._num_steps(), console=self._console) as progress:
                 self._run(progress)
             return self._finish()
         except (KeyboardInterrupt, Paused) as stop:
             where = f"{self.folder.path}: stopped at iteration {self._state.iteration}"
-            raise type(stop)(f"{where}; the same command with --resume continues") from None
+            raise type(stop)(f"{where}; run the same command to continue") from None
         except FloatingPointError as error:
             last = checkpoint.latest(self.folder.checkpoints) or self.folder.checkpoints
             raise VbonError(
                 f"{error}; the last good checkpoint is in {last}. A smaller --learning-rate helps"
             ) from None
         finally:
-            self._diary.close()
+            self._log.close()
             self.folder.close()
 
     # The run -----------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        """Refuse what cannot be started before anything is written; then open the run's folder."""
-        self.folder.check(self.config, self.sources)
-        self._learner = make_learner(self.policy, self.config, self.accelerator)
-        self._refinement = self._refined() if self.config.refine_tail else None
-        self._state = self._restore()
-        vbon_objective = self.config.targets_best_of_n
-        self._watcher = Watcher(self._console, self._state, self.config.n, vbon_objective=vbon_objective)
+    def _has_work(self) -> bool:
+        """Whether the run is not finished, or finished and `config` asks for more of it."""
+        return not self.folder.is_finished or self.folder.read_record().can_go_further(self.config)
+
+    def _open(self) -> None:
+        """Check the pool of a run that has not begun to train, before anything is written; then open its folder."""
         if not self._state.validations:
             self._check_pool()
         self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes there
         if self.accelerator.is_main_process:
-            self.folder.open(self.config, self.sources)
+            self.folder.open(self.config, self._sources)
         try:
-            self._diary = Diary(self.folder, self.accelerator, self.config, self._state)
+            self._log.open(self._state)
         except BaseException:
             self.folder.close()
             raise
@@ -159,13 +181,14 @@ class VBoNTrainer:
     def _run(self, progress: ProgressBar) -> None:
         config, state = self.config, self._state
         progress.advance(state.offline_step + state.iteration)
-        if not state.validations:
+        # A run that ran out of time in its first phase is validated, and continues there where it now has more time.
+        if not state.validations or (state.offline_step < self._num_offline_steps and not self._out_of_time()):
             if self._trains_offline:
                 self._train_offline(progress)
             self._validate()
-            self._checkpoint(checkpoint.ONLINE, 0)
+            self._checkpoints.save(checkpoint.ONLINE, 0, state)
         bond = config.objective == "bond"
-        pool_loss = best_of_n_loss(self._learner, self._pool_data(self.task), config) if bond else None
+        pool_loss = best_of_n_loss(self._learner, data_of(self.task, config, self.ref_policy), config) if bond else None
         while config.algorithm != "offline" and not self._is_last():
             if self._refinement is not None:
                 self._refinement.before(self._learner, state.iteration)
@@ -175,46 +198,43 @@ class VBoNTrainer:
             if self._refinement is not None:
                 self._refinement.after(self._learner, rollouts)
             state.iteration += 1
-            self._diary.write({"iteration": state.iteration, **metrics})
-            self._watcher.see_iteration(metrics)
+            self._log.write({"iteration": state.iteration, **metrics})
+            self._health.after_iteration(metrics)
             progress.advance()
             progress.show(f"ρ {metrics['sequence_reward']:+.3f}  KL {metrics['kl_policy_ref']:.2f}")
             self._at_milestones(rollouts)
+        if state.validations[-1]["iteration"] < state.iteration:  # less is asked for than when the run was started
+            self._validate()
+            self._checkpoints.save(checkpoint.ONLINE, state.iteration, state)
 
     def _train_offline(self, progress: ProgressBar) -> None:
         config, state = self.config, self._state
         take_step = critic_step if config.warm_start == "critic" else offline_step
-        data = self._pool_data(self.task)
+        data = data_of(self.task, config, self.ref_policy)
         while state.offline_step < self._num_offline_steps and not self._out_of_time():
             metrics = take_step(self._learner, data, config, state.offline_step)
             state.offline_step += 1
-            self._diary.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
+            self._log.write({"iteration": 0, "offline_step": state.offline_step, **metrics})
             progress.advance()
             pauses = self._pauses()
             if state.offline_step % config.checkpoint_every == 0 or pauses:
-                self._checkpoint(checkpoint.OFFLINE, state.offline_step)
+                self._checkpoints.save(checkpoint.OFFLINE, state.offline_step, state)
             if pauses:
                 raise Paused
-        if config.algorithm != "offline":  # the online phase has its own moments and step sizes
+        if config.algorithm != "offline" and state.offline_step == self._num_offline_steps:
+            # The online phase has its own moments and step sizes.
             self._learner.optimizer.reset()
-
-    def _pool_data(self, task: Task) -> PoolData:
-        tilts = self.config.algorithm != "offline" and not self.config.targets_best_of_n
-        data = PoolData(task, self.config.n, tilt_log_weights(task, self.config) if tilts else None)
-        if OFFLINE_METHODS[self.config.offline_loss].uses_reference:
-            data.fill_ref_logprobs(self.ref_policy)
-        return data
 
     def _at_milestones(self, rollouts: Rollouts) -> None:
         iteration, last = self._state.iteration, self._is_last()
         pauses = not last and self._pauses()
         if iteration % self.config.validation_every == 0 or last:
             for row in sample_rows(rollouts, self.task, iteration):
-                self._diary.write_sample(row)
+                self._log.write_sample(row)
             self._validate()
         if iteration % self.config.checkpoint_every == 0 or last or pauses:
             self._require_finite(rollouts)
-            self._checkpoint(checkpoint.ONLINE, iteration)
+            self._checkpoints.save(checkpoint.ONLINE, iteration, self._state)
         if pauses:
             raise Paused
 
@@ -222,18 +242,13 @@ class VBoNTrainer:
         return self._state.iteration >= self.config.num_iterations or self._out_of_time()
 
     def _pauses(self) -> bool:
-        """Whether to pause here; all processes alike, as the main one is asked to."""
-        if self._asks_to_pause is never:
-            return False
-        [asked] = broadcast_object_list([self._asks_to_pause()])
-        return bool(asked)
+        """Whether to pause here; all processes do as the main one is asked to."""
+        return self._should_pause is not None and bool(of_main_process(self._should_pause()))
 
     def _out_of_time(self) -> bool:
         """Whether the seconds that the run may take are spent, by the main process's clock: all must stop together."""
-        if self.config.max_seconds is None:
-            return False
-        [spent] = broadcast_object_list([self._diary.seconds])
-        return float(spent) >= self.config.max_seconds
+        limit = self.config.max_seconds
+        return limit is not None and bool(of_main_process(self._log.seconds) >= limit)
 
     def _validate(self) -> None:
         """Measure on validation prompts; keep the latest policy within one standard error of the best objective.
@@ -243,17 +258,15 @@ class VBoNTrainer:
         """
         state, measured = self._state, self._measure()
         row = {"iteration": state.iteration, **{f"validation/{key}": value for key, value in measured.items()}}
-        self._diary.write(row)
+        self._log.write(row)
         state.validations.append(row)
         top = max(state.validations, key=lambda one: one["validation/objective"])
         close = measured["objective"] >= top["validation/objective"] - top["validation/objective_se"]
         if close or self._refinement is not None:
             state.best = row
-            policy = self._learner.module("policy")
-            if self.accelerator.is_main_process:
-                checkpoint.save(self._best_folder(), {"policy": policy}, None, row)
+            self._checkpoints.save_best(state)
         self._console.print(validation_line(row))
-        self._watcher.see_validation()
+        self._health.after_validation()
 
     def _measure(self) -> dict[str, float]:
         """Validation metrics, the main process's everywhere: all must decide alike."""
@@ -262,17 +275,14 @@ class VBoNTrainer:
             policy, self.ref_policy, self.validation, objective_of(config), n=config.n, seed=config.seed
         )
         if config.algorithm == "offline" or config.objective == "bond":
-            measured |= method_objective(measured, policy, self._pool_data(self.validation), config)
+            measured |= method_objective(measured, policy, data_of(self.validation, config, self.ref_policy), config)
         if not abs(measured["objective"]) < float("inf"):
             raise self._not_finite()
-        [agreed] = broadcast_object_list([measured])
-        return dict(agreed)
+        return dict(of_main_process(measured))
 
     def _require_finite(self, rollouts: Rollouts) -> None:
-        """Weights that no longer give log-probabilities must not become the checkpoint to resume from."""
-        few = rollouts.sequences.select(torch.arange(min(FINITE_ROWS, len(rollouts.prompt_index))))
-        logprobs = completion_logprobs(self._learner.module("policy"), few, self.task.sampling.temperature)
-        if not torch.isfinite(logprobs).all():
+        """Refuse weights that no longer give log-probabilities: they must not become the last checkpoint."""
+        if not gives_finite_logprobs(self._learner.module("policy"), rollouts, self.task.sampling.temperature):
             raise self._not_finite()
 
     def _not_finite(self) -> FloatingPointError:
@@ -280,28 +290,25 @@ class VBoNTrainer:
             f"after iteration {self._state.iteration} the policy gives no finite log-probabilities"
         )
 
-    def _checkpoint(self, prefix: str, count: int) -> None:
-        modules, optimizer = self._modules(), self._learner.full_optimizer()
-        if self.accelerator.is_main_process:
-            where = checkpoint.numbered(self.folder.checkpoints, prefix, count)
-            checkpoint.save(where, modules, optimizer, self._state.to_json())
-            checkpoint.keep_last(self.folder.checkpoints, self.config.keep_checkpoints)
-            if self._state.best is not None:
-                checkpoint.keep_best(self.folder.checkpoints, self._best_folder())
-        self.accelerator.wait_for_everyone()
-
     def _restore(self) -> RunState:
-        found = checkpoint.latest(self.folder.checkpoints) if self.config.resume else None
-        if found is None:
-            return RunState()
-        progress = checkpoint.load(found, self._modules(), self._learner.full_optimizer())
-        self._learner.full_state.scatter()
-        return RunState.from_json(progress, str(found))
+        """Fill the networks and the optimizer from the last checkpoint; return where the run stands by it.
 
-    def _modules(self) -> dict[str, torch.nn.Module]:
-        """What a checkpoint keeps: the networks, and the ranks' policy samples."""
-        refinement = {} if self._refinement is None else {"refinement": self._refinement}
-        return {**self._learner.modules(), **refinement}
+        Raises:
+            VbonError: the run has done more iterations than are asked for, or more are asked for of a finished run
+                whose checkpoints are gone.
+        """
+        folder, asked = self.folder, self.config.num_iterations
+        state = self._checkpoints.restore()
+        if state is None:
+            if folder.is_finished and self._has_work():
+                raise VbonError(f"{folder.checkpoints}: holds no checkpoint to continue from; choose another --out")
+            return RunState()
+        if state.iteration > asked:
+            raise VbonError(
+                f"--num-iterations {asked}: {folder.path} has done {state.iteration} iterations; "
+                "ask for as many or more, or choose another --out"
+            )
+        return state
 
     def _refined(self) -> Refinement:
         """Ranks that the policy's samples will refine, also for validation where that is on the same prompts."""
@@ -315,10 +322,10 @@ class VBoNTrainer:
 
     def _finish(self) -> dict[str, Any]:
         """Save the best policy as the run's model; the last one is the last checkpoint."""
-        state, policy = self._state, self._learner.module("policy")
+        state, policy = self._state, self._checkpoints.load_best(self._state)
         assert state.best is not None
-        allowed = [*self.origin.allowed_mismatches, *(name for name in state.said if name == RANK_TEST)]
-        checkpoint.load(self._best_folder(), {"policy": policy}, None)
+        failed = (RANK_TEST,) if state.failed_rank_test else ()
+        made = Provenance(self.provenance.fingerprint, (*self.provenance.allowed_mismatches, *failed))
         result = {
             "iterations": state.iteration,
             "num_processes": self.accelerator.num_processes,
@@ -331,8 +338,9 @@ class VBoNTrainer:
         self.policy = self._exported(policy)
         if self.accelerator.is_main_process:
             save_model(self.folder.path, self.policy, self.task.tokenizer, self.task)
-            self.folder.write_card(model_card(self.config, self.task, allowed, result))
-            describe(self.folder, self.config, self.task, Origin(self.origin.fingerprint, allowed), result)
+            self.folder.write_card(model_card(self.config, self.task, made.allowed_mismatches, result))
+            record = run_record(self.config, self._given, self.task, self.validation, made, result)
+            self.folder.write_record(record)
         self.accelerator.wait_for_everyone()
         return {"out": str(self.folder.path), **result}
 
@@ -341,7 +349,7 @@ class VBoNTrainer:
         if self.config.lora_rank == 0:
             return policy  # type: ignore[return-value]  # nothing is merged
         task = self.validation
-        index = torch.arange(min(FINITE_ROWS, len(task)))
+        index = torch.arange(min(EXPORTED_ROWS, len(task)))
         draws = task.draw(
             policy,
             index,
@@ -354,7 +362,7 @@ class VBoNTrainer:
         if not gap <= (EXPORT_GAP if next(plain.parameters()).dtype == torch.float32 else EXPORT_GAP_ROUNDED):
             raise VbonError(
                 f"{self.folder.path}: the model to export differs from the trained policy by {gap:.2g} nats a token "
-                f"and is not written; the policy itself is in {self._best_folder()}"
+                f"and is not written; the policy itself is in {self.folder.checkpoints}"
             )
         return plain
 
@@ -365,17 +373,12 @@ class VBoNTrainer:
         result = pool_rank_test(self.ref_policy, self.task, self.config.seed)
         self._console.print(f"rank test of the pool: χ² p = {result.p_value:.3g}")
         allowed = RANK_TEST in self.config.allow_mismatch
-        if not check_rank_test(result, self.task.pool, allowed=allowed):
-            self._state.said.append(RANK_TEST)
-        self._watcher.before_start(int(self.task.cdf.num_samples.min()))
+        self._state.failed_rank_test = not check_rank_test(result, self.task.pool, allowed=allowed)
+        self._health.before_start(int(self.task.cdf.num_samples.min()))
         offline = self.config.algorithm == "offline"
         rate = self.config.offline_learning_rate if offline else self.config.learning_rate
         assert rate is not None  # filled by `with_defaults`
-        self._watcher.see_precision(share_rounded_away(self.policy, rate), rate)
-
-    def _best_folder(self) -> Path:
-        assert self._state.best is not None
-        return checkpoint.numbered(self.folder.checkpoints, checkpoint.BEST, self._state.best["iteration"])
+        self._health.before_steps(share_rounded_away(self.policy, rate), rate)
 
     @property
     def _trains_offline(self) -> bool:

@@ -38,7 +38,7 @@ from vbon.training.rollout import Rollouts
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """How an iteration's rollouts are used; names as in `TrainConfig`."""
+    """The settings of an update; names as in `TrainConfig`."""
 
     algorithm: str
     critic: str
@@ -57,7 +57,7 @@ class UpdateSettings:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What advantages are taken against, fixed for the iteration: a value per token (PPO) or per sequence (RLOO)."""
+    """The baseline of the advantages, fixed for the iteration: a value per token (PPO) or per sequence (RLOO)."""
 
     values: Tensor | None
     returns: Tensor | None
@@ -66,7 +66,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Minibatch:
-    """Some rows of the rollouts, columns that none of them needs cut off."""
+    """Some rows of the rollouts, without the columns that none of them needs."""
 
     sequences: Sequences
     old_logprobs: Tensor
@@ -82,12 +82,13 @@ class Minibatch:
 
     @property
     def mask(self) -> Tensor:
+        """True where a completion token counts, bool (B, T)."""
         return self.sequences.completion_mask
 
 
 @torch.no_grad()
 def make_baseline(rollouts: Rollouts, critic: nn.Module | None, settings: UpdateSettings) -> Baseline:
-    """PPO: the critic's values and the returns it is to learn. Else: the mean return of a prompt's other samples."""
+    """Compute the baseline: the critic's values and returns (PPO), or the mean return of a prompt's other samples."""
     cost = _sampled_kl(rollouts.old_logprobs, rollouts.ref_logprobs)
     if settings.algorithm == "grpo":
         cost = torch.zeros_like(cost)
@@ -103,15 +104,15 @@ def make_baseline(rollouts: Rollouts, critic: nn.Module | None, settings: Update
 
 
 def minibatches(rollouts: Rollouts, baseline: Baseline, settings: UpdateSettings, *key: int) -> Iterator[Minibatch]:
-    """Every row once per epoch, in an order that is a function of the key."""
+    """Yield every row once per epoch, in an order that is a function of the key."""
     for epoch in range(settings.num_epochs):
         order = seeds.permutation(len(rollouts.prompt_index), *key, epoch).to(rollouts.mask.device)
         for rows in order.split(settings.minibatch_size):
             yield _select(rollouts, baseline, rows)
 
 
-class Seen(NamedTuple):
-    """What one forward pass of the policy gives of a minibatch, (B, T) each, differentiable; 0 off the mask."""
+class PolicyOutputs(NamedTuple):
+    """The results of one forward pass of the policy on a minibatch, (B, T) each, differentiable; 0 outside the mask."""
 
     logprobs: Tensor
     exact_kl: Tensor | None
@@ -123,22 +124,42 @@ class Seen(NamedTuple):
 def losses(
     policy: nn.Module, critic: nn.Module | None, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float
 ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-    """(The clipped loss in nats per real token, the value loss of a critic on the policy's trunk, what to log).
+    """Compute the clipped loss of a minibatch and, for a critic on the policy's trunk, its value loss.
 
-    `tokens_per_row`: mean completion length over the whole iteration, so that every minibatch weighs rows alike.
+    Args:
+        policy: the policy in training.
+        critic: the critic, or None without PPO.
+        batch: the minibatch.
+        settings: the settings of the update.
+        tokens_per_row: mean completion length over the whole iteration, so that every minibatch weighs rows alike.
+
+    Returns:
+        The loss in nats per real token, the value loss or None, and diagnostics, all scalars.
     """
     head = critic if settings.critic == "shared" else None
-    seen = _look(policy, batch, settings, head)
-    loss, diagnostics = _policy_loss(seen, batch, settings, tokens_per_row)
-    return loss, None if head is None else _value_loss(seen.values, batch, settings, tokens_per_row), diagnostics
+    outputs = _forward(policy, batch, settings, head)
+    loss, diagnostics = _policy_loss(outputs, batch, settings, tokens_per_row)
+    return loss, None if head is None else _value_loss(outputs.values, batch, settings, tokens_per_row), diagnostics
 
 
 def critic_loss(critic: nn.Module, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float) -> Tensor:
-    """PPO's value loss of a critic with a trunk of its own, in the units of `losses`."""
+    """Compute PPO's value loss of a critic with a trunk of its own.
+
+    Args:
+        critic: the critic.
+        batch: the minibatch.
+        settings: the settings of the update.
+        tokens_per_row: as in `losses`.
+
+    Returns:
+        The loss, a scalar in the units of `losses`.
+    """
     return _value_loss(critic(batch.sequences), batch, settings, tokens_per_row)
 
 
-def _look(policy: nn.Module, batch: Minibatch, settings: UpdateSettings, value_head: nn.Module | None) -> Seen:
+def _forward(
+    policy: nn.Module, batch: Minibatch, settings: UpdateSettings, value_head: nn.Module | None
+) -> PolicyOutputs:
     ids = batch.sequences.completion_ids.flatten()
     full, temperature = settings.kl_estimator == "full", settings.temperature
 
@@ -151,17 +172,17 @@ def _look(policy: nn.Module, batch: Minibatch, settings: UpdateSettings, value_h
         return found if value_head is None else [*found, values_of(value_head, hidden)]
 
     found = at_completion_tokens(policy, batch.sequences, measure)
-    return Seen(found[0], found[1] if full else None, None if value_head is None else found[-1])
+    return PolicyOutputs(found[0], found[1] if full else None, None if value_head is None else found[-1])
 
 
 def _policy_loss(
-    seen: Seen, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float
+    outputs: PolicyOutputs, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    logprobs = seen.logprobs
-    advantages = _advantages(logprobs.detach(), seen.exact_kl, batch, settings)
+    logprobs = outputs.logprobs
+    advantages = _advantages(logprobs.detach(), outputs.exact_kl, batch, settings)
     token_losses = clipped_token_loss(logprobs, batch.old_logprobs, advantages, settings.clip_range)
-    if seen.exact_kl is not None:
-        token_losses = token_losses + seen.exact_kl
+    if outputs.exact_kl is not None:
+        token_losses = token_losses + outputs.exact_kl
     elif settings.algorithm == "grpo":
         token_losses = token_losses + kl.importance_weighted_k3(logprobs, batch.old_logprobs, batch.ref_logprobs)
     loss = (token_losses * batch.mask).sum() / (len(batch.mask) * tokens_per_row)
@@ -192,7 +213,7 @@ def _advantages(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, set
 
 
 def _kl_in_return(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, settings: UpdateSettings) -> Tensor:
-    """The KL that tokens answer for by their advantages; the rest of it is in the loss. (B, T)."""
+    """Compute the KL that the advantages charge to each token, (B, T); the rest of it is in the loss."""
     if settings.algorithm == "grpo":
         return torch.zeros_like(logprobs)
     if exact_kl is not None:

@@ -1,4 +1,4 @@
-"""How far the policy is from best-of-N on prompts it does not train on, from fresh samples with fixed uniforms."""
+"""Validation: the distance to best-of-N on prompts that are not trained on, from fresh samples with fixed uniforms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from vbon.core import seeds, stats
 from vbon.core.best_of_n import log_weight
 from vbon.core.objectives import BoundObjective
+from vbon.models.logprobs import completion_logprobs
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.task import Task
 
 INTERVALS = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon", "eos_rate", "completion_length")
 MAX_PROMPTS = 64
 MIN_COMPLETIONS = 512
+FINITE_ROWS = 8
 
 
 @torch.no_grad()
@@ -25,7 +27,8 @@ def validate(
     """Measure the policy on up to 64 validation prompts with at least 512 fresh completions.
 
     Args:
-        policy, ref_policy: the model that is measured, and the one that made the pool.
+        policy: the model that is measured.
+        ref_policy: the model that made the pool.
         task: the validation prompts.
         objective: (rewards, interval) → sequence rewards and β.
         n: the N of best-of-N that `kl_policy_bon` is measured against.
@@ -60,14 +63,14 @@ def _intervals(measures: dict[str, Tensor], per_prompt: int, seed: int) -> dict[
 
 
 def prompts_measured(count: int, seed: int) -> Tensor:
-    """Which of `count` validation prompts are measured: up to 64 of them, the same each time. int64."""
+    """Choose up to 64 of `count` validation prompts to measure, the same each time; int64."""
     return seeds.permutation(count, seed, seeds.VALIDATION)[:MAX_PROMPTS]
 
 
 def rollout_metrics(rollouts: Rollouts, n: float, gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-    """Means over completions; docs/metrics.md names each estimator and direction.
+    """Compute means over completions; docs/metrics.md names each estimator and direction.
 
-    `gather` brings together the rows of all processes, (B, K) → (ΣB, K).
+    `gather` collects the rows of all processes, (B, K) → (ΣB, K).
     """
     measures = completion_measures(rollouts, n)
     rows = torch.stack(list(measures.values()), 1)
@@ -80,7 +83,7 @@ def rollout_metrics(rollouts: Rollouts, n: float, gather: Callable[[Tensor], Ten
 
 
 def completion_measures(rollouts: Rollouts, n: float) -> dict[str, Tensor]:
-    """What `rollout_metrics` takes the means of, for each completion; float64 (B,), on the CPU."""
+    """Compute the quantities whose means are `rollout_metrics`, for each completion; float64 (B,), on the CPU."""
     log_ratio = rollouts.log_ratio().cpu()
     interval, mask = rollouts.interval, rollouts.mask
     log_w = torch.from_numpy(log_weight(interval.cdf_lt, interval.cdf_le, n))
@@ -99,9 +102,16 @@ def completion_measures(rollouts: Rollouts, n: float) -> dict[str, Tensor]:
     return {name: values.double().cpu() for name, values in measures.items()}
 
 
+@torch.no_grad()
+def gives_finite_logprobs(policy: nn.Module, rollouts: Rollouts, temperature: float) -> bool:
+    """Return True if the policy's log-probabilities of the first few rollouts are finite."""
+    few = rollouts.sequences.select(torch.arange(min(FINITE_ROWS, len(rollouts.prompt_index))))
+    return bool(torch.isfinite(completion_logprobs(policy, few, temperature)).all())
+
+
 def validation_line(row: dict[str, Any]) -> str:
-    """What the console says of a validation, a row of the diary."""
+    """Format a validation, a row of the metrics, for the console."""
     return (
-        f"iteration {row['iteration']:>5}  validation: win rate {row['validation/win_rate']:.3f}  "
+        f"validation {row['iteration']:>5}  win rate {row['validation/win_rate']:.3f}  "
         f"KL to reference {row['validation/kl_policy_ref']:.3f}  KL to best-of-N {row['validation/kl_policy_bon']:.3f}"
     )

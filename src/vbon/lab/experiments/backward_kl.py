@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vbon.figures.shapes import Line, Panel
 from vbon.lab import laws
 from vbon.lab.enumerate import exact_log_probs
 from vbon.lab.exact import measure
 from vbon.lab.experiment import Context
-from vbon.lab.figures import Line, Panel
 from vbon.lab.laws import Law, enumerated_law
 from vbon.lab.optimum import exact_gradient_optimum
 from vbon.lab.rows import Row, distinct, line, where

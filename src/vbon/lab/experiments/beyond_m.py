@@ -15,9 +15,9 @@ import numpy as np
 from vbon.core.best_of_n import log_weight
 from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import RewardCDF
+from vbon.figures.shapes import Panel
 from vbon.lab.exact import Float, Truth, kl, mean_and_error, measure, normalised
 from vbon.lab.experiment import Context
-from vbon.lab.figures import Panel
 from vbon.lab.pools import draw_counts, interval
 from vbon.lab.rows import Row, distinct, line, plus_minus, seeds_line, where
 from vbon.lab.training import LONG, Job, Scale, run_all, run_log_probs, truth_of

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from vbon.core.best_of_n import kl_coef_from_n
+from vbon.figures.shapes import Panel
 from vbon.lab.exact import Float, Truth, expectation, kl, tilted
 from vbon.lab.experiment import Context
-from vbon.lab.figures import Panel
 from vbon.lab.rows import Row, line, where
 from vbon.lab.training import truth_of
 from vbon.lab.world import WORLDS

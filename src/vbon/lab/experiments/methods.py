@@ -13,9 +13,9 @@ import numpy as np
 from vbon.config.methods import METHODS, MethodName
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.core.kl_rl import kl_coef_for_gaussian
+from vbon.figures.shapes import Panel, highest
 from vbon.lab.exact import Truth, expectation, kl
 from vbon.lab.experiment import Context
-from vbon.lab.figures import Panel
 from vbon.lab.optima import own_optimum
 from vbon.lab.rows import Row, distinct, line, where
 from vbon.lab.training import Job, Scale, run_all, run_log_probs, truth_of
@@ -119,4 +119,4 @@ def _panel(rows: list[Row], world: str) -> Panel:
         line(where(rows, method=method), "n", "kl_optimum_bon", method, least=1e-6)
         for method in distinct(rows, "method")
     ]
-    return Panel(f"{world} π_ref", "N", "KL(optimum‖π_bon), nats", [one for one in lines if max(one.y) > 1e-6])
+    return Panel(f"{world} π_ref", "N", "KL(optimum‖π_bon), nats", [one for one in lines if highest(one.y) > 1e-6])

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from vbon.figures.shapes import Line, Panel
 from vbon.lab import laws
 from vbon.lab.exact import Truth, expectation, kl, measure, normalised
 from vbon.lab.experiment import Context
 from vbon.lab.experiments.ties import blind_sum
-from vbon.lab.figures import Line, Panel
 from vbon.lab.laws import enumerated_law
 from vbon.lab.rows import Row, distinct, line, seeds_line, where
 from vbon.lab.training import LONG, Job, Scale, run_all, run_log_probs, truth_of

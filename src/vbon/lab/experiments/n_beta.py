@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from vbon.core import kl_rl
+from vbon.figures.shapes import Line, Panel
 from vbon.lab import laws
 from vbon.lab.experiment import Context
-from vbon.lab.figures import Line, Panel
 from vbon.lab.laws import Law, continuous_law, enumerated_law
 from vbon.lab.rows import Row, distinct, line, where
 from vbon.lab.training import truth_of

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from vbon.core import kl_rl, pool_size, stats
+from vbon.figures.shapes import Panel
 from vbon.lab.exact import Float, kl, normalised
 from vbon.lab.experiment import Context
-from vbon.lab.figures import Panel
 from vbon.lab.laws import Law
 from vbon.lab.maps import MAPS, spread_of
 from vbon.lab.pools import ESTIMATORS, draw_counts

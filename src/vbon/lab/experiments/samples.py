@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from vbon.core import best_of_n, pool_size
+from vbon.figures.shapes import Line, Panel
 from vbon.lab.exact import Float, Truth, kl, mean_and_error, normalised
 from vbon.lab.experiment import Context
-from vbon.lab.figures import Line, Panel
 from vbon.lab.pools import ESTIMATORS, draw_counts, ks_p_value
 from vbon.lab.rows import RULE, Row, distinct, line, plus_minus, seeds_line, where
 from vbon.lab.training import LONG, Job, Scale, run_cases, truth_of

@@ -14,10 +14,10 @@ from typing import Any
 
 from vbon.core import pool_size
 from vbon.errors import VbonError
+from vbon.figures.shapes import Line, Panel
 from vbon.lab import text_runs
 from vbon.lab.experiment import Context
 from vbon.lab.experiments.pool import kl_matched, laws_of, mapped
-from vbon.lab.figures import Line, Panel
 from vbon.lab.laws import Law
 from vbon.lab.maps import MAPS, spread_of
 from vbon.lab.rows import RULE, Row, interval, line, where

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from vbon.core.best_of_n import kl_from_levels, level_probabilities, log_weight, win_rate_from_levels
+from vbon.figures.shapes import Panel
 from vbon.lab.exact import Float, Truth, expectation, kl, level_masses, normalised
 from vbon.lab.experiment import Context
-from vbon.lab.figures import Panel
 from vbon.lab.rows import Row, line, seeds_line, where
 from vbon.lab.training import LONG, Job, Scale, run_cases, truth_of
 from vbon.lab.training import run as run_job

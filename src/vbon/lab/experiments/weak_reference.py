@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from vbon.figures.shapes import Line, Panel
 from vbon.lab.exact import Float, Truth, expectation, measure, normalised
 from vbon.lab.experiment import Context
 from vbon.lab.experiments.backward_kl import matched_kl_coef
-from vbon.lab.figures import Line, Panel
 from vbon.lab.pools import Counts, draw_counts, interval
 from vbon.lab.rows import Row, line, summary, where
 from vbon.lab.training import LONG, Job, Scale, run_all, run_with_curve, truth_of

@@ -2,21 +2,17 @@
 
 from typing import Any
 
-from markupsafe import Markup
-
 from vbon.report.comparison import plots, samples, statistics, tables
-from vbon.report.comparison.read import Comparison, Method
+from vbon.report.comparison.read import ComparedMethod, Comparison
 from vbon.report.comparison.verdict import sentences
-from vbon.report.page import as_context, environment, script_hash, template_text
+from vbon.report.page import as_context, fill
 from vbon.report.words import n_text
-from vbon.version import __version__
 
 METRICS = {"win_rate": ("win rate, percentage points", 1, 100.0), "reward": ("reward", 3, 1.0)}
 
 
 def render(comparison: Comparison) -> str:
     """The HTML page, a function of the sweep's folder alone."""
-    style, script = template_text("report.css"), template_text("report.js")
     matched = {metric: statistics.matched(comparison, metric) for metric in METRICS}
     shares = {metric: statistics.front_shares(comparison, metric) for metric in METRICS}
     first = comparison.methods[0].name
@@ -28,37 +24,30 @@ def render(comparison: Comparison) -> str:
         "judges": plots.judge_plots(comparison),
         "speeds": plots.speed_plots(comparison),
     }
-    return (
-        environment()
-        .get_template("comparison.html.j2")
-        .render(
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=script_hash(script),
-            version=__version__,
-            name=comparison.name,
-            first=first,
-            sentences=sentences(comparison, matched, shares),
-            methods=[_method(method) for method in comparison.methods],
-            shape=comparison.shape,
-            pool=comparison.pool,
-            ns=[n_text(place.n) for place in comparison.places],
-            num_runs=comparison.num_runs,
-            failed=comparison.failed,
-            results=tables.results_table(comparison),
-            matched=[
-                (label, tables.matched_table(comparison, matched[metric], digits, factor))
-                for metric, (label, digits, factor) in METRICS.items()
-                if matched[metric]
-            ],
-            costs=tables.cost_table(statistics.costs(comparison)),
-            search=tables.search_table(comparison),
-            settings=tables.settings_rows(comparison.settings),
-            cards=samples.cards(comparison),
-            drawings={key: [as_context(one) for one in rows] for key, rows in drawings.items()},
-        )
+    return fill(
+        "comparison.html.j2",
+        name=comparison.name,
+        first=first,
+        sentences=sentences(comparison, matched, shares),
+        methods=[_method(method) for method in comparison.methods],
+        shape=comparison.shape,
+        pool=comparison.pool,
+        ns=[n_text(place.n) for place in comparison.places],
+        num_runs=comparison.num_runs,
+        failed=comparison.failed,
+        results=tables.results_table(comparison),
+        matched=[
+            (label, tables.matched_table(comparison, matched[metric], digits, factor))
+            for metric, (label, digits, factor) in METRICS.items()
+            if matched[metric]
+        ],
+        costs=tables.cost_table(statistics.costs(comparison)),
+        search=tables.search_table(comparison),
+        settings=tables.settings_rows(comparison.settings),
+        cards=samples.cards(comparison),
+        drawings={key: [as_context(one) for one in rows] for key, rows in drawings.items()},
     )
 
 
-def _method(method: Method) -> dict[str, Any]:
+def _method(method: ComparedMethod) -> dict[str, Any]:
     return {"name": method.name, "series": method.series, "summary": method.summary, "family": method.family}

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbon.artifacts.evaluation import PER_PROMPT, REFERENCE, estimate_of
-from vbon.artifacts.json_files import is_number, read_object
+from vbon.artifacts.json_files import is_number
 from vbon.artifacts.parquet_files import read_parquet
-from vbon.core.stats import Estimate
+from vbon.artifacts.sweep import RECORD, evaluation_folder, read_record, read_timings
+from vbon.core.estimate import Estimate
 from vbon.errors import VbonError
 
-RECORD = "sweep.json"
 Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Place:
+class GridPoint:
     """One N of the grid: best-of-N itself and the reference there."""
 
     n: float
@@ -32,7 +32,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Method:
+class ComparedMethod:
     """One method: its runs by (place on the grid, seed), and what was recorded of it."""
 
     name: str
@@ -71,8 +71,8 @@ class Comparison:
     path: Path
     settings: Mapping[str, Any]
     pool: Mapping[str, Any]
-    places: Sequence[Place]
-    methods: Sequence[Method]
+    places: Sequence[GridPoint]
+    methods: Sequence[ComparedMethod]
     failed: Sequence[tuple[str, str]]
     num_runs: int
     shape: Mapping[str, Any]
@@ -90,16 +90,11 @@ class Comparison:
         return [np.array(one) for one in lists if isinstance(one, list) and one and all(map(is_number, one))]
 
 
-def is_sweep(path: Path) -> bool:
-    """Whether a folder holds a sweep's record."""
-    return (path / RECORD).is_file()
-
-
 def read_sweep(path: Path) -> Comparison:
     """Raises VbonError naming the file and the field."""
     where = path / RECORD
-    record = read_object(where, format_version=1)
-    timings = read_object(path / "timings.json") if (path / "timings.json").is_file() else {}
+    record = read_record(path)
+    timings = read_timings(path)
     try:
         return _comparison(path, record, timings)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -107,7 +102,7 @@ def read_sweep(path: Path) -> Comparison:
 
 
 def _comparison(path: Path, record: Mapping[str, Any], timings: Mapping[str, Any]) -> Comparison:
-    places = [_place(row) for row in record["grid"]]
+    places = [_grid_point(row) for row in record["grid"]]
     if not places:
         raise VbonError(f"{path}: no run of this sweep is done yet; run vbon sweep first")
     runs = record["runs"]
@@ -136,13 +131,13 @@ def _comparison(path: Path, record: Mapping[str, Any], timings: Mapping[str, Any
 
 def _evaluation(path: Path, name: str) -> Path:
     """The folder of a run's evaluation; ValueError for a name that leads out of the sweep's."""
-    if Path(name).name != name or "\0" in name or (path / "evaluations" / name).is_symlink():
+    if Path(name).name != name or "\0" in name or evaluation_folder(path, name).is_symlink():
         raise ValueError(f"{name!r} is no name of a run")
-    return path / "evaluations" / name
+    return evaluation_folder(path, name)
 
 
-def _place(row: Mapping[str, Any]) -> Place:
-    return Place(
+def _grid_point(row: Mapping[str, Any]) -> GridPoint:
+    return GridPoint(
         float(row["n"]),
         _estimates(row["target"]),
         _estimates(row["reference"]),
@@ -158,9 +153,9 @@ def _method(
     runs: Sequence[Mapping[str, Any]],
     ns: Sequence[float],
     per_prompt: Mapping[str, Mapping[str, Float]],
-) -> Method:
+) -> ComparedMethod:
     by_place = {(ns.index(run["n"]), run["seed"]): run for run in runs}
-    return Method(
+    return ComparedMethod(
         name,
         series,
         str(row["family"]),

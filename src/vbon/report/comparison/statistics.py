@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbon.core import fronts, kl_rl, stats
-from vbon.core.stats import Estimate
-from vbon.report.comparison.figures import Band, Line
-from vbon.report.comparison.read import Comparison, Method
+from vbon.core.estimate import Estimate
+from vbon.figures.shapes import Line
+from vbon.report.comparison.read import ComparedMethod, Comparison
 
 Float = NDArray[np.float64]
 KL = "kl_policy_ref"
@@ -36,8 +36,9 @@ def lines_by_n(comparison: Comparison, metric: str) -> list[Line]:
         if values is not None:
             ns = [comparison.places[place].n for place in method.places()]
             seeds = [(n, float(y)) for n, row in zip(ns, values.mean(2).T, strict=True) for y in row]
-            x = [Estimate(n, n, n) for n in ns]
-            found.append(Line(method.name, method.series, x, [point(one) for one in _grid(values)], seeds))
+            found.append(
+                Line(method.name, ns, [point(one) for one in _grid(values)], series=method.series, seeds=seeds)
+            )
     return found
 
 
@@ -73,9 +74,9 @@ def _tilt(quantiles: Sequence[Float], beta: float) -> tuple[float, float]:
 class Matched(NamedTuple):
     """First method minus a rival at equal KL: at best-of-N's own KL for each N, and along the KLs both cover."""
 
-    rival: Method
+    rival: ComparedMethod
     at_best_of_n: Sequence[Estimate]
-    band: Band
+    along: Line
     per_seed: Sequence[Sequence[float]]
     """The same at best-of-N's KLs, each seed by itself; nan outside its curves."""
 
@@ -87,7 +88,7 @@ def matched(comparison: Comparison, metric: str) -> list[Matched]:
     return [one for one in found if one is not None]
 
 
-def _matched(first: Method, rival: Method, metric: str, comparison: Comparison) -> Matched | None:
+def _matched(first: ComparedMethod, rival: ComparedMethod, metric: str, comparison: Comparison) -> Matched | None:
     mine, theirs = _curves(first, metric), _curves(rival, metric)
     if mine is None or theirs is None or mine[0].shape[0] != theirs[0].shape[0]:
         return None
@@ -100,9 +101,14 @@ def _matched(first: Method, rival: Method, metric: str, comparison: Comparison) 
     return Matched(
         rival,
         both[: len(levels)],
-        Band(rival.name, rival.series, along.tolist(), both[len(levels) :]),
+        _band(rival, along.tolist(), both[len(levels) :]),
         [_one_seed(levels, mine, theirs, s) for s in seeds],
     )
+
+
+def _band(rival: ComparedMethod, kls: Sequence[float], values: Sequence[Estimate]) -> Line:
+    means, low, high = ([getattr(value, part) for value in values] for part in ("value", "low", "high"))
+    return Line(rival.name, kls, means, low, high, series=rival.series)
 
 
 def _one_seed(levels: Sequence[float], mine: tuple[Float, Float], theirs: tuple[Float, Float], s: int) -> list[float]:
@@ -110,7 +116,7 @@ def _one_seed(levels: Sequence[float], mine: tuple[Float, Float], theirs: tuple[
     return [float(value) for value in curves[0] - curves[1]]
 
 
-def _curves(method: Method, metric: str) -> tuple[Float, Float] | None:
+def _curves(method: ComparedMethod, metric: str) -> tuple[Float, Float] | None:
     kl, values = method.values(KL), method.values(metric)
     return None if kl is None or values is None else (kl, values)
 
@@ -118,7 +124,7 @@ def _curves(method: Method, metric: str) -> tuple[Float, Float] | None:
 class FrontShare(NamedTuple):
     """Of the points on the front, how many are a method's; `share` with its interval over prompts."""
 
-    method: Method
+    method: ComparedMethod
     points: int
     of: int
     share: Estimate
@@ -152,7 +158,7 @@ def _owned(front: NDArray[np.bool_], owner: NDArray[np.int64], count: int) -> ND
 class CostRow(NamedTuple):
     """One method at one N: medians over seeds of what the whole run cost, and of what it took to be nearly there."""
 
-    method: Method
+    method: ComparedMethod
     n: float
     rollouts: float
     offline_steps: float
@@ -169,7 +175,7 @@ def costs(comparison: Comparison) -> list[CostRow]:
     return [_cost(method, place, comparison) for method in comparison.methods for place in method.places()]
 
 
-def _cost(method: Method, place: int, comparison: Comparison) -> CostRow:
+def _cost(method: ComparedMethod, place: int, comparison: Comparison) -> CostRow:
     runs = [run for (at, _), run in method.runs.items() if at == place]
     near = [run["cost_nearly"] for run in runs if run["cost_nearly"] is not None]
     # A method is nearly there at some cost only if most of its seeds are.
@@ -194,14 +200,14 @@ def _median(values: Sequence[float]) -> float | None:
     return float(np.median(values)) if values else None
 
 
-def _line(method: Method, metric: str) -> Line | None:
+def _line(method: ComparedMethod, metric: str) -> Line | None:
     curves = _curves(method, metric)
     if curves is None:
         return None
     kl, values = curves
     seeds = list(zip(kl.mean(2).ravel().tolist(), values.mean(2).ravel().tolist(), strict=True))
     x, y = ([point(one) for one in _grid(curve)] for curve in curves)
-    return Line(method.name, method.series, x, y, seeds)
+    return Line(method.name, x, y, series=method.series, seeds=seeds)
 
 
 def _grid(values: Float) -> Iterator[Float]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vbon.core.stats import Estimate
-from vbon.report.comparison.read import Comparison, Method
+from vbon.core.estimate import Estimate
+from vbon.report.comparison.read import ComparedMethod, Comparison
 from vbon.report.comparison.statistics import KL, CostRow, Matched, point
 from vbon.report.tables import COLUMNS, Cell, Row, Table, cell
 from vbon.report.words import MISSING, n_text, number
@@ -28,7 +28,7 @@ def results_table(comparison: Comparison) -> Table:
     return Table([*columns, *((COLUMNS[key][0], COLUMNS[key][1]) for key in SHOWN)], rows)
 
 
-def _row(method: Method, index: int, n: float) -> Row:
+def _row(method: ComparedMethod, index: int, n: float) -> Row:
     beta = method.kl_coef[index]
     cells = []
     for key in SHOWN:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from vbon.report.comparison.read import Comparison, Method
+from vbon.report.comparison.read import ComparedMethod, Comparison
 from vbon.report.comparison.statistics import FrontShare, Matched, point
 from vbon.report.words import n_text, number
 
@@ -35,7 +35,7 @@ def _nearest(comparison: Comparison) -> Iterator[str]:
         yield f"Smallest KL(π_θ‖π_bon), nats, mean over seeds. {'. '.join(told)}."
 
 
-def _distance(method: Method, index: int) -> float | None:
+def _distance(method: ComparedMethod, index: int) -> float | None:
     values = method.values("kl_policy_bon")
     if values is None or index not in method.places():
         return None

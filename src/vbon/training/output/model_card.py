@@ -1,0 +1,92 @@
+"""README.md of a run: the card that tells whoever finds the model what it is and how to make it again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vbon.artifacts.run import SETTINGS_NAME
+from vbon.config.train import TrainConfig
+from vbon.training.task import Task
+from vbon.version import __version__
+
+METRICS = {
+    "win_rate": "win rate against one sample of the reference",
+    "kl_policy_ref": "KL(π_θ‖π_ref), nats",
+    "kl_policy_bon": "KL(π_θ‖π_bon), nats",
+    "reward": "mean reward",
+    "eos_rate": "completions that end by themselves",
+    "completion_length": "tokens per completion",
+}
+
+
+def model_card(config: TrainConfig, task: Task, allowed: Sequence[str], result: dict[str, Any]) -> str:
+    """Write the card of a run: Markdown with the front matter that model hubs read.
+
+    Args:
+        config: the settings with every default filled in.
+        task: the training prompts with their pool.
+        allowed: the mismatches between pool and training that were allowed.
+        result: the result of the run.
+
+    Returns:
+        The text of README.md.
+    """
+    return f"""---
+{yaml.safe_dump(_front_matter(config), sort_keys=False).strip()}
+---
+
+# Best-of-{config.n:g} in one sample
+
+A policy trained by vbon {__version__} so that one sample of it is distributed like the best of {config.n:g} samples of
+its reference, `{config.model}`, by the reward `{task.reward.name}`
+([Variational Best-of-N](https://arxiv.org/abs/2407.06057)).
+Method `{config.method_name}` (objective `{config.objective}`, algorithm `{config.algorithm}`, warm start
+`{config.warm_start}`).
+
+| on validation prompts, after iteration {result["best_iteration"]} of {result["iterations"]} | | 95 % over prompts |
+|---|--:|--:|
+{_metric_lines(result)}
+
+For comparison: a best-of-{config.n:g} sample of a reward without ties wins {config.n / (config.n + 1):.3f} of the time,
+at KL(π_bon‖π_ref) = {result["kl_bon_ref"]:.3f}; at π_θ = π_bon, KL(π_θ‖π_bon) reads
+{result["kl_policy_bon_floor"]:.3f} with a pool of this size.
+
+## How it was sampled
+
+Temperature {task.sampling.temperature:g}, top-p 1, no top-k, at most {task.sampling.max_new_tokens} new tokens
+(`generation_config.json`): the distribution that was trained is this one.
+
+## How to make it again
+
+    vbon train --config {SETTINGS_NAME} --out RUN
+
+with the same pool: {len(task)} training prompts, {int(task.cdf.num_samples.min())} or more reference samples of each.
+Seed {config.seed}, {result["num_processes"]} process{"es" if result["num_processes"] > 1 else ""}. These figures chose
+the checkpoint; `vbon evaluate RUN --pool HELDOUT` gives some that did not.
+
+| the pool's fingerprint | |
+|---|---|
+{_fingerprint_lines(task, allowed)}
+"""
+
+
+def _front_matter(config: TrainConfig) -> dict[str, Any]:
+    tags = ["vbon", "best-of-n", "rlhf"]
+    base = {} if Path(config.model).exists() else {"base_model": config.model}
+    return {"library_name": "transformers", "pipeline_tag": "text-generation", **base, "tags": tags}
+
+
+def _metric_lines(result: dict[str, Any]) -> str:
+    rows = {text: [result[f"validation/{key}{end}"] for end in ("", "_low", "_high")] for key, text in METRICS.items()}
+    return "\n".join(f"| {text} | {value:.3f} | {low:.3f} to {high:.3f} |" for text, (value, low, high) in rows.items())
+
+
+def _fingerprint_lines(task: Task, allowed: Sequence[str]) -> str:
+    known = task.pool.fingerprint.to_json()
+    notes = {field: " (another one was used here)" for field in allowed}
+    return "\n".join(
+        f"| {field} | {'unknown' if value is None else f'`{value}`'}{notes.get(field, '')} |"
+        for field, value in known.items()
+    )

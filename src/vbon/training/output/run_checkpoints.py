@@ -1,0 +1,63 @@
+"""The checkpoints of one run: to continue from, and of the best policy so far."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from vbon.training.output import checkpoint
+from vbon.training.output.state import RunState
+from vbon.training.parallel.learner import Learner
+
+
+class RunCheckpoints:
+    """Saves and loads the checkpoints of a run; all processes call each method together, and the main one writes.
+
+    Args:
+        folder: their folder.
+        learner: the networks and their optimizer.
+        beside: further modules to save, by name.
+        keep: how many checkpoints to continue from are kept.
+    """
+
+    def __init__(self, folder: Path, learner: Learner, beside: Mapping[str, nn.Module], keep: int):
+        self._folder, self._learner, self._beside, self._keep = folder, learner, beside, keep
+
+    def save(self, prefix: str, count: int, state: RunState) -> None:
+        """Save all that a continued run needs, after `count` steps or iterations, and remove older checkpoints."""
+        modules, optimizer = self._modules(), self._learner.full_optimizer()
+        if self._learner.accelerator.is_main_process:
+            checkpoint.save(checkpoint.numbered(self._folder, prefix, count), modules, optimizer, state.to_json())
+            checkpoint.keep_last(self._folder, self._keep)
+            if state.best is not None:
+                checkpoint.keep_best(self._folder, self._best(state))
+        self._learner.accelerator.wait_for_everyone()
+
+    def restore(self) -> RunState | None:
+        """Fill networks and optimizer from the last checkpoint and return its state, or None if there is none."""
+        found = checkpoint.latest(self._folder)
+        if found is None:
+            return None
+        progress = checkpoint.load(found, self._modules(), self._learner.full_optimizer())
+        self._learner.full_state.scatter()
+        return RunState.from_json(progress, str(found))
+
+    def save_best(self, state: RunState) -> None:
+        """Save the present policy as the best one, that of `state.best`."""
+        policy = self._learner.module("policy")
+        if self._learner.accelerator.is_main_process:
+            assert state.best is not None
+            checkpoint.save(self._best(state), {"policy": policy}, None, state.best)
+
+    def load_best(self, state: RunState) -> nn.Module:
+        """Fill the policy with the best one's weights and return it."""
+        policy = self._learner.module("policy")
+        checkpoint.load(self._best(state), {"policy": policy}, None)
+        return policy
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {**self._learner.modules(), **self._beside}
+
+    def _best(self, state: RunState) -> Path:
+        assert state.best is not None
+        return checkpoint.numbered(self._folder, checkpoint.BEST, state.best["iteration"])
