@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbon.errors import VbonError
-from vbon.integrations.lookup import Reference, encode_reference, load_sequence_reward, read_reference, sequence_rewards
+from vbon.integrations.lookup import (
+    Reference,
+    encode_reference,
+    load_sequence_reward,
+    read_reference,
+    reference_columns,
+    sequence_rewards,
+)
+from vbon.integrations.trl import VbonReward
 from vbon.pool import make_prompt
 from vbon.rewards import callable_reward
 
@@ -59,6 +67,31 @@ def test_three_ways_to_a_reference_give_one_rho(lab, draw_pool):
         assert scores.rewards.tolist() == [reward]
         assert scores.sequence_rewards[0] == pytest.approx(exact_rho(reward, rewards, 8), rel=1e-12)
         assert scores.win_rates[0] == pytest.approx(np.mean([(reward > r) + (reward == r) / 2 for r in rewards]))
+
+
+def test_copies_of_the_pools_completions_tie_in_every_host_under_noise(lab, draw_pool):
+    """A reward that is a network differs by 1e-7 from call to call; a copy must stand among its copies all the same."""
+    pool, random = draw_pool(40), np.random.default_rng(0)
+    exact = dict(zip(lab.world.texts, lab.rewards("positions")[0].tolist(), strict=True))
+
+    def noisy(completions):
+        return [exact[text] + 1e-7 * random.uniform(-1, 1) for text in completions]
+
+    noisy.batch_noise = True
+    reward = callable_reward(noisy, name="noisy", fingerprint=pool.fingerprint.reward)
+    texts, prompt = list(pool.completions), pool.prompts[0]
+    rounded = [round(reward, 5) for reward in pool.rewards.tolist()]  # some of this pool are nearer than the resolution
+    expected = [exact_rho(round(exact[text], 5), rounded, 8) for text in texts]
+    asked, ridden = load_sequence_reward(reward, 8, pool), load_sequence_reward(reward, 8)
+    reference = read_reference(encode_reference(pool, 0), ridden.find, "row")
+    rows = {name: [values] * len(texts) for name, values in reference_columns(pool, 0).items()}
+    for found in (
+        asked([Reference(prompt, None)] * len(texts), texts).sequence_rewards,
+        ridden([reference] * len(texts), texts).sequence_rewards,
+        VbonReward(reward, 8)(prompts=[prompt.prompt] * len(texts), completions=texts, **rows),
+        [VbonReward(reward, 8, pool)(prompts=[prompt.prompt], completions=[text])[0] for text in texts],
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_a_reference_rides_exactly_with_its_columns(draw_pool):
