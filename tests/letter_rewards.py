@@ -41,7 +41,7 @@ def levels(prompts, completions):
 
 
 def binary(prompts, completions):
-    return [float("a b" in c or c == "c") for c in completions]
+    return [float("a b" in c or c.strip() == "c") for c in completions]
 
 
 def length(prompts, completions):
