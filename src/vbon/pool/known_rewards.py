@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from vbon.core.resolution import Levels
 from vbon.errors import VbonError
@@ -148,7 +149,7 @@ def score_again(
 
 
 def texts_of(
-    pool: ReferencePool, prompt_ids: Sequence[list[int]], tokenizer: object
+    pool: ReferencePool, prompt_ids: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[Int], list[str | None]]:
     """Rows → texts: what their ids add to their prompts' where the pool knows ids, else the text that it holds."""
 
