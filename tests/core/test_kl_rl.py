@@ -1,6 +1,5 @@
 """The exact cases of the map from N to β, against sums and quadrature."""
 
-import mpmath
 import numpy as np
 import pytest
 import scipy.optimize
@@ -13,6 +12,7 @@ from vbon.core.kl_rl import (
     kl_coef_for_log_rank,
     kl_coef_for_samples,
     kl_coef_for_verifier,
+    kl_of_samples_tilt,
     kl_of_tilt,
     tilted_weights,
     win_rate_frontier,
@@ -75,18 +75,54 @@ def entropy_form(scores, beta) -> float:
 def test_tilt_of_samples_and_its_kl(beta):
     for scores in SCORES:
         np.testing.assert_allclose(tilted_weights(scores, beta), scipy.special.softmax(np.array(scores) / beta))
-        assert kl_of_tilt(scores, beta) == pytest.approx(entropy_form(scores, beta), abs=1e-14)
+        assert kl_of_samples_tilt(scores, beta) == pytest.approx(entropy_form(scores, beta), abs=1e-14)
+
+
+@pytest.mark.parametrize("beta", [1e-4, 0.05, 0.7, 30.0])
+def test_kl_of_tilt_is_the_jackknife(beta):
+    for scores in [*SCORES, [1.0, 1.0, 0.0], [5.0, 5.0, 5.0], [2.0, 1.0]]:
+        left_out = [entropy_form(scores[:i] + scores[i + 1 :], beta) for i in range(len(scores))]
+        expected = len(scores) * entropy_form(scores, beta) - (len(scores) - 1) * np.mean(left_out)
+        assert kl_of_tilt(scores, beta) == pytest.approx(expected, abs=1e-12)
+    assert kl_of_tilt([3.0], beta) == 0
+
+
+LAWS = {
+    "normal": lambda size: np.random.default_rng(0).normal(size=size),
+    "verifier": lambda size: np.random.default_rng(1).binomial(1, 0.3, size) * 1.0,
+}
+EXACT_KL = {"normal": lambda beta: 1 / (2 * beta**2), "verifier": lambda beta: bernoulli_tilt_kl(0.3, beta)}
+
+
+def bernoulli_tilt_kl(rate, beta):
+    tilted = rate * np.exp(1 / beta) / (1 - rate + rate * np.exp(1 / beta))
+    return tilted * np.log(tilted / rate) + (1 - tilted) * np.log((1 - tilted) / (1 - rate))
+
+
+@pytest.mark.parametrize(("num_samples", "n", "most"), [(64, 4, 0.05), (64, 8, 0.13), (200, 8, 0.06), (200, 16, 0.12)])
+@pytest.mark.parametrize("law", LAWS)
+def test_the_matched_kl_coef_spends_what_it_should(law, num_samples, n, most):
+    """The exact KL of the law at the matched β, as a share above what was asked; uncorrected, .15 at 200 and 16."""
+    scores = LAWS[law]((400, num_samples))
+    kl = {"normal": kl_from_reference(n), "verifier": 0.6 if n < 8 else 0.9}[law]
+    spent, plain = (
+        EXACT_KL[law](kl_coef_for_samples(list(scores), kl)),
+        [kl_of_samples_tilt(row, 0.8) for row in scores],
+    )
+    assert abs(spent / kl - 1) < most
+    exact = EXACT_KL[law](0.8)
+    assert abs(np.mean([kl_of_tilt(row, 0.8) for row in scores]) - exact) < max(0.5 * abs(np.mean(plain) - exact), 0.01)
 
 
 @pytest.mark.parametrize("kl", [0.05, 0.4, 1.2])
 def test_kl_coef_for_samples_spends_that_kl_on_average(kl):
     beta = kl_coef_for_samples(SCORES, kl)
-    assert np.mean([entropy_form(scores, beta) for scores in SCORES]) == pytest.approx(kl, rel=1e-9)
+    assert np.mean([kl_of_tilt(scores, beta) for scores in SCORES]) == pytest.approx(kl, rel=1e-9)
 
 
 def test_kl_coef_for_samples_says_what_cannot_be():
-    with pytest.raises(ValueError, match=r"cannot reach 1\.6"):  # the limit is (log 4 + log 5)/2 = 1.498
-        kl_coef_for_samples(SCORES, 1.6)
+    with pytest.raises(ValueError, match="cannot reach 3"):
+        kl_coef_for_samples(SCORES, 3)
     with pytest.raises(ValueError, match="not all equal"):
         kl_coef_for_samples([[1.0, 1.0]], 0.1)
 

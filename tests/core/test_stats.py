@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from vbon.core.reward_cdf import RewardCDF
-from vbon.core.stats import bootstrap, interpolate, mean, paired_difference, rank_test, ratio
+from vbon.core.stats import FEW_PROMPTS, bootstrap, interpolate, mean, paired_difference, rank_test, ratio
 
 
 def skewed(seed, size=60):
@@ -16,9 +16,9 @@ def skewed(seed, size=60):
 
 def test_bootstrap_equals_scipy_percentile_bootstrap():
     x = skewed(0)
-    estimate = bootstrap((x,), lambda v: np.median(v, axis=-1), level=0.9)
+    estimate = bootstrap((x,), lambda v: np.median(v, axis=-1), seed=0)
     scipys = scipy.stats.bootstrap(
-        (x,), np.median, method="percentile", confidence_level=0.9, n_resamples=20_000, rng=np.random.default_rng(1)
+        (x,), np.median, method="percentile", confidence_level=0.95, n_resamples=20_000, rng=np.random.default_rng(1)
     ).confidence_interval
     width = scipys.high - scipys.low
     assert estimate.value == np.median(x)
@@ -38,6 +38,35 @@ def test_mean_covers_the_truth_nineteen_times_in_twenty():
     rng = np.random.default_rng(2)
     covered = sum(low <= 3.0 <= high for _, low, high in (mean(rng.normal(3.0, 2.0, 40), seed=s) for s in range(300)))
     assert 0.90 <= covered / 300 <= 0.98
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 16, 29])
+@pytest.mark.parametrize("draw", ["normal", "uniform"])
+def test_intervals_of_few_prompts_cover_the_truth_nineteen_times_in_twenty(count, draw):
+    rng, truth = np.random.default_rng(count), 0.5 if draw == "uniform" else 0.0
+    estimates = [mean(getattr(rng, draw)(size=count)) for _ in range(1500)]
+    covered = np.mean([one.low <= truth <= one.high for one in estimates])
+    assert covered >= (0.90 if draw == "uniform" else 0.935) and covered <= 0.97  # 3 standard errors of 1,500 draws
+
+
+@pytest.mark.parametrize("count", range(2, FEW_PROMPTS))
+def test_few_prompts_have_students_interval(count):
+    x = skewed(count, size=count)
+    low, high = scipy.stats.t.interval(0.95, count - 1, x.mean(), scipy.stats.sem(x))
+    assert (mean(x).low, mean(x).high) == pytest.approx((low, high), rel=1e-3)
+
+
+def test_a_ratio_of_few_prompts_covers_the_truth():
+    rng, covered = np.random.default_rng(6), 0
+    for _ in range(1000):
+        b = rng.uniform(1, 2, 6)
+        estimate = ratio(0.7 * b + rng.normal(0, 0.2, 6), b)
+        covered += estimate.low <= 0.7 <= estimate.high
+    assert 0.92 <= covered / 1000 <= 0.98
+
+
+def test_one_prompt_has_no_interval():
+    assert mean([3.0]) == (3.0, 3.0, 3.0)
 
 
 def test_ratio_resamples_numerator_and_denominator_together():

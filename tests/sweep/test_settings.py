@@ -8,9 +8,9 @@ from tests.sweep.conftest import write_sweep
 
 from vbon.artifacts.sweep import SweepFolder
 from vbon.config.sweep import read_sweep
-from vbon.core.best_of_n import kl_from_levels
 from vbon.core.kl_rl import kl_of_tilt
 from vbon.errors import VbonError
+from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
 from vbon.sweep.matching import scales_of
 from vbon.sweep.plan import Grid
@@ -99,14 +99,14 @@ def test_the_search_tries_each_rate_once_at_one_point_and_evaluates_nothing(swee
 
 
 def test_scales_spend_the_kl_of_best_of_n_on_the_pool(sweep_of):
-    """Both KLs again from the pool: best-of-N's over its reward levels, the tilt's from plain weights."""
+    """Both KLs again from the pool, by the estimators that are tested on known laws."""
     sweep = sweep_of(methods=METHODS)
     pool = ReferencePool.open(sweep.pool)
     scales = scales_of(sweep, pool)
     assert set(scales) == {"kl-rl", "quantile", "dpo"} and scales["dpo"] == (0.5, 0.1)
     rewards = np.split(pool.rewards, pool.offsets[1:-1])
     for place, n in enumerate((2, 4)):
-        due = np.mean([kl_from_levels(np.unique(one, return_counts=True)[1] / len(one), n) for one in rewards])
+        due = np.mean([predict(one, n).kl_bon_ref for one in rewards])
         ranks = [np.array([(one < r).mean() + (one == r).mean() / 2 for r in one]) for one in rewards]
         for method, scores in (("kl-rl", rewards), ("quantile", ranks)):
             spent = np.mean([kl_of_tilt(one, scales[method][place]) for one in scores])

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Estimate(NamedTuple):
-    """A point estimate with its central 95 % percentile-bootstrap interval."""
+    """A point estimate with its central 95 % interval; one prompt has none, and low = value = high."""
 
     value: float
     low: float

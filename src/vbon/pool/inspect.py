@@ -37,7 +37,7 @@ def inspect_command(config: InspectConfig) -> dict[str, Any]:
 def inspect(pool: ReferencePool, ns: Sequence[int] | None = None, *, seed: int = 0) -> dict[str, Any]:
     """Compute all that `vbon inspect` shows, as JSON values; `ns` defaults to 2, 4, 8, … up to the smallest M.
 
-    Intervals are 95 % bootstraps over prompts.
+    Intervals are of 95 % over prompts (core.stats.bootstrap).
 
     Raises:
         VbonError: an N is above every M, or the pool has no samples.
@@ -136,6 +136,7 @@ def _row(pool: ReferencePool, n: int, seed: int) -> dict[str, Any]:
     return {
         "n": n,
         "num_prompts": len(chosen),
+        "left_out": len(pool) - len(chosen),
         "reward": stats.mean(predictions[:, 0], seed)._asdict(),
         "win_rate": stats.mean(predictions[:, 1], seed)._asdict(),
         "kl_bon_ref": stats.mean(predictions[:, 2], seed)._asdict(),
@@ -158,6 +159,14 @@ def _warnings(result: dict[str, Any]) -> list[str]:
             short,
             f"M = {samples} costs more than {pool_size.TOLERANCE} nats of KL(·‖π_bon) for N = {_join(short)}: "
             f"wants M ≥ {max(map(pool_size.num_samples_for, short), default=0)}",
+        ),
+        *(
+            (
+                row["left_out"],
+                f"N = {row['n']}: {row['left_out']} of {result['num_prompts']} prompts have fewer samples "
+                "and are left out of its row",
+            )
+            for row in result["best_of_n"]
         ),
         (
             drift and drift["p_value"] < DRIFT_P_VALUE,

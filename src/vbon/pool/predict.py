@@ -2,21 +2,27 @@
 
 Reward: the unbiased order-statistic mean (core.best_of_n.tie_averaged_weights). For the win rate and KL(π_bon‖π_ref), a
 sample without ties is taken to be one of a continuum, and samples that tie to be an atom of mass (b − a). So a pool
-without ties gives the closed forms exactly, whatever M is, and a verifier's pool gives the sums over its levels:
+without ties gives the closed forms exactly, whatever M is. What an atom takes away from them is
 
-    F^N, u ∈ [a, b]:  continuum ∫ N u^{N−1}·g(u) du     atom (b^N − a^N)·g(a, b)
-    KL:  g(u) = log(N u^{N−1}),  g(a, b) = log W_N(a, b)          win rate:  g(u) = u,  g(a, b) = (a + b)/2
+    win rate:  ∫_a^b N u^N du − (b^N − a^N)(a + b)/2
+    KL:        ∫_a^b N u^{N−1} log(N u^{N−1}) du − (b^N − a^N) log W_N(a, b)
+
+At the a and b of M samples both are biased: hard verifiers would look as if best-of-N won less, and moved less. So the
+win rate is that of N + 1 samples without replacement, which is unbiased, where N < M is an integer; all else is
+corrected by the delete-one jackknife, which removes the bias of order 1/M.
 
 For an N that is not an integer, or is above M, the reward uses the weights Ŵ_i/M, which are biased unless N ≪ M.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vbon.core.best_of_n import log_weight, tie_averaged_weights
+from vbon.core.best_of_n import kl_from_reference, log_weight, tie_averaged_weights, win_rate
 from vbon.core.reward_cdf import RewardCDF
+from vbon.core.special import log_binomial
 
 Float = NDArray[np.float64]
 
@@ -33,12 +39,7 @@ def predict(rewards: ArrayLike, n: float) -> Prediction:
     """Predict best-of-N from the M rewards of one prompt, for any real N ≥ 1."""
     rewards = np.asarray(rewards, np.float64)
     _, counts = np.unique(rewards, return_counts=True)
-    cdf_le = np.cumsum(counts) / len(rewards)
-    cdf_lt = np.concatenate([[0.0], cdf_le[:-1]])
-    continuum = counts == 1
-    win = np.where(continuum, _win_integral(cdf_lt, cdf_le, n), _win_atom(cdf_lt, cdf_le, n))
-    kl = np.where(continuum, _kl_integral(cdf_lt, cdf_le, n), _kl_atom(cdf_lt, cdf_le, n))
-    return Prediction(float(sample_weights(rewards, n) @ rewards), float(win.sum()), float(kl.sum()))
+    return Prediction(float(sample_weights(rewards, n) @ rewards), _win_rate(counts, n), _kl(counts, n))
 
 
 def sample_weights(rewards: ArrayLike, n: float) -> Float:
@@ -52,6 +53,40 @@ def sample_weights(rewards: ArrayLike, n: float) -> Float:
         return tie_averaged_weights(rewards, int(n))
     interval = RewardCDF(rewards, [len(rewards)]).pool_interval()
     return np.asarray(np.exp(log_weight(interval.cdf_lt, interval.cdf_le, n)) / len(rewards))
+
+
+def _win_rate(counts: NDArray[np.int64], n: float) -> float:
+    """Estimate the win rate from the number of samples of each reward level, lowest first."""
+    size = int(counts.sum())
+    if n % 1 != 0 or n >= size:
+        return win_rate(n) + _jackknifed(lambda a, b: _win_atom(a, b, n) - _win_integral(a, b, n), counts)
+    upper = np.cumsum(counts).astype(np.float64)
+    lower = upper - counts
+    # One sample of the level is the opponent; the best of N others is of its level or below, or only below.
+    ways = log_binomial(np.float64(size - 1), n)
+    not_above = np.where(upper - 1 >= n, np.exp(log_binomial(np.maximum(upper - 1, n), n) - ways), 0.0)
+    below = np.where(lower >= n, np.exp(log_binomial(np.maximum(lower, n), n) - ways), 0.0)
+    return float(np.sum(counts / size * (1 - (not_above + below) / 2)))
+
+
+def _kl(counts: NDArray[np.int64], n: float) -> float:
+    """Estimate KL(π_bon‖π_ref) from the number of samples of each reward level, lowest first."""
+    return kl_from_reference(n) + _jackknifed(lambda a, b: _kl_atom(a, b, n) - _kl_integral(a, b, n), counts)
+
+
+def _jackknifed(excess: Callable[[Float, Float], Float], counts: NDArray[np.int64]) -> float:
+    """Estimate Σ excess(a, b) over the levels of several samples, corrected by leaving out each sample in turn."""
+    size, upper = float(counts.sum()), np.cumsum(counts).astype(np.float64)
+    lower = upper - counts
+    lower, upper = lower[counts > 1], upper[counts > 1]
+    if not len(lower):
+        return 0.0
+    rest = size - 1
+    below = np.where(lower > 0, lower * excess(np.maximum(lower - 1, 0) / rest, (upper - 1) / rest), 0.0)
+    inside = (upper - lower) * excess(lower / rest, (upper - 1) / rest)
+    above = np.where(upper < size, (size - upper) * excess(lower / rest, np.minimum(upper, rest) / rest), 0.0)
+    left_out = (below + inside + above) / size
+    return float(np.sum(size * excess(lower / size, upper / size) - rest * left_out))
 
 
 def _win_integral(a: Float, b: Float, n: float) -> Float:

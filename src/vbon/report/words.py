@@ -36,6 +36,8 @@ def n_text(n: float) -> str:
 
 
 def _interval(low: float, high: float, digits: int) -> str:
+    if low == high:
+        return "one prompt, no interval"
     # A minus after a dash would be hard to read.
     between = "–" if low >= 0 else " to "
     return f"{number(low, digits)}{between}{number(high, digits)}"

@@ -68,7 +68,7 @@ def reward_front(quantiles: Sequence[Float], max_kl: float) -> tuple[list[float]
 def _tilt(quantiles: Sequence[Float], beta: float) -> tuple[float, float]:
     weights = [kl_rl.tilted_weights(one, beta) for one in quantiles]
     rewards = [float(weight @ one) for weight, one in zip(weights, quantiles, strict=True)]
-    return float(np.mean([kl_rl.kl_of_tilt(one, beta) for one in quantiles])), float(np.mean(rewards))
+    return float(np.mean([kl_rl.kl_of_samples_tilt(one, beta) for one in quantiles])), float(np.mean(rewards))
 
 
 class Matched(NamedTuple):

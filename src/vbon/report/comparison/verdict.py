@@ -71,4 +71,4 @@ def _out_of_time(comparison: Comparison) -> Iterator[str]:
 
 
 def _beyond(low: float, high: float, sign: int) -> bool:
-    return low > 0 if sign > 0 else high < 0
+    return low < high and (low > 0 if sign > 0 else high < 0)

@@ -80,7 +80,8 @@ def _front_matter(config: TrainConfig) -> dict[str, Any]:
 
 def _metric_lines(result: dict[str, Any]) -> str:
     rows = {text: [result[f"validation/{key}{end}"] for end in ("", "_low", "_high")] for key, text in METRICS.items()}
-    return "\n".join(f"| {text} | {value:.3f} | {low:.3f} to {high:.3f} |" for text, (value, low, high) in rows.items())
+    bounds = {text: "" if low == high else f"{low:.3f} to {high:.3f}" for text, (_, low, high) in rows.items()}
+    return "\n".join(f"| {text} | {value:.3f} | {bounds[text]} |" for text, (value, _, _) in rows.items())
 
 
 def _fingerprint_lines(task: Task, allowed: Sequence[str]) -> str:
