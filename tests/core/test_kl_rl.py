@@ -1,5 +1,6 @@
 """The exact cases of the map from N to β, against sums and quadrature."""
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.optimize

@@ -1,5 +1,6 @@
 """`vbon integrate` through the command line; what it writes for TRL is run as written."""
 
+import dataclasses
 import json
 import math
 import runpy
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from vbon.artifacts.fingerprint import FIELDS
 from vbon.cli import main
 from vbon.integrations.integrate import RIDES_ALONG, absolute
 from vbon.integrations.render import render_prompts
@@ -19,6 +21,7 @@ from vbon.integrations.trl import VbonReward
 from vbon.models.load import load_tokenizer
 from vbon.models.prompts import encode
 from vbon.pool import make_prompt
+from vbon.pool.manifest import write_manifest
 from vbon.rewards import callable_reward
 
 N = 8
@@ -161,3 +164,19 @@ def test_local_parts_of_a_specification_become_absolute(tmp_path: Path, monkeypa
     assert absolute("model") == f"{tmp_path}/model"
     for untouched in ("builtin:length", "org/model", "http://host:80/score", "package.module:score"):
         assert absolute(untouched) == untouched
+
+
+@pytest.mark.parametrize("host", ["trl", "verl", "openrlhf"])
+@pytest.mark.parametrize("field", [name for name in FIELDS if name != "reward"])
+def test_each_field_of_the_fingerprint_is_handed_over_or_refused(draw_pool, tmp_path: Path, capsys, host, field):
+    pool = draw_pool(5)
+    value = {"temperature": 0.37, "max_new_tokens": 41, "stop": (0, 1)}.get(field, "another")
+    fingerprint = dataclasses.replace(pool.fingerprint, **{field: value})
+    write_manifest(pool.path, dataclasses.replace(pool.manifest, fingerprint=fingerprint))
+    status = main(["integrate", host, "--pool", str(pool.path), "--out", str(tmp_path / "out")])
+    if field in ("temperature", "max_new_tokens"):
+        settings = (tmp_path / "out" / ("rloo.yaml" if host == "trl" else "run.sh")).read_text()
+        assert status == 0 and str(value) in settings
+    else:
+        named = {"stop": "its completions end at the tokens [0, 1]"}.get(field, f"has another {field}")
+        assert status == 2 and named in capsys.readouterr().err and not (tmp_path / "out").exists()

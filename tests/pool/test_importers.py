@@ -1,6 +1,8 @@
 """Rows in either form become the pool they describe; a row that does not is named, and nothing is left behind."""
 
 import json
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,12 @@ from vbon.errors import VbonError
 from vbon.models import load
 from vbon.pool import ReferencePool
 from vbon.pool.declarations import parse_declarations
-from vbon.pool.importers import import_pool
+from vbon.pool.importers import ended_ids, import_pool
 from vbon.rewards import load_reward
 
 FLAT = [
     {"prompt": "a", "text": "a b", "reward": 1, "response_ids": [1, 0]},
-    {"prompt": "c", "text": "c", "reward": -2.5, "response_ids": []},
+    {"prompt": "c", "text": "c", "reward": -2.5, "response_ids": [0]},
     {"prompt": "a", "text": "aa", "reward": 0.1, "response_ids": [2, 3]},
 ]
 
@@ -44,15 +46,15 @@ def contents(pool: ReferencePool) -> list:
 
 def test_flat_rows_are_grouped_by_prompt_and_the_prefix_is_stripped(tmp_path: Path):
     pool = imported(write_rows(tmp_path / "p.jsonl", FLAT), "stop=0")
-    assert contents(pool) == [("a", " b", [1, 0], 1.0), ("a", "a", [2, 3], 0.1), ("c", "", [], -2.5)]
-    assert list(pool.finished) == [True, False, False]
+    assert contents(pool) == [("a", " b", [1, 0], 1.0), ("a", "a", [2, 3], 0.1), ("c", "", [0], -2.5)]
+    assert list(pool.finished) == [True, False, True]
     assert pool.manifest.num_samples is None and pool.num_samples.tolist() == [2, 1]
 
 
 def test_every_form_of_the_same_samples_gives_the_same_pool(tmp_path: Path):
     grouped = [
         {"prompt": "a", "responses": [" b", "a"], "rewards": [1, 0.1], "response_ids": [[1, 0], [2, 3]]},
-        {"prompt": "c", "responses": [""], "rewards": [-2.5], "response_ids": [[]]},
+        {"prompt": "c", "responses": [""], "rewards": [-2.5], "response_ids": [[0]]},
     ]
     renamed = {"responses": "ref_completions", "rewards": "ref_rewards", "response_ids": "completion_ids"}
     as_completion = [{**row, "completion": row["text"][1:]} for row in FLAT]
@@ -201,3 +203,39 @@ def test_mutated_files_import_or_are_one_line(tmp_path_factory: pytest.TempPathF
         assert "not kept" in str(warning)
     else:
         assert np.isfinite(pool.rewards).all()
+
+
+ENDS = {
+    "as sampled": ([5, 6, 0], [5, 6, 0]),
+    "to the limit": ([5, 6, 7, 8], [5, 6, 7, 8]),
+    "the end alone": ([0], [0]),
+    "padded with the stop token": ([5, 0, 0, 0], [5, 0]),
+    "another stop token": ([5, 9], [5, 9]),
+    "two stop tokens": ([5, 9, 0], [5, 9]),
+}
+
+
+@pytest.mark.parametrize(("ids", "kept"), ENDS.values(), ids=ENDS.keys())
+def test_imported_ids_end_at_their_stop_token(tmp_path: Path, ids, kept):
+    path = write_rows(tmp_path / "p.jsonl", [{"prompt": "a", "completion_ids": ids, "reward": 0}])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        pool = imported(path, "stop=0,9", "max_new_tokens=4")
+    assert pool.completion_ids[0] == kept and pool.finished[0] is (kept[-1] in (0, 9))
+    assert [str(one.message) for one in said if "cut off" in str(one.message)] == (
+        [f"{path}: the padding behind the stop token of 1 completions was cut off"] if kept != ids else []
+    )
+
+
+@given(st.lists(st.integers(0, 3), max_size=6), st.integers(1, 6))
+def test_ids_are_kept_exactly_where_they_fit_what_is_declared(ids, most):
+    """Stop token 0, padding 1, by a second rule: the text of the ids against a pattern."""
+    text = "".join("SP.."[token] for token in ids)
+    ended, full = re.fullmatch(r"([^S]*S)[SP]*", text), re.fullmatch(rf"[^S]{{{most}}}", text)
+    if ended and len(ended[1]) <= most:
+        assert ended_ids(ids, (0,), 1, most, "f:1") == ids[: len(ended[1])]
+    elif full and not text.endswith("P"):
+        assert ended_ids(ids, (0,), 1, most, "f:1") == ids
+    else:
+        with pytest.raises(VbonError, match=r"^f:1: "):
+            ended_ids(ids, (0,), 1, most, "f:1")

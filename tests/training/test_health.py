@@ -87,6 +87,16 @@ def test_each_warning_comes_once_a_run_resumed_or_not():
     assert stream.getvalue().count("warning") == 1
 
 
+def test_kl_that_runs_away_is_said_at_the_next_validation():
+    for kl, count in ((1.5 * kl_from_reference(N), 0), (63.3, 1)):
+        stream, state = io.StringIO(), RunState()
+        watcher = HealthCheck(Console(file=stream, width=500), state, N, vbon_objective=True)
+        state.validations.append({"iteration": 1, "validation/objective": 0.0, "validation/kl_policy_ref": kl})
+        watcher.after_validation()
+        watcher.after_validation()
+        assert stream.getvalue().count("runs past best-of-8's 1.20 nats") == count
+
+
 def test_the_watcher_remembers_the_first_and_the_latest_iterations():
     state = RunState()
     watcher = HealthCheck(Console(quiet=True), state, N, vbon_objective=True)

@@ -1,5 +1,6 @@
 """Offline losses on an enumerable pool: what is drawn, and that each loss nears its own optimum."""
 
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -10,6 +11,7 @@ from tests.enumerable import plain_token_logprobs, task_of, write_pool
 
 from vbon.config.train import OfflineLoss
 from vbon.core.best_of_n import tie_averaged_weights
+from vbon.core.reward_cdf import RewardCDF
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.logprobs import completion_logprobs
@@ -234,3 +236,30 @@ def test_sets_larger_than_a_pool_are_refused(world, configure):
     config = configure(method="bonbon", n=251.0)
     with pytest.raises(VbonError, match=r"takes sets of --n 251 samples, but a prompt has only 250"):
         train(config)
+
+
+def test_prompts_weigh_alike_whatever_their_numbers_of_samples(configure):
+    """Draws of every method of a pool in which one prompt has fifty times the samples of the others."""
+    sizes = np.array([8, 8, 8, 8, 8, 8, 8, 400])
+
+    class Sized(SimpleNamespace):
+        def __len__(self):
+            return 8
+
+    task = Sized(
+        pool=SimpleNamespace(
+            has_completion_ids=True,
+            completion_ids=[[1, 0]] * sizes.sum(),
+            prompt_index=np.repeat(np.arange(8), sizes),
+            offsets=np.concatenate([[0], np.cumsum(sizes)]),
+            num_samples=sizes,
+            ref_logprobs=np.zeros(sizes.sum()),
+        ),
+        cdf=RewardCDF(np.random.default_rng(0).normal(size=sizes.sum()), sizes),
+    )
+    data = PoolData(task, N)
+    for name, method in OFFLINE_METHODS.items():
+        config = configure(algorithm="offline", offline_loss=name, offline_batch_size=800, samples_per_prompt=4)
+        rows = np.concatenate([method.draw(data, config, 0, 5, step) for step in range(20)])
+        share = np.bincount(data.prompt_index[rows], minlength=8) / len(rows)
+        np.testing.assert_allclose(share, 1 / 8, atol=0.02, err_msg=name)

@@ -69,6 +69,17 @@ def test_sampling_is_the_flags_then_the_pools(world, pool, configure):
     assert sampling_of(policy, tokenizer, opened, flags) == Sampling(0.7, 2, (0, 3), PAD)
 
 
+@pytest.mark.parametrize("extra", [(), (3,), (EOS,), (2, 3)])
+def test_stop_token_ids_add_to_the_models_own_in_every_verb(world, tmp_path, configure, extra):
+    """Training, collecting, and an engine that does not load the weights, for an imported pool that does not say."""
+    opened = ReferencePool.open(write_pool(world, tmp_path / "pool", stop=None))
+    policy, tokenizer = load.load_policy(world.model), load.load_tokenizer(world.model)
+    trained = sampling_of(policy, tokenizer, opened, configure(stop_token_ids=extra)).stop_token_ids
+    described = load.load_config(world.model)
+    assert trained == load.stop_token_ids(policy, tokenizer, extra) == tuple(sorted({EOS, *extra}))
+    assert trained == load.configured_stop_token_ids(world.model, described, tokenizer, extra)
+
+
 @pytest.mark.parametrize("field", ["temperature", "max_new_tokens"])
 def test_what_neither_flag_nor_pool_says_is_asked_for(world, tmp_path, configure, field):
     opened = ReferencePool.open(write_pool(world, tmp_path / "pool", **{field: None}))

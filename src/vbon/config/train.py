@@ -143,7 +143,7 @@ class TrainConfig:
     max_new_tokens: types.Count | None = None
     """Longest completion, in tokens. Only for imported pools without one. Default: the pool's."""
     stop_token_ids: tuple[types.NonNegative, ...] = ()
-    """Token ids that end a completion, in place of the pool's. Default: the pool's, otherwise the model's."""
+    """Further token ids that end a completion, as in vbon collect. Default: the pool's, otherwise the model's."""
     reward_batch_size: types.RewardBatch = 64
     reward_timeout: types.RewardTimeout = 60.0
     allow_mismatch: tuple[types.AllowedMismatch, ...] = field(default=(), metadata={"repeat": True})
@@ -243,6 +243,11 @@ def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
     yield (
         config.kl_coef is not None and method.knob != "kl_coef",
         f"--kl-coef does not apply to {named}, which fixes it at 1/(N-1); leave it out, or use --method kl-rl",
+    )
+    yield (
+        config.rounds > 1 and not config.targets_best_of_n,
+        f"--rounds needs a method that leads to best-of-N, not --method {config.method_name}: a round samples the last "
+        "one's policy as best-of-N",
     )
     yield (
         method.whole_n and config.n % 1 != 0,

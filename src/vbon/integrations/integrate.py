@@ -10,6 +10,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from vbon.artifacts.files import replace_file
+from vbon.artifacts.fingerprint import Fingerprint
 from vbon.artifacts.json_files import first_line, lines_text
 from vbon.config.integrate import IntegrateConfig
 from vbon.core.best_of_n import kl_coef_from_n
@@ -18,7 +19,14 @@ from vbon.integrations import openrlhf, trl, verl
 from vbon.integrations.lookup import encode_reference, load_sequence_reward, reference_columns
 from vbon.integrations.render import Rendered, render_prompts
 from vbon.integrations.templates import fill, readme, shell_script, trl_settings
-from vbon.models.load import load_tokenizer
+from vbon.models.load import (
+    chat_template_fingerprint,
+    configured_stop_token_ids,
+    load_config,
+    load_tokenizer,
+    model_fingerprint,
+    tokenizer_fingerprint,
+)
 from vbon.models.prompts import encode, ids_by_default, loses_first_space
 from vbon.pool.known_rewards import score_again, texts_of
 from vbon.pool.prompt_ids import prompt_ids_of
@@ -76,8 +84,42 @@ def _host_inputs(config: IntegrateConfig) -> HostInputs:
     score_again(pool, scorer.reward, texts_of(pool, prompt_ids, tokenizer))  # refuses another reward
     if config.host == "trl":
         _check_as_trl_reads(pool, prompt_ids, tokenizer)
+    check_settings(pool, model, tokenizer, config)
     special = [str(token) for token in tokenizer.all_special_tokens]
     return HostInputs(pool, config.n, model, reward, special, lambda: render_prompts(tokenizer, pool.prompts))
+
+
+def check_settings(
+    pool: ReferencePool, model: str, tokenizer: PreTrainedTokenizerBase, config: IntegrateConfig
+) -> None:
+    """Raise VbonError where a field of the pool's fingerprint is not what the host will use.
+
+    Hosts take temperature and length as settings, and all else from the model's directory: so its stop tokens too.
+    """
+    known = pool.fingerprint
+    described = load_config(model, trust_remote_code=config.trust_remote_code)
+    own = configured_stop_token_ids(model, described, tokenizer)
+    if known.stop is not None and tuple(known.stop) != own:
+        raise VbonError(
+            f"{pool.path}: its completions end at the tokens {list(known.stop)}, but {config.host} ends them at the "
+            f"model's own, {list(own)}; give as --model a copy whose generation_config.json has eos_token_id "
+            f"{list(known.stop)}"
+        )
+    used = Fingerprint(
+        model=model_fingerprint(model),
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        chat_template=chat_template_fingerprint(tokenizer),
+        temperature=known.temperature,
+        max_new_tokens=known.max_new_tokens,
+        stop=known.stop,
+        reward=known.reward,  # compared where it is loaded
+    )
+    differing = [name for name, *_ in known.differences(used)]
+    if differing:
+        raise VbonError(
+            f"{pool.path}: {model} has another {' and '.join(differing)} than the pool was made with, so its ranks are "
+            "not those of the host's samples; give the pool's model, or collect a pool of this one"
+        )
 
 
 def absolute(spec: str) -> str:

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from vbon.config.pool import ImportConfig
 from vbon.config.secrets import cut_urls
 from vbon.errors import VbonError
+from vbon.models import load
 from vbon.models.prompts import completion_texts, encode
 from vbon.pool.declarations import Declarations, parse_declarations
 from vbon.pool.manifest import Manifest
@@ -47,6 +48,8 @@ class Sample(NamedTuple):
     reward: float
     completion: str | None
     completion_ids: list[int] | None
+    where: str = ""
+    """File and line."""
 
 
 @dataclass
@@ -68,6 +71,7 @@ def import_pool(config: ImportConfig) -> Path:
     rows = _read(Path(config.file), declared)
     tokenizer = declared.load_tokenizer()
     stop = declared.stop or ((tokenizer.eos_token_id,) if tokenizer and tokenizer.eos_token_id is not None else None)
+    _hold_against_declarations(rows, declared, tokenizer, config.file)
     samples = [_prompt_samples(rows.prompts[key], rows.by_prompt[key], stop, tokenizer) for key in rows.prompts]
     if rows.dropped:
         names = ", ".join(rows.dropped)
@@ -99,7 +103,7 @@ def read_sample_rows(record: Mapping[str, Any], prompt: str | Messages, text_rul
         name, ids_name = _one_of(record, _TEXT, where), _one_of(record, _IDS, where)
         text = None if name is None else _completion(record[name], name, prompt, text_rule, where)
         ids = None if ids_name is None else _token_ids(record[ids_name], where)
-        return [Sample(_reward(record["reward"], where), text, ids)]
+        return [Sample(_reward(record["reward"], where), text, ids, where)]
     rewards = _list(record[per_prompt], per_prompt, where)
     texts = _aligned(record, _TEXTS, len(rewards), where)
     ids_lists = _aligned(record, _IDS, len(rewards), where)
@@ -108,6 +112,7 @@ def read_sample_rows(record: Mapping[str, Any], prompt: str | Messages, text_rul
             _reward(reward, f"{where} item {index}"),
             None if text is None else _completion(text, "completion", prompt, text_rule, f"{where} item {index}"),
             None if ids is None else _token_ids(ids, f"{where} item {index}"),
+            f"{where} item {index}",
         )
         for index, (reward, text, ids) in enumerate(zip(rewards, texts, ids_lists, strict=True), start=1)
     ]
@@ -129,6 +134,58 @@ def _read(path: Path, declared: Declarations) -> _Rows:
     if not rows.prompts:
         raise VbonError(f"{path}: holds no samples")
     return rows
+
+
+def _hold_against_declarations(
+    rows: _Rows, declared: Declarations, tokenizer: PreTrainedTokenizerBase | None, file: str
+) -> None:
+    """Cut what stands behind stop tokens, and raise VbonError for ids that contradict what is declared of them.
+
+    Without a declared stop, or a model that tells it, nothing is known of how completions end.
+    """
+    stop = declared.stop
+    if stop is None and declared.model is not None and tokenizer is not None:
+        stop = load.configured_stop_token_ids(declared.model, load.load_config(declared.model), tokenizer)
+    if not stop:
+        return
+    pad = None if tokenizer is None else tokenizer.pad_token_id
+    num_cut = 0
+    for samples in rows.by_prompt.values():
+        for index, sample in enumerate(samples):
+            if sample.completion_ids is not None:
+                ids = ended_ids(sample.completion_ids, stop, pad, declared.max_new_tokens, sample.where)
+                num_cut += len(ids) < len(sample.completion_ids)
+                samples[index] = sample._replace(completion_ids=ids)
+    if num_cut:
+        warnings.warn(f"{file}: the padding behind the stop token of {num_cut} completions was cut off", stacklevel=3)
+
+
+def ended_ids(ids: list[int], stop: Sequence[int], pad: int | None, most: int | None, where: str) -> list[int]:
+    """Return a completion's ids up to its stop token.
+
+    Args:
+        ids: token ids as they are in the file.
+        stop: token ids that end a completion.
+        pad: token id of padding, if known.
+        most: max_new_tokens, if declared.
+        where: file and line, with which error messages begin.
+
+    Raises:
+        VbonError: tokens follow the end; or the completion is longer than `most`, or shorter and without its end.
+    """
+    end = next((place for place, token in enumerate(ids) if token in stop), None)
+    kept = ids if end is None else ids[: end + 1]
+    if any(token != pad and token not in stop for token in ids[len(kept) :]):
+        raise VbonError(f"{where}: tokens follow the stop token {kept[-1]}; cut them off, or declare the real stop")
+    if most is not None and len(kept) > most:
+        raise VbonError(f"{where}: {len(kept)} token ids, but max_new_tokens={most} is declared")
+    if end is None and (not ids or (ids[-1] == pad) or (most is not None and len(kept) < most)):
+        limit = "" if most is None else f" of max_new_tokens={most}"
+        raise VbonError(
+            f"{where}: {len(kept)} token ids{limit} without a stop token at their end: keep the stop "
+            f"token among the ids, or declare the real stop ({','.join(map(str, stop))} now)"
+        )
+    return kept
 
 
 def _prompt_samples(

@@ -38,7 +38,7 @@ def critic_step(learner: Learner, data: PoolData, config: TrainConfig, step: int
     """
     assert learner.critic is not None and config.offline_learning_rate is not None
     started = time.perf_counter()
-    rows = systematic_draw(np.ones_like(data.log_weights), config.offline_batch_size, config.seed, seeds.OFFLINE, step)
+    rows = systematic_draw(data.row_weights, config.offline_batch_size, config.seed, seeds.OFFLINE, step)
     device = learner.accelerator.device
     batch = data.batch(rows).to(device)
     weights = torch.from_numpy(np.exp(data.log_weights[rows])).to(device)

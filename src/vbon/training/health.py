@@ -41,8 +41,10 @@ class HealthCheck:
             self._warn(name, line)
 
     def after_validation(self) -> None:
-        """Warn where the validation objective no longer improves."""
+        """Warn where the validation objective no longer improves, or KL runs away."""
         self._warn("plateau", plateau(self._state.validations))
+        kl = self._state.validations[-1]["validation/kl_policy_ref"]
+        self._warn("kl_overrun", kl_overrun(kl, self._n, vbon_objective=self._vbon_objective))
 
     def _warn(self, name: str, line: str | None) -> None:
         if line is not None and name not in self._state.warnings_given:
@@ -92,12 +94,9 @@ def failure_signs(history: Sequence[dict[str, Any]], n: float, *, vbon_objective
         return {}
     first, last = _mean(history[:WINDOW]), _mean(history[-WINDOW:])
     found = {}
-    target = kl_from_reference(n)
-    if vbon_objective and last["kl_policy_ref"] > KL_OVERRUN * target + 0.1:
-        found["kl_overrun"] = (
-            f"KL(π_θ‖π_ref) = {last['kl_policy_ref']:.2f} runs past best-of-{n:g}'s {target:.2f} nats; "
-            "a smaller --learning-rate or more --rollouts-per-iteration helps"
-        )
+    overrun = kl_overrun(last["kl_policy_ref"], n, vbon_objective=vbon_objective)
+    if overrun is not None:
+        found["kl_overrun"] = overrun
     if last["entropy"] < 0.25 * first["entropy"]:
         found["entropy_collapse"] = (
             f"entropy fell from {first['entropy']:.1f} to {last['entropy']:.1f} nats; "
@@ -109,6 +108,17 @@ def failure_signs(history: Sequence[dict[str, Any]], n: float, *, vbon_objective
             f"{last['eos_rate']:.0%}; check how the reward treats length and unfinished text"
         )
     return found
+
+
+def kl_overrun(kl: float, n: float, *, vbon_objective: bool) -> str | None:
+    """A line when KL(π_θ‖π_ref), in nats, is well beyond that of best-of-N."""
+    target = kl_from_reference(n)
+    if not vbon_objective or kl <= KL_OVERRUN * target + 0.1:
+        return None
+    return (
+        f"KL(π_θ‖π_ref) = {kl:.2f} runs past best-of-{n:g}'s {target:.2f} nats; "
+        "a smaller --learning-rate or more --rollouts-per-iteration helps"
+    )
 
 
 def plateau(validations: Sequence[dict[str, Any]], patience: int = 4) -> str | None:

@@ -66,7 +66,7 @@ def draw_half_by_weight(data: PoolData, config: TrainConfig, *key: int) -> Rows:
     """One half ∝ Ŵ, the other uniform."""
     best = draw_best(data, config.offline_batch_size // 2, *key, FIRST_DRAW)
     rest = config.offline_batch_size - len(best)
-    return np.concatenate([best, systematic_draw(np.ones_like(data.log_weights), rest, *key, SECOND_DRAW)])
+    return np.concatenate([best, systematic_draw(data.row_weights, rest, *key, SECOND_DRAW)])
 
 
 def draw_best_of_sets(data: PoolData, config: TrainConfig, *key: int) -> Rows:
@@ -90,8 +90,8 @@ def draw_groups(data: PoolData, config: TrainConfig, *key: int) -> Rows:
 
 
 def draw_best(data: PoolData, count: int, *key: int) -> Rows:
-    """Rows ∝ Ŵ: best-of-N as the pool knows it."""
-    return systematic_draw(np.exp(data.log_weights), count, *key)
+    """Rows ∝ Ŵ/M: best-of-N as the pool knows it, prompts in even shares."""
+    return systematic_draw(data.row_weights * np.exp(data.log_weights), count, *key)
 
 
 def best_and_worst(data: PoolData, n: int, count: int, *key: int) -> tuple[Rows, Rows]:

@@ -52,6 +52,9 @@ class PoolData:
         self.prompt_index = task.pool.prompt_index
         self.log_weights = pool_log_weights(task, n) if log_weights is None else log_weights
         self.ref_logprobs = task.pool.ref_logprobs.copy()
+        sizes = task.pool.num_samples
+        self.row_weights: NDArray[np.float64] = (sizes.mean() / sizes)[self.prompt_index]
+        """Weights of the rows under which prompts weigh alike, (ΣM,); all 1 where prompts have equally many samples."""
 
     def batch(self, rows: NDArray[np.int64]) -> Sequences:
         """Collect prompts and completions of these rows, padded."""

@@ -140,9 +140,8 @@ def sampling_of(
         if value is None:
             raise VbonError(f"{flag} is needed: the pool {pool.path} does not say how it was sampled")
     assert temperature is not None and length is not None
-    given = config.stop_token_ids or known.stop or ()
-    stop = given or load.stop_token_ids(policy, tokenizer)
-    load.stop_token_ids(policy, tokenizer, given)  # for what it refuses
+    given = load.stop_token_ids(policy, tokenizer, config.stop_token_ids or known.stop or ())  # refuses foreign ones
+    stop = known.stop if known.stop and not config.stop_token_ids else given
     return Sampling(temperature, length, tuple(stop), load.pad_token_id(tokenizer, policy))
 
 

@@ -48,7 +48,7 @@ from vbon.training.task import (
     sources_of,
     split_pool,
 )
-from vbon.training.validation import gives_finite_logprobs, validate, validation_line
+from vbon.training.validation import gives_finite_logprobs, kept_line, validate, validation_line
 
 EXPORTED_ROWS = 8
 EXPORT_GAP, EXPORT_GAP_ROUNDED = 1e-3, 0.25
@@ -102,6 +102,7 @@ class VBoNTrainer:
         check_sets(pool, config)
         tokenizer = tokenizer or load.load_tokenizer(config.model)
         training, validation = split_pool(pool, config)
+        self._validates_on_training_prompts = validation is training
         sampling = sampling_of(policy, tokenizer, pool, config)
         texts = texts_of(pool, prompt_ids_of(tokenizer, pool.prompts, str(pool.path)), tokenizer)
         resolution = score_again(pool, reward, texts, allowed="reward" in config.allow_mismatch)
@@ -330,6 +331,8 @@ class VBoNTrainer:
             "iterations": state.iteration,
             "num_processes": self.accelerator.num_processes,
             "best_iteration": state.best["iteration"],
+            "is_reference": self._is_reference(),
+            "validated_on_training_prompts": self._validates_on_training_prompts,
             "out_of_time": self._out_of_time(),
             **{key: value for key, value in state.best.items() if key.startswith("validation/")},
             "kl_policy_bon_floor": kl_floor(int(self.validation.cdf.num_samples.min()), self.config.n),
@@ -342,7 +345,14 @@ class VBoNTrainer:
             record = run_record(self.config, self._given, self.task, self.validation, made, result)
             self.folder.write_record(record)
         self.accelerator.wait_for_everyone()
+        self._console.print(kept_line(result, str(self.folder.path)), soft_wrap=True, markup=False)
         return {"out": str(self.folder.path), **result}
+
+    def _is_reference(self) -> bool:
+        """Whether the saved policy has taken no step."""
+        assert self._state.best is not None
+        steps = self._state.offline_step if self.config.warm_start != "critic" else 0
+        return self._state.best["iteration"] == 0 and steps == 0
 
     def _exported(self, policy: torch.nn.Module) -> PreTrainedModel:
         """The plain model to save. Raises VbonError where it is not the policy that was measured."""
@@ -370,6 +380,11 @@ class VBoNTrainer:
 
     def _check_pool(self) -> None:
         """The step-0 rank test, and what is known to go wrong with this M and N."""
+        if self._validates_on_training_prompts:
+            self._console.print(
+                f"[yellow]warning:[/yellow] {len(self.task)} prompts are too few to hold some out, so that validation "
+                "is on training prompts; a larger --validation-fraction or more prompts help"
+            )
         result = pool_rank_test(self.ref_policy, self.task, self.config.seed)
         self._console.print(f"rank test of the pool: χ² p = {result.p_value:.3g}")
         allowed = RANK_TEST in self.config.allow_mismatch

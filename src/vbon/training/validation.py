@@ -109,6 +109,20 @@ def gives_finite_logprobs(policy: nn.Module, rollouts: Rollouts, temperature: fl
     return bool(torch.isfinite(completion_logprobs(policy, few, temperature)).all())
 
 
+def kept_line(result: dict[str, Any], out: str) -> str:
+    """What the console says at the end of a run: which iteration was kept, and why."""
+    best, last = result["best_iteration"], result["iterations"]
+    measured = f"win rate {result['validation/win_rate']:.3f}, KL to reference {result['validation/kl_policy_ref']:.3f}"
+    if result["is_reference"]:
+        return (
+            f"{out}: no iteration of {last} was better than the reference on validation, so the REFERENCE was saved "
+            f"({measured}); a smaller --learning-rate or more iterations may help"
+        )
+    why = "the latest within one standard error of the best validation objective"
+    kept = "the policy before iteration 1" if best == 0 else f"iteration {best} of {last}"
+    return f"{out}: kept {kept}, {why} ({measured})"
+
+
 def validation_line(row: dict[str, Any]) -> str:
     """Format a validation, a row of the metrics, for the console."""
     return (

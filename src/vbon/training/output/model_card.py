@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from vbon.artifacts.run import SETTINGS_NAME
+from vbon.config.methods import METHODS
 from vbon.config.train import TrainConfig
 from vbon.training.task import Task
 from vbon.version import __version__
@@ -33,19 +34,18 @@ def model_card(config: TrainConfig, task: Task, allowed: Sequence[str], result: 
     Returns:
         The text of README.md.
     """
+    measured_on = "its own training" if result["validated_on_training_prompts"] else "validation"
     return f"""---
 {yaml.safe_dump(_front_matter(config), sort_keys=False).strip()}
 ---
 
-# Best-of-{config.n:g} in one sample
+# {_title(config, result)}
 
-A policy trained by vbon {__version__} so that one sample of it is distributed like the best of {config.n:g} samples of
-its reference, `{config.model}`, by the reward `{task.reward.name}`
-([Variational Best-of-N](https://arxiv.org/abs/2407.06057)).
+{_what_it_is(config, task, result)}
 Method `{config.method_name}` (objective `{config.objective}`, algorithm `{config.algorithm}`, warm start
 `{config.warm_start}`).
 
-| on validation prompts, after iteration {result["best_iteration"]} of {result["iterations"]} | | 95 % over prompts |
+| on {measured_on} prompts, after iteration {result["best_iteration"]} of {result["iterations"]} | | 95 % over prompts |
 |---|--:|--:|
 {_metric_lines(result)}
 
@@ -70,6 +70,26 @@ the checkpoint; `vbon evaluate RUN --pool HELDOUT` gives some that did not.
 |---|---|
 {_fingerprint_lines(task, allowed)}
 """
+
+
+def _title(config: TrainConfig, result: dict[str, Any]) -> str:
+    if result["is_reference"]:
+        return "The reference, unchanged"
+    return f"Best-of-{config.n:g} in one sample" if config.targets_best_of_n else f"Trained by {config.method_name}"
+
+
+def _what_it_is(config: TrainConfig, task: Task, result: dict[str, Any]) -> str:
+    """What was trained, by the optimum of the method."""
+    source = f"its reference, `{config.model}`, by the reward `{task.reward.name}`"
+    paper = "([Variational Best-of-N](https://arxiv.org/abs/2407.06057))"
+    if result["is_reference"]:
+        return f"No iteration of this run was better than `{config.model}` on validation, so these are its weights."
+    if config.targets_best_of_n:
+        aim = f"so that one sample of it is distributed like the best of {config.n:g} samples of\n{source}\n{paper}"
+        return f"A policy trained by vbon {__version__} {aim}."
+    scale = f", KL coefficient {config.kl_coef:g}" if config.kl_coef is not None else ""
+    aim = f"{METHODS[config.method_name].summary}{scale}, from {source}"
+    return f"A policy trained by vbon {__version__}: {aim}.\nIts optimum is not best-of-N."
 
 
 def _front_matter(config: TrainConfig) -> dict[str, Any]:
