@@ -101,8 +101,7 @@ class VBoNTrainer:
         self._learner = make_learner(policy, config, self.accelerator)
         self._refinement = self._refined() if config.refine_tail else None
         beside = {} if self._refinement is None else {"refinement": self._refinement}
-        folder, keep = self.folder.checkpoints, config.keep_checkpoints
-        self._checkpoints = RunCheckpoints(folder, self._learner, beside, keep)
+        self._checkpoints = RunCheckpoints(self.folder.checkpoints, self._learner, beside, config.keep_checkpoints)
         self._state = self._restore()
         vbon_objective = config.targets_best_of_n
         self._health = HealthCheck(self._console, self._state, config.n, vbon_objective=vbon_objective)
@@ -156,6 +155,7 @@ class VBoNTrainer:
         self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes there
         if self.accelerator.is_main_process:
             self.folder.open(self.config)
+            self._checkpoints.prune(self._state)  # a kill between saving and pruning leaves what nothing else removes
         try:
             self._log.open(self._state)
         except BaseException:
