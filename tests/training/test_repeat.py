@@ -166,3 +166,17 @@ def test_the_record_names_the_prompts_that_were_validated(configure, pool):
     record = RunFolder(configure().out).read_record()
     everyone = [prompt.prompt_id for prompt in ReferencePool.open(pool).prompts]
     assert sorted([*record.validation_prompt_ids, *record.train_prompt_ids]) == sorted(everyone)
+
+
+def test_checkpoints_that_a_kill_left_behind_are_removed(configure):
+    """A kill between saving a checkpoint and removing older ones: the repeated command ends with the same folders."""
+    config = configure(keep_checkpoints=1)
+    train(config)
+    folder = RunFolder(config.out)
+    expected = sorted(path.name for path in folder.checkpoints.iterdir() if path.is_dir())
+    last = max(name for name in expected if name.startswith("step-"))
+    for left in ("step-000000", "best-999999"):
+        shutil.copytree(folder.checkpoints / last, folder.checkpoints / left)
+    (folder.own / "run.json").unlink()
+    train(config)
+    assert sorted(path.name for path in folder.checkpoints.iterdir() if path.is_dir()) == expected

@@ -5,7 +5,7 @@ were lost and no others, and the draws of a prompt do not depend on the prompts 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -141,7 +141,8 @@ def encode_within(
 
 def room_of_model(model: PreTrainedModel) -> Room:
     """What a loaded model takes."""
-    return room_of(model.config, model.get_input_embeddings().num_embeddings)
+    embeddings: Any = model.get_input_embeddings()
+    return room_of(model.config, embeddings.num_embeddings)
 
 
 def check_completion_ids(pool: ReferencePool, vocabulary: int | None) -> None:

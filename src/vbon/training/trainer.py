@@ -3,19 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.artifacts.run import Provenance, RunFolder, settings_of
 from vbon.config.train import TrainConfig
-from vbon.core import seeds
 from vbon.core.best_of_n import kl_floor, kl_from_reference
 from vbon.errors import Paused, VbonError
 from vbon.models import load
-from vbon.models.batch import sequences
-from vbon.models.logprobs import completion_logprobs
 from vbon.pool.known_rewards import score_again, texts_of
 from vbon.pool.prompt_ids import prompt_ids_of
 from vbon.pool.store import ReferencePool
@@ -27,13 +23,13 @@ from vbon.training.health import HealthCheck, share_rounded_away
 from vbon.training.offline import best_of_n_loss, check_sets, data_of, method_objective, offline_step
 from vbon.training.online import check_shares, run_iteration
 from vbon.training.output import checkpoint
+from vbon.training.output.export import exported
 from vbon.training.output.model_card import model_card
 from vbon.training.output.model_folder import run_record, save_model
 from vbon.training.output.run_checkpoints import RunCheckpoints
 from vbon.training.output.run_log import RunLog, sample_rows
 from vbon.training.output.state import RunState
 from vbon.training.parallel.accelerator import at_precision, make_accelerator, of_main_process
-from vbon.training.parallel.adapters import merged
 from vbon.training.parallel.learner import make_learner
 from vbon.training.pool_data import PoolData
 from vbon.training.refinement import Refinement
@@ -49,10 +45,6 @@ from vbon.training.task import (
     split_pool,
 )
 from vbon.training.validation import gives_finite_logprobs, kept_line, validate, validation_line
-
-EXPORTED_ROWS = 8
-EXPORT_GAP, EXPORT_GAP_ROUNDED = 1e-3, 0.25
-"""Nats a token: merged adapters against adapters beside the weights, in float32 and in types of 16 bits."""
 
 
 class VBoNTrainer:
@@ -118,8 +110,7 @@ class VBoNTrainer:
         self._learner = make_learner(policy, config, self.accelerator)
         self._refinement = self._refined() if config.refine_tail else None
         beside = {} if self._refinement is None else {"refinement": self._refinement}
-        folder, keep = self.folder.checkpoints, config.keep_checkpoints
-        self._checkpoints = RunCheckpoints(folder, self._learner, beside, keep)
+        self._checkpoints = RunCheckpoints(self.folder.checkpoints, self._learner, beside, config.keep_checkpoints)
         self._state = self._restore()
         vbon_objective = config.targets_best_of_n
         self._health = HealthCheck(self._console, self._state, config.n, vbon_objective=vbon_objective)
@@ -173,6 +164,7 @@ class VBoNTrainer:
         self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes there
         if self.accelerator.is_main_process:
             self.folder.open(self.config, self._sources)
+            self._checkpoints.prune(self._state)  # a kill between saving and pruning leaves what nothing else removes
         try:
             self._log.open(self._state)
         except BaseException:
@@ -338,7 +330,7 @@ class VBoNTrainer:
             "kl_policy_bon_floor": kl_floor(int(self.validation.cdf.num_samples.min()), self.config.n),
             "kl_bon_ref": kl_from_reference(self.config.n),
         }
-        self.policy = self._exported(policy)
+        self.policy = exported(policy, self.validation, self.config)
         if self.accelerator.is_main_process:
             save_model(self.folder.path, self.policy, self.task.tokenizer, self.task)
             self.folder.write_card(model_card(self.config, self.task, made.allowed_mismatches, result))
@@ -353,28 +345,6 @@ class VBoNTrainer:
         assert self._state.best is not None
         steps = self._state.offline_step if self.config.warm_start != "critic" else 0
         return self._state.best["iteration"] == 0 and steps == 0
-
-    def _exported(self, policy: torch.nn.Module) -> PreTrainedModel:
-        """The plain model to save. Raises VbonError where it is not the policy that was measured."""
-        if self.config.lora_rank == 0:
-            return policy  # type: ignore[return-value]  # nothing is merged
-        task = self.validation
-        index = torch.arange(min(EXPORTED_ROWS, len(task)))
-        draws = task.draw(
-            policy,
-            index,
-            seeds.uniforms((len(index), 1, task.sampling.max_new_tokens), self.config.seed, seeds.VALIDATION),
-        )
-        rows = sequences([task.prompt_ids[i] for i in index], draws.rows(), task.sampling.pad_token_id)
-        measured = completion_logprobs(policy, rows, task.sampling.temperature)
-        plain: PreTrainedModel = merged(policy)
-        gap = float((completion_logprobs(plain, rows, task.sampling.temperature) - measured).abs().max())
-        if not gap <= (EXPORT_GAP if next(plain.parameters()).dtype == torch.float32 else EXPORT_GAP_ROUNDED):
-            raise VbonError(
-                f"{self.folder.path}: the model to export differs from the trained policy by {gap:.2g} nats a token "
-                f"and is not written; the policy itself is in {self.folder.checkpoints}"
-            )
-        return plain
 
     # What is looked at on the way --------------------------------------------------------------------------------
 

@@ -28,10 +28,14 @@ class RunCheckpoints:
         modules, optimizer = self._modules(), self._learner.full_optimizer()
         if self._learner.accelerator.is_main_process:
             checkpoint.save(checkpoint.numbered(self._folder, prefix, count), modules, optimizer, state.to_json())
-            checkpoint.keep_last(self._folder, self._keep)
-            if state.best is not None:
-                checkpoint.keep_best(self._folder, self._best(state))
+            self.prune(state)
         self._learner.accelerator.wait_for_everyone()
+
+    def prune(self, state: RunState) -> None:
+        """Remove the checkpoints that `state`, which is on disk, does not need; the main process alone calls it."""
+        checkpoint.keep_last(self._folder, self._keep)
+        if state.best is not None:
+            checkpoint.keep_best(self._folder, self._best(state))
 
     def restore(self) -> RunState | None:
         """Fill networks and optimizer from the last checkpoint and return its state, or None if there is none."""
