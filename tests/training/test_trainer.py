@@ -1,6 +1,5 @@
 """Whole runs on the enumerable task, in this process."""
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tests.enumerable import PROMPTS, VOCABULARY, write_pool
+from tests.training.runs import rows, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vbon.artifacts.run import read_rows
@@ -21,18 +21,6 @@ from vbon.training import online, trainer
 from vbon.training.train import train
 
 FLOAT32 = 2e-5  # merging adapters rounds every weight
-
-
-def weights(run: str | Path) -> str:
-    """A hash over the best policy and the last one."""
-    last = max((Path(run) / "vbon/checkpoints").glob("step-*"))
-    files = [Path(run) / "model.safetensors", last / "policy.safetensors"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def rows(run: str | Path) -> list[dict]:
-    timed = ("seconds_rollout", "seconds_update")
-    return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(Path(run) / "vbon/metrics.jsonl")]
 
 
 def refuse(config: TrainConfig, words: str) -> None:
