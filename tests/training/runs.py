@@ -13,6 +13,9 @@ from tests.training import processes
 from vbon.artifacts.run import read_rows
 from vbon.config.train import TrainConfig
 from vbon.config.yaml_file import merged_text
+from vbon.errors import VbonError
+from vbon.training import trainer
+from vbon.training.train import train as train_here
 
 N = 8.0
 # Nats at the start, and the most that may be left after 60 iterations of 128 rollouts with F from 4,000 samples.
@@ -92,3 +95,22 @@ def assert_same_run(run: str, expected: str, networks: tuple[str, ...]) -> None:
     for row, of in zip(mine, theirs, strict=True):
         for key in ("validation/reward", "validation/kl_policy_ref", "validation/objective"):
             assert row[key] == pytest.approx(of[key], abs=FLOAT32), key
+
+
+def interrupt_after(monkeypatch, count: int, name: str = "run_iteration") -> None:
+    """Ctrl-C in the step after `count`."""
+    real, calls = getattr(trainer, name), []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(trainer, name, interrupted)
+
+
+def refuse(config: TrainConfig, words: str) -> None:
+    with pytest.raises(VbonError, match=words) as error:
+        train_here(config)
+    assert "\n" not in str(error.value)

@@ -10,23 +10,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tests.enumerable import PROMPTS, VOCABULARY, write_pool
-from tests.training.runs import rows, weights
+from tests.training.runs import interrupt_after, refuse, rows, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vbon.artifacts.run import read_rows
 from vbon.config.train import TrainConfig
-from vbon.errors import VbonError
 from vbon.pool import ReferencePool
-from vbon.training import online, trainer
+from vbon.training import online
 from vbon.training.train import train
 
 FLOAT32 = 2e-5  # merging adapters rounds every weight
-
-
-def refuse(config: TrainConfig, words: str) -> None:
-    with pytest.raises(VbonError, match=words) as error:
-        train(config)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("changes", [{"algorithm": "ppo"}, {"warm_start": "offline"}, {"kl_estimator": "full"}])
@@ -94,19 +87,6 @@ def test_the_card_says_what_the_model_is_and_how_to_make_it_again(world, configu
 
 def _tuples(settings: dict) -> dict:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-
-
-def interrupt_after(monkeypatch, count: int, name: str = "run_iteration") -> None:
-    """Ctrl-C in the step after `count`."""
-    real, calls = getattr(trainer, name), []
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) > count:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(trainer, name, interrupted)
 
 
 @pytest.mark.parametrize(
