@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.integrations.tiny import save_judge, save_policy
-from tests.training.test_launch import LAUNCH
+from tests.training.runs import LAUNCH
 
 from vbon import cli, config, flags
 

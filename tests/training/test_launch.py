@@ -1,17 +1,28 @@
 """Several processes: `accelerate launch` as its users run it, and a run continued by another number of processes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.training.test_learning import BOUNDS, N, to_best_of_8
-from tests.training.test_processes import arguments_of
-from tests.training.ways import DDP, assert_same_run, killed_twice_ends_like_undisturbed, train, train_cut
-
-# `--multi_gpu` is accelerate's name for its launcher of several processes, on CPUs too; with `--cpu` it starts one.
-LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+from tests.training.runs import (
+    BOUNDS,
+    DDP,
+    LAUNCH,
+    Group,
+    N,
+    arguments_of,
+    assert_same_run,
+    rows,
+    to_best_of_8,
+    train,
+    train_cut,
+)
 
 
 @pytest.mark.learning
@@ -38,6 +49,47 @@ def test_a_checkpoint_moves_between_world_sizes(configure, tmp_path, sizes):
     assert_same_run(moved.out, whole.out, ("policy", "critic", "optimizer"))
     result = json.loads((Path(moved.out) / "vbon/run.json").read_text())["result"]
     assert result["num_processes"] == sizes[1]
+
+
+def killed_twice_ends_like_undisturbed(
+    configure, group: Group, num_iterations: int, after_rows: tuple[int, int], folder: Path
+) -> None:
+    """torchrun: first one process is killed, which takes the other down, then all at once; bit for bit."""
+    settings = {"algorithm": "ppo", "num_iterations": num_iterations, "checkpoint_every": 4, "validation_every": 8}
+    whole, killed = configure(out=str(folder / "whole"), **settings), configure(out=str(folder / "k"), **settings)
+    train(whole, *group, folder)
+    for count, everyone in ((after_rows[0], False), (after_rows[1], True)):
+        assert kill_launched(killed, folder, environment=group[1], after_rows=count, everyone=everyone) != 0
+        assert not (Path(killed.out) / "model.safetensors").exists()
+    status = torchrun(killed, folder, environment=group[1]).wait(300)
+    assert status == 0, (folder / "torchrun").read_text()[-3000:]
+    for name in ("model.safetensors", f"vbon/checkpoints/step-{num_iterations:06}/critic.safetensors"):
+        assert (Path(killed.out) / name).read_bytes() == (Path(whole.out) / name).read_bytes()
+    assert rows(killed.out) == rows(whole.out)
+    assert [row["iteration"] for row in rows(killed.out) if "reward" in row] == list(range(1, num_iterations + 1))
+
+
+def torchrun(config, folder: Path, *flags: str, environment: Mapping[str, str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--"]
+    with open(folder / "torchrun", "w") as said:
+        arguments = arguments_of(config, folder, *flags)
+        return subprocess.Popen(
+            [*command, "vbon", *arguments], stdout=said, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        )
+
+
+def kill_launched(config, folder: Path, *, environment: Mapping[str, str], after_rows: int, everyone: bool) -> int:
+    """SIGKILL a process of the group, or all and their launcher, once the diary is that long; the launcher's status."""
+    launcher, diary = torchrun(config, folder, environment=environment), Path(config.out) / "vbon/metrics.jsonl"
+    while not diary.exists() or len(diary.read_text().splitlines()) <= after_rows:
+        assert launcher.poll() is None, (folder / "torchrun").read_text()[-3000:]
+        time.sleep(0.003)
+    found = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True)
+    ranks_of_launcher = [int(pid) for pid in found.stdout.split()]
+    assert len(ranks_of_launcher) == 2
+    for pid in [launcher.pid, *ranks_of_launcher] if everyone else ranks_of_launcher[1:]:
+        os.kill(pid, signal.SIGKILL)
+    return launcher.wait(100)
 
 
 @pytest.mark.learning

@@ -11,31 +11,24 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tests.training import ranks
-from tests.training.test_trainer import rows, weights
+from tests.training import processes
+from tests.training.runs import arguments_of, rows, weights
 
 from vbon.artifacts.run import read_rows
-from vbon.config.train import TrainConfig
-from vbon.config.yaml_file import merged_text
 from vbon.training.train import train
 
 FLOAT32 = 1e-5  # sums over rows in another order, through two Adam steps of size 1e-3
 
 
-def arguments_of(config: TrainConfig, folder: Path, *flags: str) -> list[str]:
-    (folder / "config.yaml").write_text(merged_text(config), "utf-8")
-    return ["train", "--config", str(folder / "config.yaml"), *flags]
-
-
 def kill_after_rows(arguments: list[str], metrics: Path, count: int, how: signal.Signals, errors: Path) -> int:
     """Start the command, signal it once its diary has more than `count` lines, and return its exit status."""
-    process = ranks.start(ranks.command_line, errors, arguments)
+    process = processes.start(processes.command_line, errors, arguments)
     while process.is_alive():
         if metrics.exists() and len(metrics.read_text().splitlines()) > count:
             subprocess.run(["kill", f"-{how.value}", str(process.pid)], check=True)
             break
         time.sleep(0.003)
-    process.join(ranks.LIMIT)
+    process.join(processes.LIMIT)
     return int(process.exitcode or 0)
 
 
@@ -51,7 +44,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_like_an_untouched_one(con
         assert status == (130 if how == "INT" else -signal.SIGKILL), errors.read_text()[-2000:]
         if how == "INT":
             assert "run the same command to continue" in errors.read_text().splitlines()[-1]
-    [(status, said)] = ranks.run_ranks(ranks.command_line, 1, tmp_path, arguments)
+    [(status, said)] = processes.run_group(processes.command_line, 1, tmp_path, arguments)
     assert status == 0, said[-2000:]
     assert weights(killed.out) == weights(whole.out)
     assert rows(killed.out) == rows(whole.out)
@@ -69,7 +62,7 @@ def test_errors_are_one_line_and_exit_status_2(configure, tmp_path):
 def test_two_processes_write_one_diary_of_global_means(configure, tmp_path):
     config = configure(algorithm="ppo", warm_start="offline", tracker="tensorboard")
     arguments = arguments_of(config, tmp_path, "--json", str(tmp_path / "result.json"))
-    for status, said in ranks.run_ranks(ranks.command_line, 2, tmp_path, arguments):
+    for status, said in processes.run_group(processes.command_line, 2, tmp_path, arguments):
         assert status == 0, said[-3000:]
     assert json.loads((tmp_path / "result.json").read_text())["num_processes"] == 2
     alone = configure(algorithm="ppo", warm_start="offline", out=str(tmp_path / "alone"))
@@ -86,7 +79,7 @@ def test_one_update_by_two_processes_is_that_of_one(configure, tmp_path, algorit
     """With a minibatch of all rollouts the order of rows does not matter, and the sums are the same sums."""
     config = configure(algorithm=algorithm, minibatch_size=32, advantage_clip=5.0)
     for count in (1, 2):
-        for status, said in ranks.run_ranks(ranks.one_update, count, tmp_path, config, tmp_path / f"{count}"):
+        for status, said in processes.run_group(processes.one_update, count, tmp_path, config, tmp_path / f"{count}"):
             assert status == 0, said[-3000:]
     with safe_open(tmp_path / "2", "np") as file:
         assert file.metadata()["num_processes"] == "2"
@@ -99,7 +92,7 @@ def test_one_update_by_two_processes_is_that_of_one(configure, tmp_path, algorit
 
 def test_rollouts_that_processes_cannot_share_are_refused(configure, tmp_path):
     config = configure(rollouts_per_iteration=12, samples_per_prompt=4)
-    for status, said in ranks.run_ranks(ranks.command_line, 2, tmp_path, arguments_of(config, tmp_path)):
+    for status, said in processes.run_group(processes.command_line, 2, tmp_path, arguments_of(config, tmp_path)):
         assert status == 2
         assert "holds 3 prompts of 4 samples, which 2 processes cannot share equally" in said.splitlines()[-1]
     assert not Path(config.out).exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.training.test_trainer import interrupt_after, refuse, rows, weights
+from tests.training.runs import interrupt_after, refuse, rows, weights
 
 from vbon.artifacts.run import RunFolder
 from vbon.evaluation.runs import read_run

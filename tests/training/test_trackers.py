@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tests.training.test_processes import arguments_of
+from tests.training.runs import arguments_of
 
 from vbon import cli
 from vbon.artifacts.run import read_rows

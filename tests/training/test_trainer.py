@@ -1,6 +1,5 @@
 """Whole runs on the enumerable task, in this process."""
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,35 +10,18 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tests.enumerable import PROMPTS, VOCABULARY, write_pool
+from tests.training.runs import interrupt_after, refuse, rows, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from vbon.artifacts.run import read_rows
 from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
 from vbon.pool import ReferencePool
-from vbon.training import online, trainer
+from vbon.training import online
 from vbon.training.parallel.adapters import with_adapters
 from vbon.training.train import train
 
 FLOAT32 = 2e-5  # merging adapters rounds every weight
-
-
-def weights(run: str | Path) -> str:
-    """A hash over the best policy and the last one."""
-    last = max((Path(run) / "vbon/checkpoints").glob("step-*"))
-    files = [Path(run) / "model.safetensors", last / "policy.safetensors"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def rows(run: str | Path) -> list[dict]:
-    timed = ("seconds_rollout", "seconds_update")
-    return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(Path(run) / "vbon/metrics.jsonl")]
-
-
-def refuse(config: TrainConfig, words: str) -> None:
-    with pytest.raises(VbonError, match=words) as error:
-        train(config)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("changes", [{"algorithm": "ppo"}, {"warm_start": "offline"}, {"kl_estimator": "full"}])
@@ -107,19 +89,6 @@ def test_the_card_says_what_the_model_is_and_how_to_make_it_again(world, configu
 
 def _tuples(settings: dict) -> dict:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-
-
-def interrupt_after(monkeypatch, count: int, name: str = "run_iteration") -> None:
-    """Ctrl-C in the step after `count`."""
-    real, calls = getattr(trainer, name), []
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) > count:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(trainer, name, interrupted)
 
 
 @pytest.mark.parametrize(

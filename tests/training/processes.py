@@ -40,7 +40,7 @@ def start(target: Callable[..., None], *args: object) -> multiprocessing.process
     return process
 
 
-def run_ranks(
+def run_group(
     target: Callable[..., None], world_size: int, folder: Path, *args: object, environment: dict[str, str] | None = None
 ) -> list[tuple[int, str]]:
     """Run `target(stderr, *args)` in each of `world_size` processes of one group; their exit statuses and stderr.
