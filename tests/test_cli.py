@@ -282,3 +282,20 @@ def test_lazy_exports_are_the_things_themselves():
     assert vbon.RewardCDF is reward_cdf.RewardCDF
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         vbon.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("verb", sorted(set(cli.VERBS) - {"train"}))
+def test_verbs_of_one_process_say_so_under_a_launcher(verb, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    arguments = [part for part in cli.VERBS[verb].example.split()[2:] if part]
+    assert cli.main([verb, *arguments]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("vbon: error:") and "runs in one process" in last
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+def test_data_on_standard_output_is_utf_8(encoding):
+    code = "from vbon.cli import _print_any_character as f; f(); print('é π 🙂')"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert done.stdout.decode("utf-8").rstrip() == "é π 🙂"

@@ -163,6 +163,8 @@ def _run_verb(name: str, args: list[str]) -> int:
     file_values = {} if config_file is None else config.read_values(cls, config_file)
     merged = flags.make_config(cls, file_values | given, prog=prog)
     merged.validate()
+    if name != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise VbonError(f"vbon {name} runs in one process; start it without torchrun or accelerate launch")
     _check_writable(json_file)
     if _is_main_process():
         print(f"vbon {name} with\n{_indented(config.merged_text(config.without_secrets(merged)))}", file=sys.stderr)
@@ -279,6 +281,8 @@ def _print_any_character() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdout, "reconfigure") and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # data for another program, whatever the terminal's encoding is
 
 
 def _check_writable(json_file: str | None) -> None:

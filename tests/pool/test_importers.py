@@ -239,3 +239,16 @@ def test_ids_are_kept_exactly_where_they_fit_what_is_declared(ids, most):
     else:
         with pytest.raises(VbonError, match=r"^f:1: "):
             ended_ids(ids, (0,), 1, most, "f:1")
+
+
+@pytest.mark.parametrize("names", [("instruction", "generations", "ratings"), ("prompt", "responses", "scores")])
+def test_columns_of_other_tools_are_read(tmp_path: Path, names):
+    path = write_rows(tmp_path / "p.jsonl", [dict(zip(names, ("a", ["x", "y"], [4, 2.5]), strict=True))])
+    pool = imported(path)
+    assert pool.prompts[0].prompt == "a" and list(pool.completions) == ["x", "y"] and pool.rewards.tolist() == [4, 2.5]
+
+
+def test_a_file_without_prompts_names_its_own_columns(tmp_path: Path):
+    path = write_rows(tmp_path / "p.jsonl", [{"question": "a", "rewards": [1]}])
+    with pytest.raises(VbonError, match=r"p\.jsonl:1: no column 'prompt' \(columns here: question, rewards\)"):
+        imported(path)

@@ -1,6 +1,7 @@
 """Prompt files: every format gives the same prompts; every fault is one line that names file and line."""
 
 import csv
+import datetime
 import gzip
 import hashlib
 import json
@@ -140,7 +141,7 @@ def test_the_columns_that_a_reward_sees_do_not_depend_on_the_batch(tmp_path_fact
         ("p.jsonl", b'{"prompt": "a", "completions": 1}\n', "'completions' is the name of a reward argument"),
         ("p.jsonl.gz", b"not gzip", "p.jsonl.gz: cannot be read"),
         ("p.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 99, mtime=0)[:-9], "p.jsonl.gz: cannot be read"),
-        ("p.json", b'{"prompt": "a"}', "must hold a list"),
+        ("p.json", b'{\n"prompt": "a"}', "must hold a list"),
         ("p.json", b"", "holds no prompts"),
         ("p.csv", b"prompt,x\na,1,2\n", "p.csv:2: does not have the 2 fields"),
         ("p.csv", b"prompt,x\na\n", "p.csv:2: does not have the 2 fields"),
@@ -168,7 +169,7 @@ def test_parquet_values_that_json_cannot_hold(tmp_path: Path):
     for index, value in enumerate([float("nan"), b"bytes", [float("inf")]]):
         path = tmp_path / f"{index}.parquet"
         pq.write_table(pa.Table.from_pylist([{"prompt": "a", "x": value}]), path)
-        with pytest.raises(VbonError, match="1: a column holds a value that JSON cannot"):
+        with pytest.raises(VbonError, match=r"1: column .x. holds a value that JSON cannot"):
             read_prompts(path)
 
 
@@ -191,3 +192,15 @@ def test_mutated_files_give_prompts_or_one_line(tmp_path_factory: pytest.TempPat
         assert "repeated" in str(warning)
     else:
         assert prompts
+
+
+def test_json_lines_under_another_suffix_are_read(tmp_path: Path):
+    (tmp_path / "p.json").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    assert prompt_texts(tmp_path / "p.json") == ["a", "b"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"PNG", datetime.datetime(2024, 5, 1)])
+def test_a_column_that_json_cannot_hold_is_named(tmp_path: Path, value):
+    pq.write_table(pa.table({"prompt": ["a"], "fine": [1], "price": [value]}), tmp_path / "p.parquet")
+    with pytest.raises(VbonError, match=r"p\.parquet:1: column 'price' holds a value that JSON cannot"):
+        read_prompts(tmp_path / "p.parquet")

@@ -39,6 +39,7 @@ _TEXTS = ("completions", "responses", "ref_completions")
 _IDS = ("completion_ids", "response_ids")
 _REWARDS = ("rewards", "ref_rewards")
 _KNOWN = {"prompt", "reward", *_TEXT, *_TEXTS, *_IDS, *_REWARDS}
+_OTHER_NAMES = {"instruction": "prompt", "generations": "responses", "ratings": "rewards", "scores": "rewards"}
 _MAX_TOKEN_ID = 2**31 - 1
 
 
@@ -120,8 +121,10 @@ def read_sample_rows(record: Mapping[str, Any], prompt: str | Messages, text_rul
 
 def _read(path: Path, declared: Declarations) -> _Rows:
     rows = _Rows()
-    for number, record in read_records(path):
-        where = f"{path}:{number}"
+    for number, row in read_records(path):
+        where, record = f"{path}:{number}", _with_known_names(row)
+        if "prompt" not in record:
+            raise VbonError(f"{where}: no column 'prompt' (columns here: {', '.join(map(str, row)) or 'none'})")
         missing = [name for name in declared.columns if name not in record]
         if missing:
             raise VbonError(f"{where}: no column {missing[0]!r}, declared in columns")
@@ -134,6 +137,12 @@ def _read(path: Path, declared: Declarations) -> _Rows:
     if not rows.prompts:
         raise VbonError(f"{path}: holds no samples")
     return rows
+
+
+def _with_known_names(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with columns of distilabel, and `scores`, under the names of this module, where those are not taken."""
+    names = {name: known for name, known in _OTHER_NAMES.items() if known not in row}
+    return {names.get(name, name): value for name, value in row.items()}
 
 
 def _hold_against_declarations(

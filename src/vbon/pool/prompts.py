@@ -115,7 +115,18 @@ def parse_prompt(record: Mapping[str, Any], column: str, where: str, *, row: int
     try:
         return make_prompt(prompt, columns, row=row)
     except (TypeError, ValueError, RecursionError) as error:
-        raise VbonError(f"{where}: a column holds a value that JSON cannot ({first_line(error)})") from None
+        column = next((name for name, value in columns.items() if not _is_json(value)), column)
+        raise VbonError(
+            f"{where}: column {column!r} holds a value that JSON cannot ({first_line(error)}); leave the column out"
+        ) from None
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        canonical_json(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def check_prompt(value: Any, where: str) -> str | Messages:

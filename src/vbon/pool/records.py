@@ -72,6 +72,10 @@ def _read_jsonl(path: Path, _: str) -> Iterator[Record]:
 
 
 def _read_json(path: Path, _: str) -> Iterator[Record]:
+    first = next((line for _, line in _lines(path) if line.strip()), "[]")
+    if first.lstrip().startswith("{") and first.rstrip().endswith("}"):  # JSON Lines under another suffix
+        yield from _read_jsonl(path, _)
+        return
     rows = parse_json("".join(line for _, line in _lines(path)) or "[]", str(path))
     if not isinstance(rows, list):
         raise VbonError(f"{path}: must hold a list of objects; for one object a line, name it .jsonl")
