@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "vbon"
-CONFORMING = ("artifacts", "core", "models", "pool", "training")
+CONFORMING = ("artifacts", "core", "models", "pool", "sweep", "training")
 """Packages and modules whose docstrings conform; the aim is all of src/vbon, so the list only grows."""
 QUESTION = re.compile(r"(What|Whether|Where|How|Which|That)\b")
 LONG_SIGNATURE = 4

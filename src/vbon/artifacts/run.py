@@ -38,7 +38,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a run was made with, and where that was allowed to differ from its pool."""
+    """The fingerprint of a run's pool, and the fields in which the run was allowed to differ from it."""
 
     fingerprint: Fingerprint | None = None
     allowed_mismatches: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class RunRecord:
     pool: str | None = None
     pool_fingerprint: Fingerprint | None = None
     fingerprint: Fingerprint | None = None
-    """What the run was made with; it differs from `pool_fingerprint` in the fields `allowed_mismatches`."""
+    """The fingerprint of the run itself; it differs from `pool_fingerprint` in the fields `allowed_mismatches`."""
     allowed_mismatches: tuple[str, ...] = ()
     ref_model: str | None = None
     reward: str | None = None
@@ -91,11 +91,11 @@ class RunRecord:
 
     @property
     def made_with(self) -> Fingerprint | None:
-        """What the run was really made with: its pool's fingerprint, but where a mismatch was allowed."""
+        """The fingerprint of the run: that of its pool, except where a mismatch was allowed."""
         return self.pool_fingerprint if self.fingerprint is None else self.fingerprint
 
     def can_go_further(self, config: TrainConfig) -> bool:
-        """Whether `config` asks for another number of iterations, or for other seconds where those ran out."""
+        """Return True if `config` asks for another number of iterations, or for other seconds where those ran out."""
         out_of_time = bool(self.result.get("out_of_time")) and config.max_seconds != self.config.get("max_seconds")
         return out_of_time or config.num_iterations != self.config.get("num_iterations")
 
@@ -134,10 +134,12 @@ class RunFolder:
 
     @property
     def is_started(self) -> bool:
+        """True if the folder holds a run's settings."""
         return self.settings.is_file()
 
     @property
     def is_finished(self) -> bool:
+        """True if the folder holds a run's record, which is written last."""
         return self.record.is_file()
 
     def check(self, config: TrainConfig, sources: Mapping[str, str] | None = None) -> None:
@@ -187,7 +189,7 @@ class RunFolder:
             self._lock = None
 
     def read_record(self) -> RunRecord:
-        """What run.json says. Raises VbonError naming the file and the field where it cannot be read."""
+        """Read run.json. Raises VbonError naming the file and the field where it cannot be read."""
         content = read_object(self.record, format_version=FORMAT_VERSION)
         return RunRecord.from_json(content, str(self.record))
 

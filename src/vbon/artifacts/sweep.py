@@ -58,15 +58,19 @@ class SweepFolder:
         return lock
 
     def run(self, name: str) -> Path:
+        """Return the folder of a run of the grid."""
         return self.path / "runs" / name
 
     def search(self, name: str) -> Path:
+        """Return the folder of a run of the learning-rate search."""
         return self.path / "search" / name
 
     def evaluation(self, name: str) -> Path:
+        """Return the folder of a run's evaluation."""
         return evaluation_folder(self.path, name)
 
     def log(self, name: str) -> Path:
+        """Return the file that takes the output of a run's process."""
         return self.path / "logs" / f"{name}.txt"
 
     def fail(self, name: str, reason: str) -> None:
@@ -87,12 +91,12 @@ class SweepFolder:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a folder holds a sweep's result."""
+    """Return True if a folder holds a sweep's result."""
     return (path / RECORD).is_file()
 
 
 def evaluation_folder(path: Path, name: str) -> Path:
-    """Where the sweep at `path` keeps the evaluation of a run."""
+    """Return the folder where the sweep at `path` keeps the evaluation of a run."""
     return path / "evaluations" / name
 
 
@@ -107,7 +111,7 @@ def read_timings(path: Path) -> dict[str, Any]:
 
 
 def settings_of(sweep: Sweep) -> dict[str, Any]:
-    """What the results depend on, in YAML's own types and without secrets: everything but `out`."""
+    """Return what the results depend on, in YAML's own types and without secrets: everything but `out`."""
     values = dataclasses.asdict(sweep)
     del values["out"]
     return {key: _plain(value) for key, value in values.items()}

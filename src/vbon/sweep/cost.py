@@ -1,4 +1,4 @@
-"""What a run cost, and how soon it was nearly there, from its diary. Counts are exact; seconds are this machine's."""
+"""The cost of a run, in all and until it was nearly there, from its metrics; only the seconds depend on the machine."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +37,7 @@ class GainScale:
     best_of_n: float
 
     def share(self, reward: float) -> float | None:
+        """Return a mean reward's share of the gain, or None where best-of-N gains nothing."""
         gain = self.best_of_n - self.reference
         return (reward - self.reference) / gain if gain > 0 else None
 
@@ -68,7 +69,7 @@ def measured(job: Job, scale: GainScale | None) -> list[Measured]:
 
 
 def total(diary: Sequence[Measured]) -> Cost:
-    """What the whole run cost; its last validation is at its end."""
+    """Return the cost of the whole run; its last validation is at its end."""
     return diary[-1].cost if diary else Cost(0, 0, 0.0)
 
 

@@ -113,5 +113,5 @@ def rates_of(sweep: Sweep, method: MethodName) -> tuple[float, ...]:
 
 
 def learns_offline(method: MethodName) -> bool:
-    """Whether a method learns from the pool alone, without rollouts."""
+    """Return True if a method learns from the pool alone, without rollouts."""
     return METHODS[method].settings["algorithm"] == "offline"

@@ -1,4 +1,4 @@
-"""What a sweep came to: sweep.json and table.md, a function of the runs alone, and timings.json beside them."""
+"""The results of a sweep: sweep.json and table.md, a function of the runs alone, and timings.json beside them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +30,20 @@ def write_results(
     pool: ReferencePool,
     speeds: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Gather the runs, write the files, return what sweep.json holds."""
+    """Gather the runs and write sweep.json, table.md and timings.json.
+
+    Args:
+        sweep: The settings of SWEEP.yaml.
+        folder: The sweep's folder.
+        jobs: The runs of the grid, those that failed included.
+        search: The learning rates that were tried and chosen.
+        scales: β for each N of the methods that have one.
+        pool: The pool that all runs learn from.
+        speeds: Completions per second and latencies in seconds, for timings.json.
+
+    Returns:
+        The content of sweep.json.
+    """
     gains = GainScales(pool)
     done = [job for job in jobs if is_done(job)]
     diaries = {job.name: measured(job, gains.of(job)) for job in done}

@@ -17,7 +17,17 @@ from vbon.sweep.plan import Job
 
 
 def timings(done: Sequence[Job], sweep: Sweep, folder: SweepFolder, console: Console) -> Mapping[str, Any]:
-    """Rates and latencies as evaluation's throughput.json has them; measured once, alone on the machine."""
+    """Time one sample of a policy against best-of-N, once, when nothing else of the sweep runs.
+
+    Args:
+        done: Finished runs; the first one's policy is timed.
+        sweep: The settings of SWEEP.yaml.
+        folder: The sweep's folder, where the result is kept.
+        console: For the line that says what is being done.
+
+    Returns:
+        Completions per second and latencies in seconds by name, empty without a finished run.
+    """
     kept = folder.speeds
     if kept.is_file():
         return read_object(kept)

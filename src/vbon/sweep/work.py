@@ -41,12 +41,12 @@ def do(job: Job) -> None:
 
 
 def is_trained(job: Job) -> bool:
-    """Whether the run is finished."""
+    """Return True if the run is finished."""
     return RunFolder(job.train.out).is_finished
 
 
 def is_done(job: Job) -> bool:
-    """Whether nothing is left to do: evaluation.json is written last."""
+    """Return True if nothing is left to do: evaluation.json is written last."""
     return is_trained(job) and (job.evaluate is None or is_evaluation(Path(job.evaluate.out)))
 
 

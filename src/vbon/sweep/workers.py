@@ -20,7 +20,15 @@ _NAMES_SHOWN = 2
 
 
 def run_jobs(jobs: Sequence[Job], folder: SweepFolder, num_workers: int, console: Console, title: str) -> None:
-    """Do what is left of `jobs`, up to `num_workers` at a time. Jobs that failed before are tried again."""
+    """Do what is left of `jobs`. Jobs that failed before are tried again.
+
+    Args:
+        jobs: The runs, done or not.
+        folder: The sweep's folder, where failures are recorded.
+        num_workers: How many processes run at a time.
+        console: For the progress and the failures.
+        title: The name of the progress bar.
+    """
     left = [job for job in jobs if not is_done(job)]
     for job in left:
         folder.forget_failure(job.name)
