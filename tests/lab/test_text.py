@@ -1,25 +1,39 @@
 """`vbon lab text` on pools of a world of 40 completions, where what it samples can be summed exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.lab.conftest import SMALL
 
 from vbon.config import LabConfig
 from vbon.errors import VbonError
 from vbon.lab.enumerate import exact_log_probs
-from vbon.lab.exact import kl, measure
+from vbon.lab.exact import Truth, kl, measure
 from vbon.lab.experiment import Context
 from vbon.lab.experiments.pool import laws_of
 from vbon.lab.experiments.text import Preset, jobs_of, panels, run
 from vbon.lab.lab import lab_command
-from vbon.lab.maps import spread_of
-from vbon.lab.training import Job, Scale, collect_pool
+from vbon.lab.laws import spread_of
+from vbon.lab.training import Job, Scale, collect_pool, truth_of
+from vbon.lab.world import World
 from vbon.pool.store import ReferencePool
 
 PRESET = Preset(
     ns=(4,), kl_rl_ns=(4,), n=4, num_samples=(10,), num_iterations=3, rollouts_per_iteration=32, samples_per_prompt=400
 )
+
+
+@pytest.fixture(scope="module")
+def small() -> World:
+    """The prompts that the tolerances below were set for: how near 500 samples come to F depends on the prompt."""
+    return replace(SMALL, prompts=("prompt0", "prompt1"))
+
+
+@pytest.fixture(scope="module")
+def truth(small: World) -> Truth:
+    return truth_of(small)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,9 @@
 """`vbon lab EXPERIMENT`: run one experiment, print its table, write its JSON and its figure."""
 
 import contextlib
+import os
+import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,10 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from vbon.artifacts import json_files
+from vbon.commit import commit_of
 from vbon.config.lab import LabConfig
 from vbon.errors import VbonError
 from vbon.figures.shapes import Panel
-from vbon.lab import record, rows
+from vbon.lab import rows
 from vbon.lab.experiment import Context, Experiment
 from vbon.lab.experiments import (
     backward_kl,
@@ -26,6 +35,8 @@ from vbon.lab.experiments import (
     ties,
     weak_reference,
 )
+from vbon.lab.rows import Row
+from vbon.version import __version__
 
 TRAINED_TITLE = "trained: medians over seeds, the lowest and highest distance beside (exact; nats)"
 TRAINED_COLUMNS = (
@@ -77,16 +88,16 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
         "seeds": list(numbers),
         "settings": asdict(preset) | {"seeds": list(numbers)},
         "seconds": round(time.monotonic() - start, 1),
-        **record.provenance(),
+        **_provenance(),
     }
     result = {**header, **result}
     path = out / f"{config.experiment}-{config.preset}.json"
-    record.write_json(path, result)
-    record.print_table(experiment.TITLE, result["rows"], experiment.COLUMNS)
+    _write_result(path, result)
+    _print_table(experiment.TITLE, result["rows"], experiment.COLUMNS)
     if result.get("trained"):
         summary = rows.summary(result["trained"], experiment.TRAINED_BY)
         columns = [name for name in TRAINED_COLUMNS if name in summary[0] and name not in experiment.TRAINED_BY]
-        record.print_table(TRAINED_TITLE, summary, (*experiment.TRAINED_BY, *columns))
+        _print_table(TRAINED_TITLE, summary, (*experiment.TRAINED_BY, *columns))
     path.with_suffix(".svg").write_text(draw(experiment.panels(result)), encoding="utf-8")
     print(f"{path}, {path.with_suffix('.svg')}")
     return result
@@ -125,3 +136,42 @@ def _work_folder(work: str | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="vbon-lab-") as folder:
         yield Path(folder)
+
+
+def _provenance() -> dict[str, Any]:
+    """Return what made a result: versions, commit (with + where the sources differ from it), machine."""
+    return {
+        "vbon": __version__,
+        "commit": commit_of(Path(__file__).parents[1]),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": "cpu",
+    }
+
+
+def _write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write the result, numbers at full precision. Raises VbonError where the folder refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        json_files.write_json(path, json_files.json_value(result), indent=1)
+    except OSError as error:
+        raise VbonError(f"--out {path.parent}: cannot be written ({error.strerror}); name another folder") from None
+
+
+def _print_table(title: str, shown: Sequence[Row], columns: Sequence[str]) -> None:
+    """The rows on standard output, in the order given; a column that a row lacks is empty there."""
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in shown:
+        table.add_row(*(_shown(row.get(name)) for name in columns))
+    Console(width=max(80, 16 * len(columns)) if not sys.stdout.isatty() else None).print(table)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

@@ -1,6 +1,6 @@
 """Laws of the reward under π_ref, continuous or enumerated, on which best-of-N and KL-RL's optimum are exact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,3 +98,18 @@ def kl_matched(law: Law, n: float) -> float:
 def reward_matched(law: Law, n: float) -> float:
     """The β whose optimum has best-of-N's mean reward."""
     return match(law.mean(law.log_bon(n)), lambda beta: law.mean(law.log_tilted(beta)), law.std())
+
+
+STEP = 0.01
+"""Of rewards that are stored after tanh."""
+MAPS: dict[str, Callable[[Float, float], Float]] = {
+    "identity": lambda rewards, _: rewards,
+    "exponential": lambda rewards, spread: np.exp(rewards / spread),
+    "saturated": lambda rewards, _: np.round(np.tanh(rewards) / STEP) * STEP,
+}
+"""What becomes of rewards, given their standard deviation within prompts."""
+
+
+def spread_of(rewards: Iterable[Float]) -> float:
+    """The standard deviation within prompts, of each one's rewards: what they are divided by under exp."""
+    return float(np.sqrt(np.mean([of_prompt.var() for of_prompt in rewards])))

@@ -1,23 +1,28 @@
-"""Where each method leads in an enumerable world, given exact F and no limit on the network: log π*, float64 (P, C).
+"""The optimum of each method in an enumerable world, given exact F and no limit on the network: log π*, float64 (P, C).
 
 Methods with a sequence objective lead to a tilt of π_ref. GRPO leads to the fixed point of a recursion over prefixes.
 BOND, BoNBoN and DPO have no closed form: their own losses are minimised over the free simplex, to rounding.
 """
 
+import copy
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from vbon.config.methods import MethodName
 from vbon.core import offline
 from vbon.core.best_of_n import kl_coef_from_n, log_weight_upper_bound
+from vbon.lab.enumerate import log_probs
 from vbon.lab.exact import Float, Truth, tilted
 from vbon.lab.training import MANY
 from vbon.lab.world import World
 
 _LBFGS_STEPS = 2000
+PEAK_RATE_TIMES_WIDTH = 0.128
 
 
 def own_optimum(method: MethodName, truth: Truth, world: World, n: int, kl_coef: float) -> Float:
@@ -126,3 +131,38 @@ def _minimised(truth: Truth, loss_of: Callable[[Tensor], Tensor]) -> Float:
 
     optimizer.step(closure)
     return np.asarray(logits.detach().log_softmax(-1).numpy())
+
+
+def exact_gradient_optimum(
+    ref_policy: PreTrainedModel, world: World, truth: Truth, n: float, *, steps: int = 400
+) -> PreTrainedModel:
+    """Train a copy of π_ref by exact gradients of KL(π_θ‖π_bon), over all completions instead of samples.
+
+    Args:
+        ref_policy: π_ref.
+        world: The world that π_ref speaks in.
+        truth: log π_ref and the rewards of all its completions.
+        n: N of best-of-N.
+        steps: How many steps Adam takes, each over all completions.
+
+    Returns:
+        The policy of the step with the lowest KL.
+    """
+    policy = copy.deepcopy(ref_policy).requires_grad_(True)
+    log_bon = torch.from_numpy(truth.log_bon(n))
+    peak = PEAK_RATE_TIMES_WIDTH / world.hidden_size
+    optimizer = torch.optim.Adam(policy.parameters(), lr=peak)
+    best, best_weights = math.inf, policy.state_dict()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * min(1.0, (step + 1) / 20) * (1 + math.cos(math.pi * step / steps)) / 2
+        logprobs = log_probs(policy, world)
+        loss = (logprobs.exp() * (logprobs - log_bon)).sum(-1).mean()
+        if loss.item() < best:
+            best, best_weights = loss.item(), {k: v.clone() for k, v in policy.state_dict().items()}
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+    policy.load_state_dict(best_weights)
+    return policy.eval()

@@ -22,7 +22,7 @@ from vbon.evaluation.samples import draw_samples, per_prompt_metrics
 from vbon.evaluation.target import kl_policy_bon_floor, target_metrics
 from vbon.evaluation.task import EvalTask
 from vbon.lab.exact import Float
-from vbon.lab.maps import MAPS, spread_of
+from vbon.lab.laws import MAPS, spread_of
 from vbon.models import load
 from vbon.pool.shards import PromptSamples
 from vbon.pool.store import ReferencePool

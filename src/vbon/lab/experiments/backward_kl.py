@@ -13,7 +13,7 @@ from vbon.lab.enumerate import exact_log_probs
 from vbon.lab.exact import measure
 from vbon.lab.experiment import Context
 from vbon.lab.laws import Law, enumerated_law
-from vbon.lab.optimum import exact_gradient_optimum
+from vbon.lab.optima import exact_gradient_optimum
 from vbon.lab.rows import Row, distinct, line, where
 from vbon.lab.rows import summary as rows_over_seeds
 from vbon.lab.training import Job, Scale, run_cases, truth_of

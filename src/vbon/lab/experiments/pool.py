@@ -15,8 +15,7 @@ from vbon.core import kl_rl, pool_size, stats
 from vbon.figures.shapes import Panel
 from vbon.lab.exact import Float, kl, normalised
 from vbon.lab.experiment import Context
-from vbon.lab.laws import Law
-from vbon.lab.maps import MAPS, spread_of
+from vbon.lab.laws import MAPS, Law, spread_of
 from vbon.lab.pools import ESTIMATORS, draw_counts
 from vbon.lab.rows import RULE, Row, distinct, interval, line, where
 from vbon.pool.store import ReferencePool

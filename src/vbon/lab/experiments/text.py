@@ -18,8 +18,7 @@ from vbon.figures.shapes import Line, Panel
 from vbon.lab import text_runs
 from vbon.lab.experiment import Context
 from vbon.lab.experiments.pool import kl_matched, laws_of, mapped
-from vbon.lab.laws import Law
-from vbon.lab.maps import MAPS, spread_of
+from vbon.lab.laws import MAPS, Law, spread_of
 from vbon.lab.rows import RULE, Row, interval, line, where
 from vbon.lab.text_runs import TextJob
 from vbon.lab.training import in_processes
