@@ -9,11 +9,14 @@ import http.server
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 LOG = sys.argv[1]
 FAILURES = {}
+FLIGHT = {"now": 0, "most": 0}
+LOCK = threading.Lock()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -76,6 +79,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_slow(self, body):
         time.sleep(1.0)
         self.do_ok(body)
+
+    def do_crowd(self, body):
+        """Honest; the first requests take longest, and the most requests seen at a time are left in LOG.most."""
+        with LOCK:
+            FLIGHT["now"] += 1
+            FLIGHT["most"] = max(FLIGHT.values())
+            Path(LOG + ".most").write_text(str(FLIGHT["most"]))
+        time.sleep(0.3 if len(body["completions"][0]) == 1 else 0.1)
+        with LOCK:
+            FLIGHT["now"] -= 1
+        if "refused" in body["completions"]:
+            self.do_echo400(body)
+        else:
+            self.do_ok(body)
 
     def do_drip(self, body):
         """A byte now and then: no single read ever times out."""

@@ -62,12 +62,27 @@ def failure(url, completions=("fine", "bad one"), **options):
 
 
 def test_rewards_prompts_and_columns_travel_whole_and_in_batches(server):
-    reward = load_reward(f"{server.url}/ok", batch_size=2)
+    reward = load_reward(f"{server.url}/ok", batch_size=2, concurrency=1)
     chat = [{"role": "user", "content": "hé"}]
     np.testing.assert_array_equal(reward(["a", chat, "c"], ["x", "xyz", "é\ud83d"], k=[1, 2, 3]), [1, 3, 2])
     bodies = [request["body"] for request in server.requests()]
     assert bodies[0] == {"prompts": ["a", chat], "completions": ["x", "xyz"], "columns": {"k": [1, 2]}}
     assert bodies[1]["columns"] == {"k": [3]} and len(bodies) == 2
+
+
+def test_several_requests_are_in_flight_and_the_numbers_keep_their_order(server):
+    completions = ["x" * size for size in range(1, 13)]
+    reward = reward_at(f"{server.url}/crowd", batch_size=1, concurrency=4)
+    np.testing.assert_array_equal(reward(["p"] * 12, completions), np.arange(1, 13))
+    assert server.log.with_name(server.log.name + ".most").read_text() == "4"  # not fewer, and never more
+
+
+def test_an_error_among_requests_in_flight_drops_those_not_begun(server):
+    completions = ["fine", "refused", *["later"] * 30]
+    with pytest.raises(VbonError, match="answered 400") as raised:
+        reward_at(f"{server.url}/crowd", batch_size=1, concurrency=2)(["p"] * 32, completions)
+    assert "(completion 1, prompt 'p')" in str(raised.value)
+    assert len(server.requests()) <= 5
 
 
 def test_floats_keep_every_bit(server):

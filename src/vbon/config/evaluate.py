@@ -14,7 +14,10 @@ class EvaluateConfig:
     GROUPS = (
         ("common", "n samples_per_prompt limit judges throughput"),
         ("inputs", "prompts prompt_column model reward allow_mismatch seed"),
-        ("machine", "batch_size reward_batch_size reward_timeout device dtype num_threads trust_remote_code"),
+        (
+            "machine",
+            "batch_size reward_batch_size reward_concurrency reward_timeout device dtype num_threads trust_remote_code",
+        ),
     )
 
     runs: tuple[types.Directory, ...] = field(metadata={"positional": "RUN"})
@@ -41,6 +44,7 @@ class EvaluateConfig:
     batch_size: types.Count = 256
     """Completions sampled at a time. Lower it if memory runs out."""
     reward_batch_size: types.RewardBatch = 64
+    reward_concurrency: types.RewardConcurrency = 4
     reward_timeout: types.RewardTimeout = 60.0
     throughput: bool = True
     """Also measure how fast the policies and best-of-N sample on this machine."""
@@ -66,7 +70,7 @@ class GenerateConfig:
     GROUPS = (
         ("common", "out num_samples best_of reward temperature max_new_tokens limit"),
         ("prompts and completions", "prompt_column stop_token_ids seed"),
-        ("machine", "batch_size reward_batch_size reward_timeout device dtype trust_remote_code"),
+        ("machine", "batch_size reward_batch_size reward_concurrency reward_timeout device dtype trust_remote_code"),
     )
 
     model: types.Model
@@ -90,6 +94,7 @@ class GenerateConfig:
     batch_size: types.Count = 256
     """Completions sampled at a time. Lower it if memory runs out."""
     reward_batch_size: types.RewardBatch = 64
+    reward_concurrency: types.RewardConcurrency = 4
     reward_timeout: types.RewardTimeout = 60.0
     device: types.Device = "auto"
     dtype: types.Dtype = "float32"

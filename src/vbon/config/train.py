@@ -30,7 +30,7 @@ class TrainConfig:
             "validation and checkpoints",
             "validation_fraction validation_every checkpoint_every keep_checkpoints max_seconds seed",
         ),
-        ("reward and pool", "reward_batch_size reward_timeout allow_mismatch"),
+        ("reward and pool", "reward_batch_size reward_concurrency reward_timeout allow_mismatch"),
         ("LoRA", "lora_alpha lora_target_modules"),
         ("machine and tracking", "device dtype num_threads tracker push_to_hub trust_remote_code"),
     )
@@ -145,6 +145,7 @@ class TrainConfig:
     stop_token_ids: tuple[types.NonNegative, ...] = ()
     """Further token ids that end a completion, as in vbon collect. Default: the pool's, otherwise the model's."""
     reward_batch_size: types.RewardBatch = 64
+    reward_concurrency: types.RewardConcurrency = 4
     reward_timeout: types.RewardTimeout = 60.0
     allow_mismatch: tuple[types.AllowedMismatch, ...] = field(default=(), metadata={"repeat": True})
     """Train although this field differs from the pool's: model, tokenizer, chat_template, temperature, max_new_tokens,

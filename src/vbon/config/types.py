@@ -81,6 +81,9 @@ StopTokens = Annotated[
     Help("Token ids that end a completion, in addition to the end-of-sequence ids of model and tokenizer.", "ID"),
 ]
 RewardBatch = Annotated[Count, Help("Completions scored at a time. Lower it if a reward model runs out of memory.")]
+RewardConcurrency = Annotated[
+    Workers, Help("HTTP requests to the reward at the same time. Set it to what its server handles in parallel.")
+]
 RewardTimeout = Annotated[
     float,
     above(0),

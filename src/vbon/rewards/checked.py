@@ -5,7 +5,8 @@ import importlib
 import math
 import traceback
 from asyncio import CancelledError
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from vbon.rewards.protocol import Prompt, RewardError, Score
 from vbon.rewards.time_limit import TimeLimitReached, call_within
 
 PROMPT_EXCERPT = 80
-T = TypeVar("T")
+T, A, B = TypeVar("T"), TypeVar("A"), TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class CheckedReward:
-    """A Reward over a Score. `retry_alone`: after an exception in a batch, find the row that raises it by itself."""
+    """A Reward over a Score.
+
+    `retry_alone`: after an exception in a batch, find the row that raises it by itself. `concurrency`: batches that are
+    scored at the same time; the numbers keep the order of the rows.
+    """
 
     name: str
     fingerprint: str
@@ -71,11 +76,13 @@ class CheckedReward:
     timeout: float | None = None
     retry_alone: bool = False
     noise: float | None = None
+    concurrency: int = 1
 
     def __call__(self, prompts: list[Prompt], completions: list[str], /, **columns: list[Any]) -> np.ndarray:
         """Rewards, float64, shape (len(completions),); raises VbonError naming reward, prompt and completion."""
         rows = aligned_rows(prompts, completions, columns)
-        return np.concatenate([np.empty(0), *(self._score_batch(batch) for batch in rows.batches(self.batch_size))])
+        batches = rows.batches(self.batch_size)
+        return np.concatenate([np.empty(0), *in_order(self._score_batch, batches, self.concurrency)])
 
     def _score_batch(self, rows: Rows) -> np.ndarray:
         try:
@@ -135,16 +142,32 @@ def checked(
     timeout: float | None = None,
     retry_alone: bool = False,
     noise: float | None = None,
+    concurrency: int = 1,
 ) -> CheckedReward:
     """A Reward that calls `score` on `batch_size` rows at a time (None: all) and refuses what is no finite number.
 
-    `noise`: as in `Reward`.
+    `noise`: as in `Reward`. `concurrency`: calls at the same time, from threads.
     """
     if batch_size is not None and batch_size < 1:
         raise VbonError(f"reward {name}: batch size {batch_size} is below 1")
     if timeout is not None and not timeout > 0:
         raise VbonError(f"reward {name}: time-out {timeout} s is not above 0")
-    return CheckedReward(name, fingerprint, score, batch_size, timeout, retry_alone, noise)
+    return CheckedReward(name, fingerprint, score, batch_size, timeout, retry_alone, noise, concurrency)
+
+
+def in_order(function: Callable[[A], B], arguments: Iterable[A], concurrency: int) -> Iterator[B]:
+    """The results of `function`, in the order of the arguments, of which `concurrency` are worked on at a time.
+
+    The first error, in that order, is raised, and calls that have not begun are dropped.
+    """
+    if concurrency == 1:
+        yield from map(function, arguments)
+        return
+    workers = ThreadPoolExecutor(concurrency, "vbon-reward")
+    try:
+        yield from workers.map(function, arguments)
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 def aligned_rows(prompts: list[Prompt], completions: list[str], columns: dict[str, list[Any]]) -> Rows:

@@ -58,9 +58,12 @@ class TransientError(RewardError):
 
 
 def http_reward(
-    spec: str, *, batch_size: int, timeout: float, max_attempts: int = 5, first_delay: float = 0.5
+    spec: str, *, batch_size: int, timeout: float, concurrency: int = 1, max_attempts: int = 5, first_delay: float = 0.5
 ) -> CheckedReward:
-    """The reward at an http:// or https:// URL; `timeout` (seconds) is for one of at most `max_attempts` requests."""
+    """The reward at an http:// or https:// URL, to which `concurrency` requests are in flight at a time.
+
+    `timeout` (seconds) is for one of at most `max_attempts` requests.
+    """
     endpoint = parse_endpoint(spec, os.environ.get(TOKEN_VARIABLE, ""))
 
     def score(prompts: list[Prompt], completions: list[str], columns: dict[str, list[Any]]) -> Any:
@@ -70,7 +73,14 @@ def http_reward(
     # No time limit around it: every request has its own, and repeats take what they take.
     query = urlsplit(spec).query  # may be a secret, and may choose another reward
     digest = f" query:{hashlib.sha256(query.encode()).hexdigest()[:16]}" if query else ""
-    return checked(score, name=endpoint.shown, fingerprint=endpoint.shown + digest, batch_size=batch_size, noise=0.0)
+    return checked(
+        score,
+        name=endpoint.shown,
+        fingerprint=endpoint.shown + digest,
+        batch_size=batch_size,
+        noise=0.0,
+        concurrency=concurrency,
+    )
 
 
 def parse_endpoint(spec: str, token: str) -> Endpoint:

@@ -19,15 +19,22 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(#.+)?")
 
 
 def load_reward(
-    spec: str, *, device: str = "cpu", batch_size: int = 64, timeout: float = 60.0, trust_remote_code: bool = False
+    spec: str,
+    *,
+    device: str = "cpu",
+    batch_size: int = 64,
+    timeout: float = 60.0,
+    concurrency: int = 4,
+    trust_remote_code: bool = False,
 ) -> Reward:
     """The reward that `spec` names.
 
-    `timeout` (seconds) bounds one batch of a Python callable or one HTTP request; a classifier has no limit.
+    `timeout` (seconds) bounds one batch of a Python callable or one HTTP request, of which `concurrency` are in flight
+    at a time; a classifier has no limit.
     Raises VbonError naming `spec` and, where it has none of them, the forms accepted.
     """
     if _URL.match(spec):
-        return http_reward(spec, batch_size=batch_size, timeout=timeout)
+        return http_reward(spec, batch_size=batch_size, timeout=timeout, concurrency=concurrency)
     if spec.startswith(PREFIX):
         return builtin_reward(spec)
     if not is_directory(spec) and (_FILE_FUNCTION.fullmatch(spec) or _MODULE_FUNCTION.fullmatch(spec)):
@@ -49,6 +56,7 @@ def load_configured_reward(spec: str, config: Command, device: str) -> Reward:
         device=device,
         batch_size=config.reward_batch_size,
         timeout=config.reward_timeout,
+        concurrency=config.reward_concurrency,
         trust_remote_code=config.trust_remote_code,
     )
 
