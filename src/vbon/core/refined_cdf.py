@@ -35,8 +35,16 @@ def weighted_interval(rewards: Float, weights: Float, at: Float, resolution: flo
 
     Equal weights give the rule of `RewardCDF`. Rewards no further apart than `resolution` are equal.
 
-    Upper tails are summed from the top, so that a small 1 − F keeps its relative precision. `rewards` and `weights` are
-    (K,), `at` is (B,), and the results are (B,) each.
+    Upper tails are summed from the top, so that a small 1 − F keeps its relative precision.
+
+    Args:
+        rewards: float64 (K,), of the draws.
+        weights: float64 (K,), of the draws; their sum need not be 1.
+        at: float64 (B,), rewards of other completions.
+        resolution: largest difference of two rewards that counts as a tie.
+
+    Returns:
+        F̂_< and F̂_≤, float64 (B,) each.
     """
     order = np.argsort(rewards)
     ordered, mass = rewards[order], weights[order] / weights.sum()

@@ -102,8 +102,18 @@ class RewardCDF:
 def count_below(ordered: NDArray[Any], first: Int, count: Int, values: NDArray[Any], below: np.ufunc) -> Int:
     """Count the entries of ordered[first : first + count] that are `below` each value, all in one binary search.
 
-    All arrays are (B,), count ≥ 1. Steps are powers of two; a step that leaves the range looks at the last entry
-    instead, and if that entry is below, all are.
+    Steps are powers of two; a step that leaves the range looks at the last entry instead, and if that entry is below,
+    all are.
+
+    Args:
+        ordered: entries, ascending within each range.
+        first: int64 (B,), where each range begins.
+        count: int64 (B,), lengths of the ranges, ≥ 1.
+        values: (B,), one value for each range.
+        below: np.less for "smaller than", np.less_equal for "at most".
+
+    Returns:
+        The counts, int64 (B,).
     """
     last = first + count - 1
     before = first - 1

@@ -49,7 +49,7 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, for_c
 
 
 def loses_first_space(tokenizer: PreTrainedTokenizerBase, most: int = 256) -> bool:
-    """Whether a token decoded alone lacks a space that it has behind another token, so that `decode` must see both."""
+    """Check if a token decoded alone lacks a space that it has behind another token, so that `decode` must see both."""
     special = set(tokenizer.all_special_ids)
     tokens = [token for token in range(len(tokenizer)) if token not in special]
     rows = [[token] for token in tokens[:: max(1, len(tokens) // most)]]
@@ -57,7 +57,7 @@ def loses_first_space(tokenizer: PreTrainedTokenizerBase, most: int = 256) -> bo
 
 
 def ends_with_assistant(prompt: PromptText) -> bool:
-    """Whether the prompt is a chat whose last message is the assistant's, which a completion continues."""
+    """Check if the prompt is a chat whose last message is the assistant's, which a completion continues."""
     return not isinstance(prompt, str) and bool(prompt) and prompt[-1].get("role") == "assistant"
 
 

@@ -179,6 +179,9 @@ def ended_ids(ids: list[int], stop: Sequence[int], pad: int | None, most: int | 
         most: max_new_tokens, if declared.
         where: file and line, with which error messages begin.
 
+    Returns:
+        The ids with the stop token, if there is one, and without what follows it.
+
     Raises:
         VbonError: tokens follow the end; or the completion is longer than `most`, or shorter and without its end.
     """

@@ -67,6 +67,12 @@ def make_shard(
 def try_reward(engine: Engine, reward: Reward, whole: Part, manifest: Manifest) -> None:
     """Score a few samples, so that a reward that cannot be used is known before the long work.
 
+    Args:
+        engine: it draws the samples.
+        reward: it scores them.
+        whole: all prompts of the job; the first few are used.
+        manifest: plan and seed of the job.
+
     Raises:
         VbonError: the engine or the reward failed.
     """

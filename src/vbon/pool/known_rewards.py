@@ -45,6 +45,7 @@ class KnownRewards:
 
     @property
     def resolution(self) -> float:
+        """Largest difference of two rewards that counts as a tie."""
         return self._settled.resolution
 
     def score(self, pool_index: Int, texts: Sequence[str], ids: Sequence[Sequence[int]] | None = None) -> Float:
@@ -122,13 +123,16 @@ class SettledRewards:
 def score_again(
     pool: ReferencePool, reward: Reward, texts: Callable[[Int], list[str | None]], *, allowed: bool = False
 ) -> float:
-    """Score a few of the pool's completions again. Returns the reward's resolution.
+    """Score a few of the pool's completions again.
 
     Args:
         pool: the pool as stored.
         reward: what is to rank in it.
         texts: rows (b,) → their texts as the policy's samples are decoded; None where unknown.
         allowed: whether another reward than the pool's was asked for.
+
+    Returns:
+        The reward's resolution; 0 where no text is known.
 
     Raises:
         VbonError: the reward gives a completion another number than the pool has, by more than its resolution.

@@ -24,7 +24,7 @@ IDS_NAME = "prompt_ids.parquet"
 
 
 class Room(NamedTuple):
-    """What a model takes; None where that is not known."""
+    """Limits of a model's input; None where they are not known."""
 
     context: int | None
     """Most tokens of prompt and completion together."""
@@ -82,6 +82,13 @@ def check_room(
     prompts: Sequence[Prompt], prompt_ids: Sequence[Sequence[int]], max_new_tokens: int, room: Room, source: str
 ) -> None:
     """Check that a model takes these prompts with a completion each.
+
+    Args:
+        prompts: their rows or ids are named in the messages.
+        prompt_ids: token ids of each prompt, as the model gets them.
+        max_new_tokens: most tokens of a completion.
+        room: limits of the model's input.
+        source: file of the prompts, with which error messages begin.
 
     Raises:
         VbonError: a prompt is too long or holds an id that the model has no embedding for; or prompts lie on both sides

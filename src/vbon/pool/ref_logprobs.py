@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 def checked_ref_logprobs(
     stored: Float, lengths: Callable[[Int], Int], compute: Callable[[Int], Float], path: Path
 ) -> Float:
-    """Return log π_ref of every row, float64 (B,): the stored numbers where they are right, else computed ones.
+    """Complete log π_ref of a pool: the stored numbers where they are right, else computed ones.
 
     A few of the known rows are computed again. Where one differs by more than float32 noise, all rows are computed.
 
@@ -30,6 +30,9 @@ def checked_ref_logprobs(
         lengths: rows (b,) → their numbers of tokens.
         compute: rows (b,) → log π_ref under the model in use, float64 (b,).
         path: of the pool, for the warning.
+
+    Returns:
+        log π_ref of every row, float64 (B,).
     """
     known = np.flatnonzero(np.isfinite(stored))
     few = known[np.unique(np.linspace(0, len(known) - 1, min(ROWS_COMPARED, len(known))).astype(np.int64))]

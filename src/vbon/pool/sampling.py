@@ -140,7 +140,7 @@ def encode_within(
 
 
 def room_of_model(model: PreTrainedModel) -> Room:
-    """What a loaded model takes."""
+    """Limits of a loaded model's input."""
     embeddings: Any = model.get_input_embeddings()
     return room_of(model.config, embeddings.num_embeddings)
 

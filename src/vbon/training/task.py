@@ -56,9 +56,19 @@ class Task:
     def draw(
         self, policy: nn.Module, prompt_index: Tensor, uniforms: Tensor, value_head: nn.Module | None = None
     ) -> Completions:
-        """K completions of each of these prompts, a function of `uniforms` (P, K, T) (`models.generate`).
+        """Draw K completions of each of these prompts, a function of `uniforms` (`models.generate`).
 
-        Raises NonFiniteLogits naming a prompt for which the policy gives no finite logits.
+        Args:
+            policy: model to draw from.
+            prompt_index: int64 (P,), into `prompts`.
+            uniforms: (P, K, T), in [0, 1).
+            value_head: if given, its values of the completions' tokens are returned, too.
+
+        Returns:
+            P·K completions, prompt by prompt.
+
+        Raises:
+            NonFiniteLogits: the policy gives no finite logits for a prompt, which the message names.
         """
         try:
             return generate(

@@ -110,7 +110,7 @@ def gives_finite_logprobs(policy: nn.Module, rollouts: Rollouts, temperature: fl
 
 
 def kept_line(result: dict[str, Any], out: str) -> str:
-    """What the console says at the end of a run: which iteration was kept, and why."""
+    """Write the line with which a run ends on the console: which iteration was kept, and why."""
     best, last = result["best_iteration"], result["iterations"]
     measured = f"win rate {result['validation/win_rate']:.3f}, KL to reference {result['validation/kl_policy_ref']:.3f}"
     if result["is_reference"]:
