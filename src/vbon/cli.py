@@ -74,6 +74,18 @@ VERBS = {
         "ImportConfig",
         "vbon.pool.importers:import_pool",
     ),
+    "rescore": Verb(
+        "Score the samples of a pool with another reward.",
+        "vbon rescore pools/train --reward judge.py:score --out pools/train-judge",
+        "RescoreConfig",
+        "vbon.pool.rescore:rescore_pool",
+    ),
+    "export": Verb(
+        "Write best-of-N of a pool as training data for another trainer.",
+        "vbon export pools/train --best-of 8 --format dpo --out pairs.jsonl",
+        "ExportConfig",
+        "vbon.pool.export:export_command",
+    ),
     "sweep": Verb(
         "Compare methods on one pool, over a grid of N and several seeds.",
         "vbon sweep recipes/demo/sweep.yaml --num-workers 2",

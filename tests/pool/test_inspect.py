@@ -41,6 +41,7 @@ def test_known_figures(tmp_path: Path):
     assert result["num_samples"] == {"min": 12, "median": 12.0, "max": 12}
     assert result["reward"]["mean"]["value"] == pytest.approx(0.75)
     pairs = [2 * 15 / 66, (28 + 6) / 66]  # tied pairs of 6 + 6, of 8 + 4, out of C(12, 2)
+    assert result["ties"].pop("all_tied") == {"count": 0, "prompt_ids": []}
     assert result["ties"] == pytest.approx({"tied_pairs": np.mean(pairs), "mean_levels": 2, "prompts_all_tied": 0})
     assert result["completions"] == pytest.approx({"finished_rate": 0.5, "mean_length": 2.0, "entropy": 2.0})
     row = result["best_of_n"][1]
@@ -66,7 +67,9 @@ def test_warnings_say_what_is_wrong_and_only_that(tmp_path: Path):
     assert "M = 100 costs more than 0.01 nats of KL(·‖π_bon) for N = 8: wants M ≥ 187" in bad["warnings"][0]
     assert "drift" in bad["warnings"][1] and bad["drift"]["p_value"] < 1e-6
     assert "model, tokenizer" in bad["warnings"][2]
-    tied = inspect(make_pool(tmp_path / "tied", [np.ones(100)] * 3, known), [2])
+    tied = inspect(make_pool(tmp_path / "tied", [np.ones(100)] * 7, known), [2])
+    ids = [make_prompt(f"prompt {index}").prompt_id for index in range(5)]
+    assert tied["ties"]["all_tied"] == {"count": 7, "prompt_ids": ids}
     assert tied["warnings"] == ["most prompts have one reward level: best-of-N cannot improve them"]
 
 

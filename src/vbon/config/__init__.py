@@ -3,7 +3,7 @@
 from vbon.config.evaluate import DemoConfig, EvaluateConfig, GenerateConfig, ReportConfig
 from vbon.config.integrate import IntegrateConfig
 from vbon.config.lab import LabConfig
-from vbon.config.pool import CollectConfig, ImportConfig, InspectConfig
+from vbon.config.pool import CollectConfig, ExportConfig, ImportConfig, InspectConfig, RescoreConfig
 from vbon.config.secrets import without_secrets
 from vbon.config.sweep import SweepConfig
 from vbon.config.train import TrainConfig
@@ -13,12 +13,14 @@ __all__ = [
     "CollectConfig",
     "DemoConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "GenerateConfig",
     "ImportConfig",
     "InspectConfig",
     "IntegrateConfig",
     "LabConfig",
     "ReportConfig",
+    "RescoreConfig",
     "SweepConfig",
     "TrainConfig",
     "load_yaml",

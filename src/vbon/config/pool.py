@@ -1,4 +1,4 @@
-"""Configs of the verbs that make and read pools: collect, import, inspect."""
+"""Configs of the verbs that make and read pools: collect, import, rescore, inspect, export."""
 
 import re
 from dataclasses import dataclass, field
@@ -108,13 +108,74 @@ class ImportConfig:
 class InspectConfig:
     """Settings of `vbon inspect`, which shows a pool and predicts best-of-N for each N."""
 
+    GROUPS = (("common", "n judges seed"), ("judges", "reward_batch_size reward_timeout device trust_remote_code"))
+
     pool: types.Directory = field(metadata={"positional": "POOL"})
     """Directory of the pool."""
     n: tuple[AtLeastTwo, ...] = ()
     """Values of N to predict for. Default: 2, 4, 8, … up to the number of samples per prompt."""
+    judges: tuple[types.RewardSpec, ...] = field(default=(), metadata={"flag": "judge", "repeat": True})
+    """Another reward, by which best-of-N of the pool's reward is scored for each N. It shows where a larger N begins
+    to harm. May be repeated."""
     seed: types.NonNegative = 0
     """Seed of the bootstrap intervals."""
+    reward_batch_size: types.RewardBatch = 64
+    reward_timeout: types.RewardTimeout = 60.0
+    device: types.Device = "auto"
+    trust_remote_code: types.TrustRemoteCode = False
 
     def validate(self) -> None:
         """Raise VbonError naming the first flag whose value is not allowed."""
         check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescoreConfig:
+    """Settings of `vbon rescore`, which scores the samples of a pool with another reward."""
+
+    GROUPS = (("common", "reward_batch_size reward_timeout"), ("machine", "device trust_remote_code"))
+
+    pool: types.Directory = field(metadata={"positional": "POOL"})
+    """Directory of the pool whose samples are scored again. It is not changed."""
+    reward: types.RewardSpec
+    out: types.Directory
+    """Directory of the new pool. Repeat the command to continue after an interruption."""
+    reward_batch_size: types.RewardBatch = 64
+    reward_timeout: types.RewardTimeout = 60.0
+    device: types.Device = "auto"
+    trust_remote_code: types.TrustRemoteCode = False
+
+    def validate(self) -> None:
+        """Raise VbonError naming the first flag whose value is not allowed."""
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Settings of `vbon export`, which writes best-of-N of a pool as training data for another trainer."""
+
+    pool: types.Directory = field(metadata={"positional": "POOL"})
+    """Directory of the pool."""
+    best_of: AtLeastTwo
+    """N, a whole number of at most the pool's samples per prompt."""
+    out: types.File
+    """JSON Lines file to write. It must not exist yet."""
+    format: Literal["sft", "dpo"] = "sft"
+    """sft: rows of prompt and completion; each completion is drawn as the best of N samples of its prompt, without
+    replacement. dpo: rows of prompt, chosen and rejected; these are the best and the worst of N distinct samples."""
+    draws: types.Count = 1
+    """Draws per prompt. The draws of sft are spread evenly over the best-of-N weights of the prompt's samples; those
+    of dpo are independent sets."""
+    every_sample: bool = False
+    """Draw nothing: write every sample whose best-of-N weight is not 0 once, with its weight in a column `weight`.
+    The weights of a prompt sum to 1. For trainers that weight their rows; only with --format sft."""
+    seed: types.NonNegative = 0
+    """Seed of the draws. A prompt's draws depend on the seed and the prompt alone."""
+
+    def validate(self) -> None:
+        """Raise VbonError naming the first flag whose value is not allowed."""
+        check_fields(self)
+        if self.every_sample and self.format != "sft":
+            raise VbonError("--every-sample needs --format sft: weights belong to single completions, not to pairs")
+        if self.every_sample and self.draws != 1:
+            raise VbonError("--every-sample draws nothing; leave --draws out")

@@ -14,6 +14,7 @@ from vbon.errors import VbonError
 from vbon.evaluation.runs import Run, read_runs
 from vbon.evaluation.task import EvalTask
 from vbon.models import load
+from vbon.pool.judged import check_judges
 from vbon.pool.known_rewards import KnownRewards, score_again, texts_of
 from vbon.pool.manifest import manifest_to_json
 from vbon.pool.prompts import read_prompts
@@ -52,7 +53,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     sampler = _sampler(config, ref_model, pool, device)
     reward = load_configured_reward(_reward_spec(config, runs, pool), config, str(device))
     judges = tuple(load_configured_reward(spec, config, str(device)) for spec in config.judges)
-    _check_judges(judges)
+    check_judges(judges)
     allowed = _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
     n = _shared_n(config, runs)
     prompt_ids = encode_prompts(sampler, pool.prompts, str(pool.path))
@@ -136,13 +137,6 @@ def _sampler(config: EvaluateConfig, ref_model: str, pool: ReferencePool, device
         max_new_tokens=made.max_new_tokens,
         stop_token_ids=made.stop,
     )
-
-
-def _check_judges(judges: Sequence[Reward]) -> None:
-    names = [judge.name for judge in judges]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise VbonError(f"--judge {twice[0]} is given twice; name it once")
 
 
 def _check_fingerprints(

@@ -15,8 +15,11 @@ from vbon.config.pool import InspectConfig
 from vbon.core import best_of_n, pool_size, stats
 from vbon.core.reward_cdf import RewardCDF
 from vbon.errors import VbonError
+from vbon.models.load import resolve_device
+from vbon.pool.judged import check_judges, judge_best_of_n, judge_table, judge_warning
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
+from vbon.rewards import Reward, load_configured_reward
 
 DRIFT_P_VALUE = 1e-3
 _CAPTION = (
@@ -24,24 +27,35 @@ _CAPTION = (
     "floor: the estimate of KL(π_θ‖π_bon) for a perfect policy. *: this M costs training more than 0.01 nats of "
     "KL(·‖π_bon); M of about 25·N does not."
 )
+IDS_SHOWN = 5
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def inspect_command(config: InspectConfig) -> dict[str, Any]:
     """Inspect the pool at `config.pool`, print the tables, and return the result of `inspect`."""
-    result = inspect(ReferencePool.open(config.pool, allow_incomplete=True), config.n or None, seed=config.seed)
+    pool = ReferencePool.open(config.pool, allow_incomplete=True)
+    device = str(resolve_device(config.device)) if config.judges else "cpu"
+    judges = [load_configured_reward(spec, config, device) for spec in config.judges]
+    result = inspect(pool, config.n or None, seed=config.seed, judges=judges)
     print_inspection(result, Console())
     return result
 
 
-def inspect(pool: ReferencePool, ns: Sequence[int] | None = None, *, seed: int = 0) -> dict[str, Any]:
-    """Compute all that `vbon inspect` shows, as JSON values; `ns` defaults to 2, 4, 8, … up to the smallest M.
+def inspect(
+    pool: ReferencePool, ns: Sequence[int] | None = None, *, seed: int = 0, judges: Sequence[Reward] = ()
+) -> dict[str, Any]:
+    """Compute all that `vbon inspect` shows, as JSON values.
 
-    Intervals are of 95 % over prompts (core.stats.bootstrap).
+    Args:
+        pool: the pool.
+        ns: values of N; default: 2, 4, 8, … up to the smallest M.
+        seed: seed of the intervals, which are of 95 % over prompts (core.stats.bootstrap).
+        judges: rewards that score best-of-N of the pool's own reward.
 
     Raises:
-        VbonError: an N is above every M, or the pool has no samples.
+        VbonError: an N is above every M, the pool has no samples, or no texts for a judge, or a judge is given twice.
     """
+    check_judges(judges)
     if not len(pool):
         raise VbonError(f"{pool.path}: holds no samples yet")
     chosen = _default_ns(pool) if ns is None else list(ns)
@@ -59,6 +73,7 @@ def inspect(pool: ReferencePool, ns: Sequence[int] | None = None, *, seed: int =
         "completions": _completion_summary(pool),
         "drift": _drift(pool, seed),
         "best_of_n": [_row(pool, n, seed) for n in chosen],
+        "judges": [judge_best_of_n(pool, judge, chosen, seed) for judge in judges],
     }
     return {**result, "warnings": _warnings(result)}
 
@@ -67,6 +82,8 @@ def print_inspection(result: dict[str, Any], console: Console) -> None:
     """Print the result of `inspect`."""
     console.print(_overview(result))
     console.print(_prediction_table(result["best_of_n"]))
+    for judged in result["judges"]:
+        console.print(judge_table(judged))
     for line in result["warnings"]:
         console.print(f"[yellow]warning:[/] {line}", highlight=False)
 
@@ -89,13 +106,15 @@ def _reward_summary(pool: ReferencePool) -> dict[str, Any]:
     }
 
 
-def _ties(pool: ReferencePool) -> dict[str, float]:
+def _ties(pool: ReferencePool) -> dict[str, Any]:
     counts = [np.unique(rewards, return_counts=True)[1] for rewards in pool.per_prompt(pool.rewards)]
+    tied = [prompt.prompt_id for prompt, levels in zip(pool.prompts, counts, strict=True) if len(levels) == 1]
     pairs = [np.sum(c * (c - 1)) / max(c.sum() * (c.sum() - 1), 1) for c in counts]
     return {
         "tied_pairs": float(np.mean(pairs)),
         "mean_levels": float(np.mean([len(c) for c in counts])),
-        "prompts_all_tied": float(np.mean([len(c) == 1 for c in counts])),
+        "prompts_all_tied": len(tied) / len(counts),
+        "all_tied": {"count": len(tied), "prompt_ids": tied[:IDS_SHOWN]},
     }
 
 
@@ -176,7 +195,8 @@ def _warnings(result: dict[str, Any]) -> list[str]:
         (finished == 0.0, "no completion ended by itself: is --max-new-tokens long enough, the stop token right?"),
         (result["unknown"], f"not known how the pool was made: {_join(result['unknown'])} (see --declare)"),
     ]
-    return [line for holds, line in lines if holds]
+    judged = [line for line in map(judge_warning, result["judges"]) if line is not None]
+    return [*(line for holds, line in lines if holds), *judged]
 
 
 def _join(values: Sequence[Any]) -> str:
@@ -193,6 +213,7 @@ def _overview(result: dict[str, Any]) -> Table:
         "mean reward": f"{_interval(reward['mean'])}, within-prompt std {reward['std_within_prompts']:.3g}",
         "reward quantiles": "  ".join(f"{q}: {value:.4g}" for q, value in reward["quantiles"].items()),
         "tied pairs": f"{result['ties']['tied_pairs']:.2%}, {result['ties']['mean_levels']:.1f} levels per prompt",
+        "prompts of one reward": _all_tied(result["ties"]["all_tied"]),
         "finished by a stop token": "unknown" if done["finished_rate"] is None else f"{done['finished_rate']:.2%}",
         "mean length": "unknown" if done["mean_length"] is None else f"{done['mean_length']:.1f} tokens",
         "entropy of the reference": "unknown" if done["entropy"] is None else f"{done['entropy']:.2f} nats",
@@ -201,6 +222,11 @@ def _overview(result: dict[str, Any]) -> Table:
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table
+
+
+def _all_tied(tied: dict[str, Any]) -> str:
+    more = ", …" if tied["count"] > len(tied["prompt_ids"]) else ""
+    return f"{tied['count']}" + (f" ({_join(tied['prompt_ids'])}{more})" if tied["count"] else "")
 
 
 def _prediction_table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -63,6 +63,8 @@ class Manifest:
     shards: tuple[Shard, ...] = field(default=())
     complete: bool = False
     format_version: int = FORMAT_VERSION
+    source: str | None = None
+    """Digest of the pool whose samples these are, if they were scored again (`vbon rescore`); otherwise None."""
 
     def shard_name(self, index: int) -> str:
         """Return the file name of a shard."""
@@ -77,6 +79,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def manifest_to_json(manifest: Manifest) -> str:
     """Serialise a manifest."""
     content = {**dataclasses.asdict(manifest), "fingerprint": manifest.fingerprint.to_json()}
+    if manifest.source is None:
+        del content["source"]  # the text, and with it the digest, of a pool that was sampled stays what it was
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
 
 

@@ -56,7 +56,11 @@ class PromptSamples:
 
 def encode_shard(samples: Sequence[PromptSamples], seed: int | None) -> bytes:
     """Encode a shard as Parquet bytes, which are a function of its rows alone."""
-    table = pa.concat_tables([_table(one, seed) for one in samples])
+    return encode_table(pa.concat_tables([_table(one, seed) for one in samples]))
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """Encode a table of `SCHEMA` as Parquet bytes, which are a function of its rows alone."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", use_dictionary=list(_PER_PROMPT))
     return buffer.getvalue()

@@ -202,12 +202,18 @@ def _settings_of(manifest: Manifest) -> dict[str, Any]:
     """What may not change while a pool is collected."""
     prompts = f"{manifest.num_prompts} prompts ({manifest.prompts_sha256[:8]})"
     made = {"num_samples": manifest.num_samples, "seed": manifest.seed, "dtype": manifest.dtype, "prompts": prompts}
-    return {**manifest.fingerprint.to_json(), **made, "engine": "import" if manifest.plan is None else "collect"}
+    engine = "import" if manifest.plan is None else "collect"
+    return {**manifest.fingerprint.to_json(), **made, "engine": engine, "source pool": manifest.source}
 
 
 def _spelled(name: str) -> str:
     """The flag that a setting comes from; tokenizer and chat template come with the model."""
-    others = {"stop": "--stop-token-ids", "tokenizer": "tokenizer", "chat_template": "chat template"}
+    others = {
+        "stop": "--stop-token-ids",
+        "tokenizer": "tokenizer",
+        "chat_template": "chat template",
+        "source pool": "source pool",
+    }
     return others.get(name) or flag(name)
 
 

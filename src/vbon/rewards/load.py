@@ -3,14 +3,14 @@
 import re
 from pathlib import Path
 
-from vbon.config import CollectConfig, EvaluateConfig, GenerateConfig, TrainConfig
+from vbon.config import CollectConfig, EvaluateConfig, GenerateConfig, InspectConfig, RescoreConfig, TrainConfig
 from vbon.errors import VbonError
 from vbon.rewards.builtin import PREFIX, builtin_reward
 from vbon.rewards.http import http_reward
 from vbon.rewards.protocol import FORMS, Reward
 from vbon.rewards.python_callable import python_reward
 
-Command = CollectConfig | EvaluateConfig | GenerateConfig | TrainConfig
+Command = CollectConfig | EvaluateConfig | GenerateConfig | InspectConfig | RescoreConfig | TrainConfig
 """The configs of the commands that load a reward."""
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _FILE_FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
