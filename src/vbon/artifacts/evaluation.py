@@ -30,7 +30,7 @@ RECORD = "evaluation.json"
 PER_PROMPT, SAMPLES, REFERENCE = "per_prompt.parquet", "samples.parquet", "reference.parquet"
 THROUGHPUT, INPUTS, UNFINISHED = "throughput.json", "inputs.json", "unfinished"
 FILES = (RECORD, PER_PROMPT, SAMPLES, REFERENCE, THROUGHPUT, INPUTS, UNFINISHED)
-_NOT_SETTINGS = ("format_version", "policies", "reference", "target", "floor", "warnings")
+_NOT_SETTINGS = ("format_version", "policies", "reference", "target", "floor", "warnings", "dials")
 
 Metrics = Mapping[str, Estimate]
 

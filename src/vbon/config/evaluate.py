@@ -12,7 +12,7 @@ class EvaluateConfig:
     """Settings of `vbon evaluate`, which compares runs with the reference and with true best-of-N."""
 
     GROUPS = (
-        ("common", "n samples_per_prompt limit judges throughput"),
+        ("common", "n samples_per_prompt limit judges throughput dial"),
         ("inputs", "prompts prompt_column model reward allow_mismatch seed"),
         (
             "machine",
@@ -46,6 +46,9 @@ class EvaluateConfig:
     reward_batch_size: types.RewardBatch = 64
     reward_concurrency: types.RewardConcurrency = 4
     reward_timeout: types.RewardTimeout = 60.0
+    dial: tuple[types.BestOf, ...] = ()
+    """Also measure each run with N turned to these values after training (`vbon generate --dial`), each against
+    best-of-N of that value. Every run must then be one that was trained towards best-of-N."""
     throughput: bool = True
     """Also measure how fast the policies and best-of-N sample on this machine."""
     allow_mismatch: tuple[types.AllowedMismatch, ...] = field(default=(), metadata={"repeat": True})
@@ -68,7 +71,7 @@ class GenerateConfig:
     """Settings of `vbon generate`, which samples from a model or takes the best of N of its samples."""
 
     GROUPS = (
-        ("common", "out num_samples best_of reward temperature max_new_tokens limit"),
+        ("common", "out num_samples best_of reward dial temperature max_new_tokens limit"),
         ("prompts and completions", "prompt_column stop_token_ids seed"),
         ("machine", "batch_size reward_batch_size reward_concurrency reward_timeout device dtype trust_remote_code"),
     )
@@ -80,6 +83,9 @@ class GenerateConfig:
     """Sample this many for each completion and keep the one with the highest reward. Needs --reward."""
     reward: types.RewardSpec | None = None
     """Reward, spelled as for `vbon collect`. Without --best-of it is only reported."""
+    dial: types.BestOf | None = None
+    """Sample from a run as if it had been trained for this N: token logits are mixed with those of its reference. It
+    costs a forward pass of both models per token. Only for a run that was trained towards best-of-N."""
     num_samples: types.Count = 1
     """Completions per prompt."""
     out: types.File | None = None

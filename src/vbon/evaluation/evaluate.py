@@ -16,6 +16,7 @@ from vbon.config.evaluate import EvaluateConfig
 from vbon.core import stats
 from vbon.errors import VbonError
 from vbon.evaluation import result, target, throughput
+from vbon.evaluation.dial import measure_dials
 from vbon.evaluation.measurements import Measured, Measurements, read_measured, write_measured
 from vbon.evaluation.output import print_evaluation, write_evaluation
 from vbon.evaluation.plan import EvaluationPlan, make_plan, sources_of
@@ -123,6 +124,8 @@ def _evaluate_plan(plan: EvaluationPlan, config: EvaluateConfig, folder: Evaluat
     for run in plan.runs:
         row = made.summary["policies"][run.name]
         row |= {"path": run.path, **{key: getattr(run.record, key) for key in ("objective", "algorithm", "n")}}
+    if config.dial:
+        made.summary["dials"] = measure_dials(plan, config, folder)
     made.summary.update(settings=plan.settings, warnings=[*plan.warnings, *made.summary["warnings"]])
     return made
 

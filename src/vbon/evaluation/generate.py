@@ -10,6 +10,7 @@ from vbon.artifacts.json_files import lines_text
 from vbon.config.evaluate import GenerateConfig
 from vbon.errors import VbonError
 from vbon.evaluation.best_of_n import sample_best_of_n
+from vbon.evaluation.dial import dialed_sampler
 from vbon.models import load
 from vbon.pool.prompts import Prompt, read_prompts
 from vbon.pool.sampling import Sampler, encode_prompts, load_sampler
@@ -50,6 +51,8 @@ def generate_rows(config: GenerateConfig) -> Iterator[Row]:
     )
     prompt_ids = encode_prompts(sampler, prompts, config.prompts)
     device = str(sampler.model.device)
+    if config.dial is not None:
+        sampler = dialed_sampler(sampler, config)
     reward = None if config.reward is None else load_configured_reward(config.reward, config, device)
     return _rows(config, sampler, reward, prompts, prompt_ids)
 

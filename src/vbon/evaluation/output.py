@@ -1,6 +1,6 @@
 """The EVAL folder and the printed table. Same seed, same bytes: only throughput.json holds wall-clock times."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,8 @@ def print_evaluation(record: Mapping[str, Any], throughput: Mapping[str, Any], c
         console: Where to print.
     """
     console.print(_table(record))
+    if record.get("dials"):
+        console.print(_dial_table(record["dials"]))
     for line in _speed_lines(throughput):
         console.print(line, highlight=False)
     for line in record["warnings"]:
@@ -149,6 +151,17 @@ def _table(summary: Mapping[str, Any]) -> Table:
     target = {**summary["target"]["metrics"], "reward_gain_share": {"value": 1.0, "low": 1.0, "high": 1.0}}
     for name, values in {"reference": summary["reference"]["metrics"], **rows, f"best-of-{n:g}": target}.items():
         table.add_row(name, *(_cell(values.get(key)) for key in _COLUMNS))
+    return table
+
+
+def _dial_table(dials: Sequence[Mapping[str, Any]]) -> Table:
+    """Runs with N turned after training, each against best-of-N of its own N."""
+    table = Table(title="N turned after training (--dial)", box=SIMPLE, show_edge=False, title_justify="left")
+    for header in ("", "N", "λ", "reward", "win rate", "KL(·‖ref)", "KL(·‖bon)", "floor"):
+        table.add_column(header, justify="right" if header else "left")
+    for row in dials:
+        cells = (_cell(row["metrics"][key]) for key in list(_COLUMNS)[:4])
+        table.add_row(row["policy"], f"{row['n']:g}", f"{row['share']:.3f}", *cells, f"{row['floor']:.3f}")
     return table
 
 

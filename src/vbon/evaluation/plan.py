@@ -11,7 +11,7 @@ from vbon.artifacts.fingerprint import FIELDS, check_fingerprint
 from vbon.artifacts.json_files import json_value
 from vbon.config.evaluate import EvaluateConfig
 from vbon.errors import VbonError
-from vbon.evaluation.runs import Run, read_runs
+from vbon.evaluation.runs import Run, check_dial, read_runs
 from vbon.evaluation.task import EvalTask
 from vbon.models import load
 from vbon.pool.judged import check_judges
@@ -56,6 +56,8 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     check_judges(judges)
     allowed = _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
     n = _shared_n(config, runs)
+    for run in runs if config.dial else ():
+        check_dial(run)
     prompt_ids = encode_prompts(sampler, pool.prompts, str(pool.path))
     check_completion_ids(pool, room_of_model(sampler.model).vocabulary)
     texts = texts_of(pool, prompt_ids, sampler.tokenizer)

@@ -7,6 +7,9 @@ from pathlib import Path
 from vbon.artifacts.run import RECORD_NAME, RunFolder, RunRecord
 from vbon.errors import VbonError
 
+DIALLED = ("vbon", "vbon-bound", "bond")
+"""Objectives whose optimum is best-of-N or close to it."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -37,3 +40,13 @@ def read_run(path: str, name: str) -> Run:
     if folder.path.is_dir() and not (folder.path / "config.json").is_file():
         raise VbonError(f"{path}: neither a run ({RECORD_NAME}) nor a model directory (config.json)")
     return Run(name, path)
+
+
+def check_dial(run: Run) -> float:
+    """Return the N that a run was trained for. Raises VbonError unless --dial can turn it."""
+    record = run.record
+    if record.n is None or record.ref_model is None:
+        raise VbonError(f"--dial: {run.path} is no run (no {RECORD_NAME}), so its N and its reference are not known")
+    if record.objective not in DIALLED:
+        raise VbonError(f"--dial: {run.path} was trained with --objective {record.objective}, which no N belongs to")
+    return record.n

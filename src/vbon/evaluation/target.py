@@ -9,8 +9,7 @@ from vbon.core import best_of_n
 from vbon.evaluation.metrics import share_worse
 from vbon.evaluation.task import EvalTask
 from vbon.pool.predict import predict, sample_weights
-from vbon.pool.prompts import reward_columns
-from vbon.rewards import Reward
+from vbon.pool.rescore import score_pool
 
 Float = NDArray[np.float64]
 
@@ -46,13 +45,8 @@ def _of_completions(task: EvalTask) -> dict[str, Float]:
     if pool.has_completion_ids:
         columns["completion_length"] = np.array([len(ids) for ids in pool.completion_ids], np.float64)
     if pool.completions.values.null_count == 0:
-        columns |= {f"judge_reward/{judge.name}": _score_pool(judge, task) for judge in task.judges}
+        columns |= {f"judge_reward/{judge.name}": score_pool(task.pool, judge) for judge in task.judges}
     return {name: _expectation(values, task) for name, values in columns.items()}
-
-
-def _score_pool(judge: Reward, task: EvalTask) -> Float:
-    prompts = [task.pool.prompts[index] for index in task.pool.prompt_index]
-    return judge([prompt.prompt for prompt in prompts], list(task.pool.completions), **reward_columns(prompts))
 
 
 def _expectation(values: Float, task: EvalTask) -> Float:

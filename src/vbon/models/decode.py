@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from vbon.models.batch import pad_left, position_ids
+from vbon.models.dial import Dial
 from vbon.models.forward import head_input, takes
 
 
@@ -104,7 +105,30 @@ class PlainDecoder:
         self.logits, self.hidden, _ = _next(self._model, self._ids, attention_mask=torch.ones_like(self._ids))
 
 
-Decoder = CachedDecoder | PlainDecoder
+class DialDecoder:
+    """The counterpart of `CachedDecoder` for a `Dial`: both of its policies side by side."""
+
+    def __init__(self, dial: Dial, ref: "Decoder", policy: "Decoder"):
+        self._dial, self._both = dial, (ref, policy)
+        self._mix()
+
+    def step(self, tokens: Tensor) -> None:
+        """Append the tokens, int64 (B,), and compute the next logits."""
+        for decoder in self._both:
+            decoder.step(tokens)
+        self._mix()
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep only the given rows."""
+        for decoder in self._both:
+            decoder.keep(rows)
+
+    def _mix(self) -> None:
+        ref, policy = self._both
+        self.logits, self.hidden = self._dial.mix(ref.logits, policy.logits), policy.hidden
+
+
+Decoder = CachedDecoder | PlainDecoder | DialDecoder
 
 
 def decoders(
@@ -123,6 +147,11 @@ def decoders(
     Yields:
         The positions of some prompts in `prompt_ids`, and their decoder.
     """
+    if isinstance(model, Dial):
+        both = (decoders(one, prompt_ids, repeats, room) for one in (model.ref_policy, model.policy))
+        for (prompts, ref), (_, policy) in zip(*both, strict=True):
+            yield prompts, DialDecoder(model, ref, policy)
+        return
     device = next(model.parameters()).device
     ids, mask = (tensor.to(device) for tensor in pad_left(prompt_ids, 0))
     inputs = _inputs(model, mask.long(), position_ids(mask))

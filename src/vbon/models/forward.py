@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences
 from vbon.models.batch_size import rows_at_a_time
+from vbon.models.dial import Dial
 
 Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 
@@ -45,11 +46,14 @@ def per_completion_token(forward: Forward, batch: Sequences, *, split: bool = Tr
 def head_outputs(model: nn.Module, ids: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """Compute logits (N, V) and hidden states (N, H) at flat positions `at` of ids (R, S).
 
-    These are the output and the input of the model's output head.
+    These are the output and the input of the model's output head; of a `Dial`, the mixed logits.
     """
+    if isinstance(model, Dial):
+        logits, hidden = head_outputs(model.policy, ids, at)
+        return model.mix(head_outputs(model.ref_policy, ids, at)[0], logits), hidden
     with head_input(model, lambda hidden: hidden.flatten(0, 1).index_select(0, at)[None]) as kept:
-        logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    return logits[0], kept[0][0]
+        output: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    return output[0], kept[0][0]
 
 
 @contextlib.contextmanager
