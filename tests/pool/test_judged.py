@@ -80,7 +80,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(tmp_path: Path):
 def test_the_command_loads_the_judges(tmp_path: Path, capsys):
     pool = make_pool(tmp_path / "p", [np.arange(8.0)] * 2, [np.arange(8.0)] * 2)
     result = inspect_command(InspectConfig(pool=str(pool.path), n=(2,), judges=("builtin:length",), device="cpu"))
-    assert result["judges"][0]["rows"][1]["value"]["value"] == 3.0  # "0.0" … "7.0"
+    assert result["judges"][0]["rows"][1]["value"]["value"] == pytest.approx(3.0)  # "0.0" … "7.0"
     assert "builtin:length" in capsys.readouterr().out
     with pytest.raises(VbonError, match="--judge builtin:length is given twice"):
         inspect_command(InspectConfig(pool=str(pool.path), judges=("builtin:length",) * 2, device="cpu"))
