@@ -74,10 +74,19 @@ def export_rows(pool: ReferencePool, config: ExportConfig) -> Iterator[dict[str,
 
 
 def draw_best(rewards: Float, n: int, count: int, random: np.random.Generator) -> Int:
-    """Draw `count` samples of one prompt, each the best of N: evenly spread over the cumulated weights, int64 (count,).
+    """Draw `count` samples of one prompt, each the best of N: evenly spread over the cumulated weights.
 
     Each draw alone has exactly the weights as its probabilities, and a sample is drawn count·weight times, rounded up
     or down, so that several draws vary less than independent ones.
+
+    Args:
+        rewards: rewards of the prompt's samples, (M,).
+        n: N, at most M.
+        count: the number of draws.
+        random: source of the draws.
+
+    Returns:
+        Indices of samples, int64 (count,).
     """
     cumulative = np.cumsum(tie_averaged_weights(rewards, n))
     points = random.permutation((np.arange(count) + random.random()) / count) * cumulative[-1]
@@ -87,7 +96,16 @@ def draw_best(rewards: Float, n: int, count: int, random: np.random.Generator) -
 def draw_pairs(rewards: Float, n: int, count: int, random: np.random.Generator) -> tuple[Int, Int]:
     """Draw the best and the worst of `count` sets of N distinct samples of one prompt, ties broken at random.
 
-    Sets whose rewards are all equal prefer nothing and are left out. int64 (≤ count,) each.
+    Sets whose rewards are all equal prefer nothing and are left out.
+
+    Args:
+        rewards: rewards of the prompt's samples, (M,).
+        n: N, at most M.
+        count: the number of sets.
+        random: source of the draws.
+
+    Returns:
+        Indices of the best and of the worst samples, int64 of at most (count,) each.
     """
     sets = np.array([random.permutation(len(rewards))[:n] for _ in range(count)])
     values = rewards[sets]  # in random order, so that the first of the equals is one of them at random
