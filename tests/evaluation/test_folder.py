@@ -76,16 +76,16 @@ def test_what_is_measured_is_stored_bit_by_bit_and_never_half(world: Path, tmp_p
     task = make_plan(small(world, tmp_path)).task
     made = evaluate([], task)
     kept = Measured(made.samples["reference"], made.per_prompt["reference"], {"reference": Speed(1 / 3, 2.0)})
-    write_measured(tmp_path / "0.npz", kept)
-    again = read_measured(tmp_path / "0.npz")
+    write_measured(tmp_path / "0.safetensors", kept)
+    again = read_measured(tmp_path / "0.safetensors")
     assert again is not None and again.speeds == kept.speeds and list(again.per_prompt) == list(kept.per_prompt)
     assert again.samples.completions == kept.samples.completions
     for one, two in zip(arrays_of(again), arrays_of(kept), strict=True):
         assert one.dtype == two.dtype and one.tobytes() == two.tobytes() and one.shape == two.shape
-    content = (tmp_path / "0.npz").read_bytes()
+    content = (tmp_path / "0.safetensors").read_bytes()
     for share in range(10):
-        (tmp_path / "0.npz").write_bytes(content[: len(content) * share // 10])
-        assert read_measured(tmp_path / "0.npz") is None
+        (tmp_path / "0.safetensors").write_bytes(content[: len(content) * share // 10])
+        assert read_measured(tmp_path / "0.safetensors") is None
 
 
 def arrays_of(measured: Measured) -> list[np.ndarray]:

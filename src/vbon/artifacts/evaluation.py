@@ -73,7 +73,7 @@ class EvaluationFolder:
 
     def close(self) -> None:
         """Let another process write here; a folder in which nothing is stored is removed."""
-        if not self._record.exists() and not any(self._unfinished.glob("*.npz")):
+        if not self._record.exists() and not any(self._unfinished.glob("*.safetensors")):
             shutil.rmtree(self._unfinished, ignore_errors=True)
         (self.path / LOCK_NAME).unlink(missing_ok=True)
         if self._lock is not None:
@@ -84,7 +84,7 @@ class EvaluationFolder:
 
     def measured(self, position: int) -> Path:
         """The file of the policy that is measured at this position, counted from 0, while the evaluation lasts."""
-        return self._unfinished / f"{position}.npz"
+        return self._unfinished / f"{position}.safetensors"
 
     def write(self, tables: Mapping[str, pa.Table], throughput: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """Write the result.
@@ -115,7 +115,7 @@ class EvaluationFolder:
             if then.get("sources") == sources and all((self.path / name).is_file() for name in tables):
                 shutil.rmtree(self._unfinished, ignore_errors=True)
                 return True
-        if any(self._unfinished.glob("*.npz")) and begun.is_file():
+        if any(self._unfinished.glob("*.safetensors")) and begun.is_file():
             then = read_object(begun)
             self._check(then, settings)
             if then.get("sources") == sources:

@@ -1,14 +1,14 @@
 """What has been measured of an evaluation's policies, in memory and, while the evaluation lasts, on disk."""
 
-import io
 import json
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from vbon.artifacts.files import replace_file
 from vbon.evaluation.divergence import Divergence
@@ -45,36 +45,35 @@ class Measured(NamedTuple):
 
 
 def write_measured(path: Path, measured: Measured) -> None:
-    """Store all of it, bit by bit, without pickle."""
+    """Store all of it, bit by bit: arrays as safetensors, everything else as JSON in the metadata of the file."""
     samples = measured.samples
-    groups = {"judge_rewards": samples.judge_rewards, "divergence": samples.divergence._asdict()}
-    arrays = {f"samples {name}": getattr(samples, name) for name in _ARRAYS}
-    for group, values in {**groups, "per_prompt": measured.per_prompt}.items():
-        arrays |= {f"{group} {name}": array for name, array in values.items()}
-    text = json.dumps([*(getattr(samples, name) for name in _LISTS), measured.speeds])
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, text=np.frombuffer(text.encode(), np.uint8), **arrays)
-    replace_file(path, buffer.getvalue())
+    groups = {
+        "samples": {name: getattr(samples, name) for name in _ARRAYS},
+        "judge_rewards": samples.judge_rewards,
+        "divergence": samples.divergence._asdict(),
+        "per_prompt": measured.per_prompt,
+    }
+    arrays = {f"{group} {name}": array for group, values in groups.items() for name, array in values.items()}
+    # The file orders its arrays by their type; the names in their own order keep the order of the metrics.
+    content = [list(arrays), *(getattr(samples, name) for name in _LISTS), measured.speeds]
+    replace_file(path, save(arrays, {"content": json.dumps(content)}))
 
 
 def read_measured(path: Path) -> Measured | None:
-    """Read what `write_measured` stored; None where there is no such file, or not in full."""
+    """Read what `write_measured` stored. Return None if there is no such file, or it is incomplete."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            completion_ids, completions, speeds = json.loads(arrays["text"].tobytes())
-            samples = PolicySamples(
-                completion_ids=completion_ids,
-                completions=completions,
-                judge_rewards=_group(arrays, "judge_rewards"),
-                divergence=Divergence(**_group(arrays, "divergence")),
-                **_group(arrays, "samples"),
-            )
-            named = {name: Speed(*speed) for name, speed in speeds.items()}
-            return Measured(samples, _group(arrays, "per_prompt"), named)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+        with safe_open(path, "numpy") as file:
+            names, completion_ids, completions, speeds = json.loads(file.metadata()["content"])
+            groups: dict[str, dict[str, Any]] = {"judge_rewards": {}}
+            for group, _, name in (key.partition(" ") for key in names):
+                groups.setdefault(group, {})[name] = file.get_tensor(f"{group} {name}")
+    except (OSError, SafetensorError):
         return None
-
-
-def _group(arrays: Any, group: str) -> dict[str, Any]:
-    prefix = f"{group} "
-    return {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+    samples = PolicySamples(
+        completion_ids=completion_ids,
+        completions=completions,
+        judge_rewards=groups["judge_rewards"],
+        divergence=Divergence(**groups["divergence"]),
+        **groups["samples"],
+    )
+    return Measured(samples, groups["per_prompt"], {name: Speed(*speed) for name, speed in speeds.items()})
