@@ -13,8 +13,7 @@ from tests.report import folders
 from vbon.artifacts.fingerprint import Fingerprint
 from vbon.artifacts.run import keep_rows
 from vbon.evaluation.runs import read_run
-from vbon.report.comparison.read import read_sweep
-from vbon.report.read import read_folders
+from vbon.report.read import read_folders, read_sweep
 from vbon.rewards.checked import checked
 from vbon.rewards.http import decode, parse_endpoint
 from vbon.training.output import checkpoint

@@ -73,6 +73,9 @@ def draw_panels(
         columns: Panels in a row.
         legend: A matplotlib location, or `none`. One that begins with `outside` is one legend for all panels.
         share_y: Whether all panels have one y axis.
+
+    Returns:
+        The SVG.
     """
 
     def draw(figure: Figure) -> None:
@@ -102,6 +105,9 @@ def draw_bars(
         floor: What best-of-N itself reads, a dashed line.
         x_label: Of the values.
         alt: The figure in words.
+
+    Returns:
+        The SVG element.
     """
 
     def draw(figure: Figure) -> None:

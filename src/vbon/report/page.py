@@ -1,4 +1,4 @@
-"""The page: everything that was read, drawn and worded, put into one HTML text that needs nothing else.
+"""The pages: everything that was read, drawn and worded, put into one HTML text that needs nothing else.
 
 Texts from data enter through jinja2's autoescape only. Two things are marked safe: the SVG of vbon.figures (whose text
 matplotlib escapes) and this package's own style and script; a content policy in the page forbids all others.
@@ -14,14 +14,15 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoesca
 from markupsafe import Markup
 
 from vbon.artifacts.evaluation import Evaluation
-from vbon.report import plots, samples, tables
+from vbon.report import comparison_plots, plots, samples, statistics, tables
 from vbon.report.plots import Drawing
-from vbon.report.read import Run
-from vbon.report.verdict import KL_ALLOWANCE, verdict
+from vbon.report.read import ComparedMethod, Comparison, Run
+from vbon.report.verdict import KL_ALLOWANCE, sentences, verdict
 from vbon.report.words import n_text, number, percent_text
 from vbon.version import __version__
 
 TEMPLATES = files("vbon.report") / "templates"
+MATCHED_METRICS = {"win_rate": ("win rate, percentage points", 1, 100.0), "reward": ("reward", 3, 1.0)}
 
 
 def render(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> str:
@@ -127,3 +128,45 @@ def _settings(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[tu
 def template_text(name: str) -> str:
     """A template, the style or the script of the page."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """The HTML page, a function of the sweep's folder alone."""
+    matched = {metric: statistics.matched(comparison, metric) for metric in MATCHED_METRICS}
+    shares = {metric: statistics.front_shares(comparison, metric) for metric in MATCHED_METRICS}
+    first = comparison.methods[0].name
+    drawings = {
+        "fronts": comparison_plots.front_plots(comparison),
+        "distance": [one for one in [comparison_plots.distance_plot(comparison)] if one is not None],
+        "differences": comparison_plots.difference_plots(matched, first),
+        "shares": comparison_plots.front_share_plot(shares),
+        "judges": comparison_plots.judge_plots(comparison),
+        "speeds": comparison_plots.speed_plots(comparison),
+    }
+    return fill(
+        "comparison.html.j2",
+        name=comparison.name,
+        first=first,
+        sentences=sentences(comparison, matched, shares),
+        methods=[_method(method) for method in comparison.methods],
+        shape=comparison.shape,
+        pool=comparison.pool,
+        ns=[n_text(place.n) for place in comparison.places],
+        num_runs=comparison.num_runs,
+        failed=comparison.failed,
+        results=tables.results_table(comparison),
+        matched=[
+            (label, tables.matched_table(comparison, matched[metric], digits, factor))
+            for metric, (label, digits, factor) in MATCHED_METRICS.items()
+            if matched[metric]
+        ],
+        costs=tables.cost_table(statistics.costs(comparison)),
+        search=tables.search_table(comparison),
+        settings=tables.sweep_settings_rows(comparison.settings),
+        cards=samples.comparison_cards(comparison),
+        drawings={key: [as_context(one) for one in rows] for key, rows in drawings.items()},
+    )
+
+
+def _method(method: ComparedMethod) -> dict[str, Any]:
+    return {"name": method.name, "series": method.series, "summary": method.summary, "family": method.family}

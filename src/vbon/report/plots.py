@@ -1,4 +1,4 @@
-"""Which figures a page has: from runs and evaluations to drawings with captions."""
+"""Figures of a page: from runs and evaluations to drawings with captions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +24,10 @@ TRAINING = {
 }
 VALIDATION = "validation/"
 PROMPTS_SHOWN = 4
+SPEED_CAPTION = "Measured within the evaluation, at saturated batch; best-of-N draws N and scores them for each one."
+LATENCY_CAPTION = (
+    "One prompt at a time: shorter is better. Best-of-N draws its N together, as one batch, and scores them."
+)
 
 
 class Drawing(NamedTuple):
@@ -61,6 +65,9 @@ def against_kl(
         alt: The figure in words.
         size: Width and height in inches.
         legend: A matplotlib location.
+
+    Returns:
+        The SVG element.
     """
     panel = Panel("", "KL(π_θ‖π_ref), nats a completion", y_label, lines, x_log=False, y_log=False)
     return draw_panels(key, [panel], alt=alt, size=size, legend=legend)
@@ -74,8 +81,7 @@ def evaluation_plots(evaluation: Evaluation, key: str) -> list[Drawing]:
         _distance_plot(evaluation, f"{key}-distance"),
         _best_of_k_plot(evaluation, f"{key}-best-of-k"),
         _cdf_plot(evaluation, f"{key}-cdf"),
-        _speed_plot(evaluation, f"{key}-speed"),
-        _latency_plot(evaluation, f"{key}-latency"),
+        *_timing_plots(evaluation, key),
     ]
     return [plot for plot in plots if plot is not None]
 
@@ -135,24 +141,23 @@ def _distance_plot(evaluation: Evaluation, key: str) -> Drawing | None:
     return Drawing("Distance to best-of-N", svg, caption)
 
 
-def _speed_plot(evaluation: Evaluation, key: str) -> Drawing | None:
-    rows = _timings(evaluation, evaluation.throughput)
-    if not rows:
-        return None
-    said = "; ".join(f"{label} {number(rate.value, 0)} completions a second" for label, rate, _ in rows)
-    svg = draw_bars(key, rows, x_label="completions a second", alt=f"Speed: {said}")
-    caption = "Measured within the evaluation, at saturated batch; best-of-N draws N and scores them for each one."
-    return Drawing("Speed", svg, caption)
-
-
-def _latency_plot(evaluation: Evaluation, key: str) -> Drawing | None:
-    rows = _timings(evaluation, evaluation.latency)
-    if not rows:
-        return None
-    said = "; ".join(f"{label} {value.value:.3g} s" for label, value, _ in rows)
-    svg = draw_bars(key, rows, x_label="seconds for one prompt", alt=f"Latency at batch 1: {said}")
-    caption = "One prompt at a time: shorter is better. Best-of-N draws its N together, as one batch, and scores them."
-    return Drawing("Latency at batch 1", svg, caption)
+def _timing_plots(evaluation: Evaluation, key: str) -> Iterable[Drawing]:
+    for name, title, timings, unit, text, caption in (
+        (
+            "speed",
+            "Speed",
+            evaluation.throughput,
+            "completions a second",
+            "{:,.0f} completions a second",
+            SPEED_CAPTION,
+        ),
+        ("latency", "Latency at batch 1", evaluation.latency, "seconds for one prompt", "{:.3g} s", LATENCY_CAPTION),
+    ):
+        rows = _timings(evaluation, timings)
+        if rows:
+            said = "; ".join(f"{label} {text.format(value.value)}" for label, value, _ in rows)
+            svg = draw_bars(f"{key}-{name}", rows, x_label=unit, alt=f"{title}: {said}")
+            yield Drawing(title, svg, caption)
 
 
 def _timings(evaluation: Evaluation, timings: Mapping[str, float]) -> list[tuple[str, Estimate, int]]:
@@ -203,7 +208,17 @@ def _cdf_plot(evaluation: Evaluation, key: str) -> Drawing | None:
 
 
 def reward_cdf(title: str, rewards: Sequence[float], marks: Sequence[Line], n: float) -> Panel:
-    """F of the reference and F^n of best-of-n as staircases, from rewards at evenly spaced shares from 0 to 1."""
+    """Panel of F of the reference and F^n of best-of-n, as staircases.
+
+    Args:
+        title: Of the panel.
+        rewards: The reference's rewards at evenly spaced shares from 0 to 1.
+        marks: Samples of the policies, at their reward and win rate.
+        n: N of best-of-N.
+
+    Returns:
+        The panel.
+    """
     share, x = np.linspace(0.0, 1.0, len(rewards)), np.repeat(rewards, 2)[1:].tolist()
     stairs = [np.repeat(share**power, 2)[:-1].tolist() for power in (1.0, n)]
     lines = [

@@ -9,8 +9,7 @@ from vbon.artifacts.files import replace_file
 from vbon.artifacts.sweep import is_sweep
 from vbon.config.evaluate import ReportConfig
 from vbon.errors import VbonError
-from vbon.report.comparison.read import read_sweep
-from vbon.report.read import read_folders
+from vbon.report.read import read_folders, read_sweep
 
 PAGE_START = b"<!doctype html"
 
@@ -52,21 +51,20 @@ def _is_page(path: Path) -> bool:
 def _page(dirs: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
     """The page, and the names of what is on it: one sweep, or runs and evaluations."""
     sweeps = [path for path in dirs if is_sweep(Path(path))]
+    page = _page_module()
     if not sweeps:
-        page = _module("vbon.report.page")
         runs, evaluations = read_folders(dirs)
         names = {"runs": [run.name for run in runs], "evaluations": [one.name for one in evaluations]}
         return page.render(runs, evaluations), names
     if len(dirs) > 1:
         raise VbonError(f"{sweeps[0]} is a sweep, which has a page of its own; report it alone")
-    page = _module("vbon.report.comparison.page")
     comparison = read_sweep(Path(sweeps[0]))
-    return page.render(comparison), {"sweeps": [comparison.name]}
+    return page.render_comparison(comparison), {"sweeps": [comparison.name]}
 
 
-def _module(name: str) -> Any:
+def _page_module() -> Any:
     try:
-        return importlib.import_module(name)
+        return importlib.import_module("vbon.report.page")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("jinja2", "markupsafe", "matplotlib"):
             raise

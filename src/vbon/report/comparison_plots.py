@@ -1,4 +1,4 @@
-"""Which figures the page of a comparison has, with their captions."""
+"""Figures of the page of a comparison, with their captions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,8 +7,10 @@ import numpy as np
 from vbon.core.estimate import Estimate
 from vbon.figures.shapes import REFERENCE_SERIES, TARGET_SERIES, Line, Panel, highest, value_of
 from vbon.figures.svg import draw_bars, draw_panels
-from vbon.report.comparison.read import Comparison
-from vbon.report.comparison.statistics import (
+from vbon.report.plots import Drawing, against_kl
+from vbon.report.plots import best_of_n_curve as theory
+from vbon.report.read import Comparison
+from vbon.report.statistics import (
     KL,
     FrontShare,
     Matched,
@@ -19,8 +21,6 @@ from vbon.report.comparison.statistics import (
     reward_front,
     win_rate_front,
 )
-from vbon.report.plots import Drawing, against_kl
-from vbon.report.plots import best_of_n_curve as theory
 from vbon.report.words import number
 
 POINTS = "Large points: mean over seeds, bars 95 % intervals over prompts; small points: each seed."
@@ -73,7 +73,7 @@ def difference_plots(found: Mapping[str, Sequence[Matched]], first: str) -> list
 
 
 def front_share_plot(shares: Mapping[str, Sequence[FrontShare]]) -> list[Drawing]:
-    """How much of each front every method holds."""
+    """Share of each front that every method holds."""
     drawings = []
     for metric, rows in shares.items():
         if rows:

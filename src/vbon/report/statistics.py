@@ -1,4 +1,4 @@
-"""What a comparison says in figures: means with intervals, differences at matched KL, shares of the front, cost."""
+"""Statistics of a comparison: means with intervals, differences at matched KL, shares of the front, cost."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vbon.core import fronts, kl_rl, stats
 from vbon.core.estimate import Estimate
 from vbon.figures.shapes import Line
-from vbon.report.comparison.read import ComparedMethod, Comparison
+from vbon.report.read import ComparedMethod, Comparison
 
 Float = NDArray[np.float64]
 KL = "kl_policy_ref"
