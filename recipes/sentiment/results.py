@@ -2,21 +2,21 @@
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from preset import HERE, Preset
 
 import vbon
 from vbon.artifacts.evaluation import read_record
 from vbon.artifacts.files import replace_file
 from vbon.commit import commit_of
+from vbon.core.estimate import Estimate
+from vbon.figures.shapes import REFERENCE_SERIES, TARGET_SERIES, Line, Panel
+from vbon.figures.svg import draw_panels
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
 from vbon.recipes.stages import as_values
@@ -25,7 +25,6 @@ METRICS = ("reward", "win_rate", "kl_policy_ref", "kl_policy_bon", "reward_gain_
 GAIN_WANTED, GAIN_LOW_WANTED, KL_WANTED = 0.90, 0.80, 1.25
 CURVE_N = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)  # whole numbers: their prediction is unbiased
 CURVE_BEYOND = (24, 32, 48, 64, 96, 128)
-STYLE = {"svg.hashsalt": "sentiment", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def write(
@@ -148,54 +147,30 @@ def _table(one: dict[str, Any], where: str) -> str:
 
 
 def draw(content: dict[str, Any], folder: Path) -> None:
-    """Reward and win rate against KL(·‖π_ref): every seed, the reference, and best-of-N's own curve."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.2), layout="constrained")
-        for axes, key, label in zip(
-            figure.subplots(1, 2), ("reward", "win_rate"), ("mean reward (logit)", "win rate"), strict=True
-        ):
-            _panel(axes, content, key, label)
-        figure.savefig(folder / "figure.svg", metadata={"Date": None})
-        figure.savefig(folder / "figure.png", dpi=150)
+    """Draw reward and win rate against KL(·‖π_ref): every seed, the reference, and best-of-N's own curve."""
+    panels = [
+        Panel("", "KL to the reference, nats", label, list(_lines(content, key)), x_log=False, y_log=False)
+        for key, label in (("reward", "mean reward (logit)"), ("win_rate", "win rate"))
+    ]
+    png, legend = folder / "figure.png", "outside lower center"
+    svg = draw_panels("sentiment", panels, size=(8, 4.2), columns=2, legend=legend, png=png)
+    replace_file(folder / "figure.svg", svg.encode())
 
 
-def _panel(axes: Axes, content: dict[str, Any], key: str, label: str) -> None:
+def _lines(content: dict[str, Any], key: str) -> Iterator[Line]:
     curve, several = content["best_of_n_curve"], each_n(content)
-    axes.plot(
-        curve["kl_policy_ref"], curve[key], color="0.5", linewidth=1.2, label=f"best-of-N, N = 1 … {curve['n'][-1]}"
-    )
+    name = f"best-of-N, N = 1 … {curve['n'][-1]}"
+    yield Line(name, curve["kl_policy_ref"], curve[key], series=TARGET_SERIES)
     for one in several:
-        axes.plot(
-            one["best_of_n"]["kl_policy_ref"]["value"],
-            one["best_of_n"][key]["value"],
-            "k*",
-            markersize=10,
-            label=f"best-of-{one['n']:g}: {one['n']:g} samples",
-            linestyle="none",
-        )
-    axes.plot(0, several[0]["reference"][key]["value"], "ko", label="reference: 1 sample", linestyle="none")
+        x, y = one["best_of_n"]["kl_policy_ref"]["value"], one["best_of_n"][key]["value"]
+        name = f"best-of-{one['n']:g}: {one['n']:g} samples"
+        yield Line(name, [x], [y], style="none", series=TARGET_SERIES, marker="*")
+    reference = several[0]["reference"][key]["value"]
+    yield Line("reference: 1 sample", [0.0], [reference], style="none", series=REFERENCE_SERIES)
     policies = [(name, row) for one in several for name, row in one["seeds"].items()]
-    for index, (name, row) in enumerate(policies):
-        x, y = row["kl_policy_ref"], row[key]
-        axes.errorbar(
-            x["value"],
-            y["value"],
-            xerr=_reach(x),
-            yerr=_reach(y),
-            fmt="s^Dv<>P"[index % 7],
-            color=f"C{index}",
-            markersize=5,
-            capsize=2,
-            label=f"vBoN {name}: 1 sample",
-        )
-    axes.set(xlabel="KL to the reference, nats", ylabel=label)
-    axes.grid(alpha=0.3)
-    if key == "reward":
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
-
-
-def _reach(estimate: dict[str, float]) -> list[list[float]]:
-    return [[estimate["value"] - estimate["low"]], [estimate["high"] - estimate["value"]]]
+    for series, (name, row) in enumerate(policies):
+        x, y = (Estimate(**row[metric]) for metric in ("kl_policy_ref", key))
+        yield Line(f"vBoN {name}: 1 sample", [x], [y], style="none", series=series)
 
 
 def _row(name: str, row: dict[str, Any], *, share: str, ratio: str) -> str:

@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from preset import HERE, Preset
 
@@ -20,13 +17,15 @@ from vbon.artifacts.files import replace_file
 from vbon.artifacts.parquet_files import read_parquet
 from vbon.commit import commit_of
 from vbon.core import stats
+from vbon.core.estimate import Estimate
+from vbon.figures.shapes import REFERENCE_SERIES, TARGET_SERIES, Line, Panel
+from vbon.figures.svg import draw_panels
 from vbon.pool.prompts import read_prompts
 from vbon.recipes.stages import as_values
 
 Float = NDArray[np.float64]
 SHARE_WANTED = 0.95
 KLS = ("kl_policy_ref", "kl_policy_bon", "kl_bon_policy")
-STYLE = {"svg.hashsalt": "verifiable", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def write(
@@ -62,7 +61,7 @@ def write(
     text = table(content)
     replace_file(folder / "results.json", (json.dumps(content, indent=2) + "\n").encode())
     replace_file(folder / "results.md", text.encode())
-    draw(content, folder / "figure.svg")
+    replace_file(folder / "figure.svg", draw(content).encode())
     return text
 
 
@@ -156,57 +155,36 @@ def verdict(content: dict[str, Any]) -> str:
     )
 
 
-def draw(content: dict[str, Any], path: Path) -> None:
-    """pass@1 against KL(·‖π_ref), and pass@k of every policy."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.2), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _draw_pass_at_1(left, content)
-        _draw_pass_at_k(right, content)
-        figure.savefig(path, metadata={"Date": None})
-
-
-def _draw_pass_at_1(axes: Axes, content: dict[str, Any]) -> None:
-    reference, target = content["reference"]["pass_at_1"], content["best_of_n"]
-    axes.plot(0, reference["value"], "ko", label="reference, 1 sample", linestyle="none")
-    axes.plot(
-        target["kl_policy_ref"]["value"],
-        target["pass_at_1"]["value"],
-        "k*",
-        markersize=10,
-        label=f"reference, best of {content['n']:g}",
-        linestyle="none",
-    )
-    for index, (method, seeds) in enumerate(content["runs"].items()):
-        for number, row in enumerate(seeds.values()):
-            x, y = row["kl_policy_ref"], row["pass_at_1"]
-            axes.errorbar(
-                x["value"],
-                y["value"],
-                xerr=_reach(x),
-                yerr=_reach(y),
-                fmt="s",
-                markersize=4,
-                capsize=2,
-                color=f"C{index}",
-                label=None if number else f"{method}, 1 sample",
-            )
-    axes.set(xlabel="KL to the reference, nats", ylabel="pass@1, held-out problems")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
-
-
-def _draw_pass_at_k(axes: Axes, content: dict[str, Any]) -> None:
-    rows = {"reference": ("k", content["reference"]["pass_at_k"])}
-    for index, (method, seeds) in enumerate(content["runs"].items()):
-        rows[method] = (f"C{index}", next(iter(seeds.values()))["pass_at_k"])
-    for name, (colour, curve) in rows.items():
-        axes.plot(
-            [one["k"] for one in curve], [one["value"] for one in curve], "o-", color=colour, markersize=3, label=name
-        )
-    axes.set(xlabel="k", ylabel="pass@k, held-out problems", xticks=[one["k"] for one in curve])
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+def draw(content: dict[str, Any]) -> str:
+    """Draw pass@1 against KL(·‖π_ref), and pass@k of every policy; return the SVG."""
+    n, reference, target = content["n"], content["reference"], content["best_of_n"]
+    points = [
+        Line("reference, 1 sample", [0.0], [Estimate(**reference["pass_at_1"])], style="none", series=REFERENCE_SERIES),
+        Line(
+            f"reference, best of {n:g}",
+            [target["kl_policy_ref"]["value"]],
+            [target["pass_at_1"]["value"]],
+            style="none",
+            series=TARGET_SERIES,
+            marker="*",
+        ),
+    ]
+    curves = {"reference": (reference["pass_at_k"], REFERENCE_SERIES)}
+    for series, (method, seeds) in enumerate(content["runs"].items()):
+        rows = list(seeds.values())
+        x, y = ([Estimate(**row[key]) for row in rows] for key in ("kl_policy_ref", "pass_at_1"))
+        points.append(Line(f"{method}, 1 sample", x, y, style="none", series=series))
+        curves[method] = (rows[0]["pass_at_k"], series)
+    lines = [
+        Line(name, [one["k"] for one in curve], [one["value"] for one in curve], series=series, marker="o")
+        for name, (curve, series) in curves.items()
+    ]
+    y_labels = ("pass@1, held-out problems", "pass@k, held-out problems")
+    panels = [
+        Panel("", "KL to the reference, nats", y_labels[0], points, x_log=False, y_log=False),
+        Panel("", "k", y_labels[1], lines, x_log=False, y_log=False),
+    ]
+    return draw_panels("verifiable", panels, size=(8, 3.6), columns=2, legend="lower right")
 
 
 def _run_line(name: str, row: dict[str, Any]) -> str:
@@ -222,7 +200,3 @@ def _pass_at_k(row: dict[str, Any]) -> list[dict[str, float]]:
 def _cell(estimate: dict[str, float | None]) -> str:
     value, low, high = ("–" if estimate[key] is None else f"{estimate[key]:.3f}" for key in ("value", "low", "high"))
     return f"{value} ({low}, {high})"
-
-
-def _reach(estimate: dict[str, float]) -> list[list[float]]:
-    return [[estimate["value"] - estimate["low"]], [estimate["high"] - estimate["value"]]]

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any, cast
 
 from matplotlib import rc_context
@@ -62,6 +63,7 @@ def draw_panels(
     columns: int = 1,
     legend: str = "best",
     share_y: bool = False,
+    png: Path | None = None,
 ) -> str:
     """Draw panels, row by row.
 
@@ -73,6 +75,7 @@ def draw_panels(
         columns: Panels in a row.
         legend: A matplotlib location, or `none`. One that begins with `outside` is one legend for all panels.
         share_y: Whether all panels have one y axis.
+        png: Where to write the figure as a PNG file as well.
 
     Returns:
         The SVG.
@@ -91,7 +94,7 @@ def draw_panels(
         if legend.startswith("outside") and handles[0]:
             figure.legend(*handles, loc=cast(Any, legend), ncols=3 if "lower" in legend else 1)
 
-    return _as_svg(key, draw, alt, size)
+    return _as_svg(key, draw, alt, size, png)
 
 
 def draw_bars(
@@ -198,12 +201,16 @@ def _reach(values: Sequence[float | Estimate]) -> list[list[float]]:
     return [[max(one.value - one.low, 0.0) for one in known], [max(one.high - one.value, 0.0) for one in known]]
 
 
-def _as_svg(key: str, draw: Callable[[Figure], None], alt: str | None, size: tuple[float, float]) -> str:
+def _as_svg(
+    key: str, draw: Callable[[Figure], None], alt: str | None, size: tuple[float, float], png: Path | None = None
+) -> str:
     with rc_context({**_STYLE, "svg.hashsalt": key}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=alt is not None, metadata=_NO_METADATA)
+        if png is not None:
+            figure.savefig(png, dpi=150)
     return buffer.getvalue() if alt is None else _inline(buffer.getvalue(), key, alt)
 
 
