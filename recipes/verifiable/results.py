@@ -176,7 +176,14 @@ def draw(content: dict[str, Any]) -> str:
         points.append(Line(f"{method}, 1 sample", x, y, style="none", series=series))
         curves[method] = (rows[0]["pass_at_k"], series)
     lines = [
-        Line(name, [one["k"] for one in curve], [one["value"] for one in curve], series=series, marker="o")
+        Line(
+            name,
+            [one["k"] for one in curve],
+            [one["value"] for one in curve],
+            style="--" if series == REFERENCE_SERIES else "-",
+            series=series,
+            marker="o",
+        )
         for name, (curve, series) in curves.items()
     ]
     y_labels = ("pass@1, held-out problems", "pass@k, held-out problems")
