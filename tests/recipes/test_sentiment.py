@@ -193,7 +193,11 @@ def test_the_same_command_does_nothing_again(folder, main, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("num_samples: 8", "num_samples: 9", "pool-test.json: was started with other settings (num_samples was"),
+        (
+            "num_samples: 8",
+            "num_samples: 9",
+            "pool-test.json: was started with other settings (num_samples was 8, now it is 9)",
+        ),
         ("num_samples: 8", "num_smaples: 9", "collect: unknown key 'num_smaples' (did you mean num_samples?)"),
         ("  n: 2", "  n: 2\n  seed: 3", "train: seed is set by the recipe itself"),
     ],

@@ -133,7 +133,10 @@ def test_the_same_command_does_nothing_again_and_another_preset_is_refused(folde
     other.write_text(PRESET.replace("slip: 0.2", "slip: 0.3"))
     assert main(arguments(folder, other)) == 2
     error = capsys.readouterr().err
-    assert "reference.json: was started with other settings (slip" in error and error.count("\n") == 1
+    assert (
+        "reference.json: was started with other settings (slip was 0.2, now it is 0.3)" in error
+        and error.count("\n") == 1
+    )
 
 
 def test_pupils_make_the_mistakes_they_are_said_to(recipe):
