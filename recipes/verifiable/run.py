@@ -20,9 +20,9 @@ from preset import HERE, Preset, load_preset
 from reference import train_reference
 
 from vbon.cli import main as vbon
-from vbon.core.best_of_n import kl_from_levels
 from vbon.core.kl_rl import kl_coef_for_samples
 from vbon.errors import VbonError
+from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
 from vbon.recipes.stages import Records, as_values, exit_status, first_until
 
@@ -115,8 +115,8 @@ class Recipe:
     def _matched_kl_coef(self) -> float:
         """β whose optimum spends, on the training pool, the KL of best-of-N; to six digits."""
         pool, n = ReferencePool.open(self._pool("train")), self.preset.train["n"]
-        rewards = np.split(pool.rewards, np.cumsum(pool.num_samples)[:-1])
-        kl = float(np.mean([kl_from_levels([1 - one.mean(), one.mean()], n) for one in rewards]))
+        rewards = pool.per_prompt(pool.rewards)
+        kl = float(np.mean([predict(one, n).kl_bon_ref for one in rewards]))
         if not kl > 0:
             raise VbonError(f"{pool.path}: no problem is solved by some samples only; train the reference longer")
         return float(f"{kl_coef_for_samples(rewards, kl):.6g}")

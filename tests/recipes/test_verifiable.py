@@ -108,15 +108,21 @@ def test_results_are_the_per_prompt_values_and_the_pools_own_pass_at_n(folder):
         assert row["share"]["value"] == pytest.approx(mean[f"{method}-{SEED}"] / pass_at_n)
 
 
+def jackknife(estimate, passed, count):
+    """The delete-one jackknife of an estimate from the pass rate of `count` samples."""
+    rate = passed / count
+    left_out = sum(
+        share * estimate(rest / (count - 1)) for share, rest in ((rate, passed - 1), (1 - rate, passed)) if share > 0
+    )
+    return count * estimate(rate) - (count - 1) * left_out
+
+
 def test_kl_rl_gets_the_beta_that_spends_the_kl_of_best_of_n(folder):
     config = json.loads((folder / "out" / "stages" / f"train-kl-rl-{SEED}.json").read_text())["settings"]
     odds = np.exp(1 / float(config["kl_coef"]))  # the tilt of a reward of 1 against 0
-    spent, wanted = [], []
-    for passed in ReferencePool.open(folder / "out" / "pool-train").rewards.reshape(12, 16).sum(1):
-        p = passed / 16
-        bon = 1 - (1 - p) ** N
-        spent.append(divergence(p * odds / (p * odds + 1 - p), p))
-        wanted.append(divergence(bon, p))
+    passed = ReferencePool.open(folder / "out" / "pool-train").rewards.reshape(12, 16).sum(1)
+    spent = [jackknife(lambda p: divergence(p * odds / (p * odds + 1 - p), p), count, 16) for count in passed]
+    wanted = [jackknife(lambda p: divergence(1 - (1 - p) ** N, p), count, 16) for count in passed]
     assert np.mean(spent) == pytest.approx(np.mean(wanted), rel=1e-4)  # kl_coef has six digits
 
 
