@@ -108,7 +108,10 @@ class ImportConfig:
 class InspectConfig:
     """Settings of `vbon inspect`, which shows a pool and predicts best-of-N for each N."""
 
-    GROUPS = (("common", "n judges seed"), ("judges", "reward_batch_size reward_timeout device trust_remote_code"))
+    GROUPS = (
+        ("common", "n judges seed"),
+        ("judges", "reward_batch_size reward_timeout reward_concurrency device trust_remote_code"),
+    )
 
     pool: types.Directory = field(metadata={"positional": "POOL"})
     """Directory of the pool."""
@@ -121,6 +124,7 @@ class InspectConfig:
     """Seed of the bootstrap intervals."""
     reward_batch_size: types.RewardBatch = 64
     reward_timeout: types.RewardTimeout = 60.0
+    reward_concurrency: types.RewardConcurrency = 4
     device: types.Device = "auto"
     trust_remote_code: types.TrustRemoteCode = False
 
@@ -133,7 +137,10 @@ class InspectConfig:
 class RescoreConfig:
     """Settings of `vbon rescore`, which scores the samples of a pool with another reward."""
 
-    GROUPS = (("common", "reward_batch_size reward_timeout"), ("machine", "device trust_remote_code"))
+    GROUPS = (
+        ("common", "reward_batch_size reward_timeout reward_concurrency"),
+        ("machine", "device trust_remote_code"),
+    )
 
     pool: types.Directory = field(metadata={"positional": "POOL"})
     """Directory of the pool whose samples are scored again. It is not changed."""
@@ -142,6 +149,7 @@ class RescoreConfig:
     """Directory of the new pool. Repeat the command to continue after an interruption."""
     reward_batch_size: types.RewardBatch = 64
     reward_timeout: types.RewardTimeout = 60.0
+    reward_concurrency: types.RewardConcurrency = 4
     device: types.Device = "auto"
     trust_remote_code: types.TrustRemoteCode = False
 
