@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -106,10 +106,12 @@ def collected(config: CollectConfig, **changes: Any) -> ReferencePool:
     return ReferencePool.open(collect(dataclasses.replace(config, **changes), progress=False))
 
 
-def given_by(manners: Manners, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[dict[str, Any]]]:
-    """What the server gave to each prompt, replayed from the requests it took."""
+def given_by(
+    manners: Manners, requests: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[dict[str, Any]]]:
+    """What the server gives to each prompt in answer to these of the requests it took."""
     given: dict[str, list[dict[str, Any]]] = {}
-    for body in manners.requests:
+    for body in requests:
         prompt = body["prompt"] if isinstance(body["prompt"], str) else tokenizer.decode(body["prompt"])
         status, content = answer(manners, body)
         if status == 200:
@@ -123,11 +125,14 @@ def test_every_sample_is_kept_whatever_the_server_makes_of_n(config, most_choice
     with serving(manners) as url:
         pool = collected(config, base_url=url, served_model="served")
     requests = [body for body in manners.requests if body["seed"]]  # seed 0: how to ask
+    tried = 2 * -(-2 // most_choices)  # the reward is tried on two samples of two prompts first
+    trial, requests = requests[:tried], requests[tried:]
+    assert sum(min(body["n"], most_choices) for body in trial) == 4
     assert len(requests) == 4 * -(-6 // most_choices)
     seeds = [body["seed"] for body in requests]
     assert len(set(seeds)) == len(seeds)
     assert {(b["model"], b["temperature"], b["top_p"], b["max_tokens"]) for b in requests} == {("served", 1.0, 1.0, 5)}
-    given = given_by(manners, load_tokenizer(config.model))
+    given = given_by(manners, requests, load_tokenizer(config.model))
     for index, prompt in enumerate(pool.prompts):
         rows = range(6 * index, 6 * index + 6)
         choices = given[prompt.prompt]
@@ -144,7 +149,7 @@ def test_token_ids_go_out_and_come_back_where_the_server_tells_them(config):
     assert all(body["top_k"] == -1 and isinstance(body["prompt"], list) for body in manners.requests)
     assert all(body["stop_token_ids"] == [7, 256] for body in manners.requests)  # 256 is the model's own
     tokenizer = load_tokenizer(config.model)
-    given = given_by(manners, tokenizer)
+    given = given_by(manners, manners.requests, tokenizer)
     assert set(given) == {"a", *(prompt.prompt for prompt in pool.prompts)}
     sent = [choice["token_ids"] for prompt in pool.prompts for choice in given[prompt.prompt]]
     assert all(ids in sent for ids in pool.completion_ids)
@@ -253,3 +258,13 @@ def test_a_server_that_decodes_greedily_is_called_out(config, monkeypatch: pytes
     monkeypatch.setattr(random, "Random", lambda seed, real=random.Random: real(0))
     with serving(Manners(most_choices=1)) as url, pytest.warns(UserWarning, match="does the server decode greedily"):
         collected(config, base_url=url)
+
+
+def test_the_few_samples_of_the_rewards_trial_call_no_server_greedy(
+    config, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    first = iter([0] * 5)  # how to ask, and two samples of two prompts, which a peaked model may well repeat
+    monkeypatch.setattr(random, "Random", lambda seed, real=random.Random: real(next(first, seed)))
+    with serving(Manners()) as url:
+        assert len(set(collected(config, base_url=url).completions)) > 10
+    assert next(first, None) is None and not [one for one in recwarn if "greedily" in str(one.message)]

@@ -1,5 +1,6 @@
 """The work of `vbon collect` for one shard: draw, score and combine."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -79,7 +80,9 @@ def try_reward(engine: Engine, reward: Reward, whole: Part, manifest: Manifest) 
     plan, seed = manifest.plan, manifest.seed
     assert plan is not None and seed is not None
     few = Part(whole.prompts[:TRIED_PROMPTS], whole.prompt_ids[:TRIED_PROMPTS])
-    for batch, drawn in engine.draw(few.prompts, few.prompt_ids, plan, seed, TRIED_SAMPLES):
+    with warnings.catch_warnings(action="ignore"):  # the draws of the pool are enough samples to warn of an engine
+        batches = list(engine.draw(few.prompts, few.prompt_ids, plan, seed, TRIED_SAMPLES))
+    for batch, drawn in batches:
         score(reward, [few.prompts[index] for index in batch], [one.completions for one in drawn])
 
 

@@ -19,7 +19,9 @@ from vbon.rewards.protocol import Prompt, RewardError, Score
 from vbon.rewards.time_limit import TimeLimitReached, call_within
 
 PROMPT_EXCERPT = 80
-T, A, B = TypeVar("T"), TypeVar("A"), TypeVar("B")
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
