@@ -7,9 +7,8 @@ The same command continues where it was stopped. README.md beside this file says
 
 import argparse
 import json
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from vbon.core.kl_rl import kl_coef_for_samples
 from vbon.errors import VbonError
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
-from vbon.recipes.stages import Records, as_values, exit_status, first_until
+from vbon.recipes.stages import Records, as_values, exit_status, first_until, run_verb_once
 
 STAGES = ("reference", "problems", "collect", "inspect", "train", "evaluate", "report", "results")
 SPLITS = ("train", "test")
@@ -123,34 +122,13 @@ class Recipe:
 
     def _once_vbon(self, name: str, verb: str, flags: dict[str, Any], words: Sequence[Any] = ()) -> None:
         """Run one `vbon` command, unless it is recorded as done."""
-
-        def work() -> dict[str, Any]:
-            given = [verb, *map(str, words), *_as_arguments(flags)]
-            print(f"vbon {shlex.join(given)}", file=sys.stderr)
-            status = vbon(given)
-            if status:
-                raise SystemExit(status)  # vbon has said why
-            return {}
-
-        settings = {key: value for key, value in flags.items() if key != "reward"} | {"of": [*words]}
-        stored = {key: str(value).replace(str(self.out), "OUT") for key, value in settings.items()}
-        self.records.once(name, stored, work, made=MADE)
+        run_verb_once(self.records, name, verb, flags, words, vbon=vbon, made=MADE)
 
     def _prompts(self, split: str) -> Path:
         return self.out / f"problems-{split}.jsonl"
 
     def _pool(self, split: str) -> Path:
         return self.out / f"pool-{split}"
-
-
-def _as_arguments(flags: dict[str, Any]) -> Iterator[str]:
-    for key, value in flags.items():
-        name = key.replace("_", "-")
-        if isinstance(value, bool):
-            yield f"--{name}" if value else f"--no-{name}"
-        else:
-            yield f"--{name}"
-            yield from map(str, value if isinstance(value, list | tuple) else [value])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

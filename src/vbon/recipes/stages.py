@@ -3,9 +3,10 @@
 A recipe is stopped and given again; what is done with the same settings is not done again.
 """
 
+import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,55 @@ class Records:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
+
+
+def run_verb_once(
+    records: Records,
+    name: str,
+    verb: str,
+    flags: Mapping[str, Any],
+    words: Sequence[Any] = (),
+    *,
+    vbon: Callable[[Sequence[str]], int],
+    made: str,
+) -> None:
+    """Run one `vbon` command and print it, unless it is recorded as done with the same flags.
+
+    Args:
+        records: the records of the recipe, whose folder is named OUT in what is stored.
+        name: the name of the piece of work.
+        verb: the verb of `vbon`.
+        flags: its flags by their config names; the reward is no part of what is stored.
+        words: what the verb takes without a flag.
+        vbon: the command line, `vbon.cli.main`.
+        made: what to remove, for the message, before it can be done with other flags.
+
+    Raises:
+        SystemExit: the command failed and has said why.
+        VbonError: it was done with other flags.
+    """
+
+    def work() -> dict[str, Any]:
+        given = [verb, *map(str, words), *_as_arguments(flags)]
+        print(f"vbon {shlex.join(given)}", file=sys.stderr)
+        status = vbon(given)
+        if status:
+            raise SystemExit(status)
+        return {}
+
+    settings = {key: value for key, value in flags.items() if key != "reward"} | {"of": [*words]}
+    out = str(records.folder.parent)
+    records.once(name, {key: str(value).replace(out, "OUT") for key, value in settings.items()}, work, made=made)
+
+
+def _as_arguments(flags: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in flags.items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{name}" if value else f"--no-{name}"
+        else:
+            yield f"--{name}"
+            yield from map(str, value if isinstance(value, list | tuple) else [value])
 
 
 class Budget:
