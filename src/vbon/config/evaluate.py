@@ -14,6 +14,7 @@ class EvaluateConfig:
     GROUPS = (
         ("common", "n samples_per_prompt limit judges throughput dial"),
         ("inputs", "prompts prompt_column model reward allow_mismatch seed"),
+        ("several rewards", "combine_with combine_rewards combine"),
         (
             "machine",
             "batch_size reward_batch_size reward_concurrency reward_timeout device dtype num_threads trust_remote_code",
@@ -37,6 +38,9 @@ class EvaluateConfig:
     """Reference model. Default: the one that made the pool."""
     reward: types.RewardSpec | None = None
     """Reward. Default: the one that scored the pool."""
+    combine_with: types.CombineWith = field(default=(), metadata={"repeat": True})
+    combine_rewards: types.CombineRewards = field(default=(), metadata={"flag": "combine-reward", "repeat": True})
+    combine: types.Combine = "mean"
     judges: tuple[types.RewardSpec, ...] = field(default=(), metadata={"flag": "judge", "repeat": True})
     """Another reward, which was not trained on, to check for reward hacking. May be repeated."""
     limit: types.PromptLimit | None = None
@@ -64,6 +68,9 @@ class EvaluateConfig:
         if not self.runs:
             raise VbonError("evaluate needs at least one RUN, as in: vbon evaluate runs/n8 --pool heldout --out eval")
         check_fields(self)
+        conflicts, message = types.combining_conflict(self)
+        if conflicts:
+            raise VbonError(message)
 
 
 @dataclass(frozen=True, kw_only=True)

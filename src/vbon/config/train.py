@@ -22,6 +22,7 @@ class TrainConfig:
     GROUPS = (
         ("common", "method algorithm warm_start gae_lambda num_iterations learning_rate lora_rank mixed_precision"),
         ("objective", "objective tie_rule refine_tail kl_coef kl_estimator refresh_kl rounds"),
+        ("several rewards", "combine_with combine_rewards combine"),
         ("rollouts", "rollouts_per_iteration samples_per_prompt prompts temperature max_new_tokens stop_token_ids"),
         ("updates", "num_epochs minibatch_size lr_schedule max_grad_norm clip_range advantage_clip whiten_advantages"),
         ("critic of ppo", "critic critic_layers critic_learning_rate value_clip_range value_coef"),
@@ -58,6 +59,9 @@ class TrainConfig:
     """Part to fit to the pool before the first rollout. offline: the policy, good for short, repetitive completions.
     critic: only the critic of ppo, good for ordinary text with --gae-lambda 0.5. auto: offline if the method leads to
     best-of-N and the pool has enough samples with token ids."""
+    combine_with: types.CombineWith = field(default=(), metadata={"repeat": True})
+    combine_rewards: types.CombineRewards = field(default=(), metadata={"flag": "combine-reward", "repeat": True})
+    combine: types.Combine = "mean"
     tie_rule: Literal["random", "order"] = "random"
     """Ranking of equal rewards: at random, or by a fixed order of the completions."""
     refine_tail: bool = False
@@ -214,6 +218,16 @@ def _check_method(config: TrainConfig) -> None:
             )
 
 
+def _conflicts_of_combining(config: TrainConfig) -> Iterator[tuple[bool, str]]:
+    yield types.combining_conflict(config)
+    yield (
+        bool(config.combine_with)
+        and (config.refine_tail or config.tie_rule == "order" or config.rounds > 1 or config.objective == "reward"),
+        "--combine-with ranks by several rewards: leave --refine-tail, --tie-rule order, --rounds and an objective "
+        "that reads the reward itself out",
+    )
+
+
 def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
     """Combinations of flags that cannot run: the condition, and the error."""
     offline, ppo = config.algorithm == "offline", config.algorithm == "ppo"
@@ -221,6 +235,7 @@ def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
     named = f"--method {config.method}" if config.method else f"--objective {config.objective}"
     method = METHODS[config.method_name]
     rollouts, per_prompt = config.rollouts_per_iteration, config.samples_per_prompt
+    yield from _conflicts_of_combining(config)
     yield offline and config.objective != "vbon", f"--algorithm offline needs --objective vbon, not {config.objective}"
     yield (
         config.refine_tail and (offline or config.tie_rule == "order"),

@@ -80,6 +80,21 @@ StopTokens = Annotated[
     NonNegative,
     Help("Token ids that end a completion, in addition to the end-of-sequence ids of model and tokenizer.", "ID"),
 ]
+CombineWith = Annotated[
+    tuple[str, ...],
+    Help("Pool of the same samples under another reward. Ranks are combined with --pool's. May be repeated.", "DIR"),
+]
+CombineRewards = Annotated[
+    tuple[str, ...],
+    Help("Reward of each --combine-with, in their order. Default: the one recorded in that pool.", "REWARD"),
+]
+Combine = Annotated[
+    Literal["mean", "worst", "lexicographic"],
+    Help(
+        "Rank of a completion under several rewards: the mean or the worst of its ranks; or all in order, "
+        "so that a later one decides between equals."
+    ),
+]
 RewardBatch = Annotated[Count, Help("Completions scored at a time. Lower it if a reward model runs out of memory.")]
 RewardConcurrency = Annotated[
     Workers, Help("HTTP requests to the reward at the same time. Set it to what its server handles in parallel.")
@@ -114,3 +129,12 @@ AllowedMismatch = Annotated[
         "FIELD",
     ),
 ]
+
+
+def combining_conflict(config: Any) -> tuple[bool, str]:
+    """Whether the flags that combine rewards do not fit each other, and the error."""
+    given, pools = len(config.combine_rewards), len(config.combine_with)
+    return (
+        given not in (0, pools),
+        f"--combine-reward is given {given} times for {pools} of --combine-with; name the reward of each pool, or none",
+    )

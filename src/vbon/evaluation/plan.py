@@ -14,8 +14,8 @@ from vbon.errors import VbonError
 from vbon.evaluation.runs import Run, check_dial, read_runs
 from vbon.evaluation.task import EvalTask
 from vbon.models import load
+from vbon.pool.combined_rewards import Criterion, load_criteria, settle, tried
 from vbon.pool.judged import check_judges
-from vbon.pool.known_rewards import KnownRewards, score_again, texts_of
 from vbon.pool.manifest import manifest_to_json
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import (
@@ -39,6 +39,7 @@ class EvaluationPlan(NamedTuple):
     device: torch.device
     settings: dict[str, Any]
     warnings: list[str]
+    others: list[Criterion] = []  # noqa: RUF012
 
 
 def make_plan(config: EvaluateConfig) -> EvaluationPlan:
@@ -60,10 +61,10 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
         check_dial(run)
     prompt_ids = encode_prompts(sampler, pool.prompts, str(pool.path))
     check_completion_ids(pool, room_of_model(sampler.model).vocabulary)
-    texts = texts_of(pool, prompt_ids, sampler.tokenizer)
-    resolution = score_again(pool, reward, texts, allowed="reward" in config.allow_mismatch)
+    others = load_criteria(config, str(device), lambda path: _select(ReferencePool.open(path), config))
+    criteria = tried([Criterion(pool, reward), *others], sampler.tokenizer, config)
     task = EvalTask(
-        known=KnownRewards(pool, reward, resolution),
+        known=settle(criteria, config.combine),
         prompt_ids=prompt_ids,
         sampler=sampler,
         reward=reward,
@@ -75,7 +76,9 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     )
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
     settings = json_value(dataclasses.asdict(filled)) | {"allowed_mismatches": allowed}
-    return EvaluationPlan(runs, task, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)])
+    return EvaluationPlan(
+        runs, task, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)], others
+    )
 
 
 def sources_of(plan: EvaluationPlan) -> dict[str, Any]:
@@ -86,6 +89,7 @@ def sources_of(plan: EvaluationPlan) -> dict[str, Any]:
         "prompts": hash_prompt_ids(pool.prompts)[:16],
         "reference": load.model_fingerprint(plan.settings["model"]),
         "reward": task.reward.fingerprint,
+        "beside": [[one.pool.digest, one.reward.fingerprint] for one in plan.others],
         "judges": [judge.fingerprint for judge in task.judges],
         "runs": [load.model_fingerprint(run.path) for run in plan.runs],
     }

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from vbon.core import best_of_n
+from vbon.core.rank_combination import middle
 from vbon.evaluation import metrics
 from vbon.evaluation.divergence import Divergence, divergence
 from vbon.evaluation.result import estimates
@@ -54,7 +55,7 @@ def draw_samples(policy: PreTrainedModel, task: EvalTask, advance: Advance = lam
         completion_ids=ids,
         completions=texts,
         finished=np.array([one.finished for one in draws], np.float64),
-        rewards=rewards.reshape(shape),
+        rewards=(rewards if rewards.ndim == 1 else middle(interval)).reshape(shape),
         judge_rewards={judge.name: _score(judge, task, texts).reshape(shape) for judge in task.judges},
         k_lt=k_lt.reshape(shape),
         k_eq=k_eq.reshape(shape),

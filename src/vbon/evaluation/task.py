@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from vbon.core import best_of_n, seeds
+from vbon.core.rank_combination import RankCombination
 from vbon.core.reward_cdf import RewardCDF
 from vbon.evaluation.divergence import sequence_logprobs
 from vbon.models import load
+from vbon.pool.combined_rewards import CombinedRewards
 from vbon.pool.known_rewards import KnownRewards
 from vbon.pool.predict import sample_weights
 from vbon.pool.ref_logprobs import checked_ref_logprobs
@@ -26,7 +28,7 @@ Int = NDArray[np.int64]
 class EvalTask:
     """P prompts of a held-out pool, and K completions of each policy for each of them."""
 
-    known: KnownRewards
+    known: KnownRewards | CombinedRewards
     """A held-out pool, and what it has scored."""
     prompt_ids: list[list[int]]
     """Token ids of each prompt, by the reference's tokenizer."""
@@ -45,8 +47,8 @@ class EvalTask:
         return self.known.pool
 
     @cached_property
-    def cdf(self) -> RewardCDF:
-        return self.pool.cdf()
+    def cdf(self) -> RewardCDF | RankCombination:
+        return self.known.cdf()
 
     @cached_property
     def pool_log_weight(self) -> Float:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from vbon.core.resolution import Levels
+from vbon.core.reward_cdf import RewardCDF
 from vbon.errors import VbonError
 from vbon.models.prompts import decode
 from vbon.pool.prompts import Prompt, reward_columns, shorten
@@ -47,6 +48,10 @@ class KnownRewards:
     def resolution(self) -> float:
         """Largest difference of two rewards that counts as a tie."""
         return self._settled.resolution
+
+    def cdf(self, tie_rule: str = "random") -> RewardCDF:
+        """Make the reward CDF of every prompt from the settled rewards."""
+        return self.pool.cdf(tie_rule)
 
     def score(self, pool_index: Int, texts: Sequence[str], ids: Sequence[Sequence[int]] | None = None) -> Float:
         """Rewards of completions, float64 (B,).

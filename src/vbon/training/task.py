@@ -13,6 +13,7 @@ from vbon.artifacts.run import Provenance
 from vbon.config.train import TrainConfig
 from vbon.core import seeds, stats
 from vbon.core.objectives import OBJECTIVES, BoundObjective
+from vbon.core.rank_combination import Combination, RankCombination, middle
 from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
@@ -20,6 +21,7 @@ from vbon.models import load
 from vbon.models.batch import Completions
 from vbon.models.generate import NonFiniteLogits, Sampling, generate
 from vbon.models.prompts import decode
+from vbon.pool.combined_rewards import CombinedRewards, Criterion, settle
 from vbon.pool.known_rewards import KnownRewards
 from vbon.pool.prompts import Prompt, reward_columns, shorten
 from vbon.pool.sampling import check_completion_ids, encode_within, room_of_model
@@ -36,13 +38,13 @@ class Task:
     """Prompts with a pool, and everything needed to turn a prompt into ranked completions."""
 
     pool: ReferencePool
-    cdf: RewardCDF | RefinedCDF
+    cdf: RewardCDF | RefinedCDF | RankCombination
     tie_rule: str
     prompt_ids: list[list[int]]
     tokenizer: PreTrainedTokenizerBase
     reward: Reward
     sampling: Sampling
-    known: KnownRewards | None = None
+    known: KnownRewards | CombinedRewards | None = None
     """What the pool has scored; None for a pool that is made up, of which no completion is known."""
 
     @property
@@ -87,12 +89,19 @@ class Task:
     def score(
         self, prompt_index: NDArray[np.int64], completion_ids: list[list[int]]
     ) -> tuple[NDArray[np.float64], Interval]:
-        """Compute rewards, float64 (B,), and ranks, (B,), of fresh completions; int64 (B,) prompts, B id lists."""
+        """Compute rewards, float64 (B,), and ranks, (B,), of fresh completions; int64 (B,) prompts, B id lists.
+
+        The reward of several that are combined is their combined rank.
+        """
         rewards = self.rewards(prompt_index, completion_ids)
-        return rewards, self.cdf.interval(prompt_index, rewards, self.keys(completion_ids))
+        interval = self.cdf.interval(prompt_index, rewards, self.keys(completion_ids))
+        return (rewards if rewards.ndim == 1 else middle(interval)), interval
 
     def rewards(self, prompt_index: NDArray[np.int64], completion_ids: list[list[int]]) -> NDArray[np.float64]:
-        """Compute rewards of completions: the pool's, where it holds the completion; float64 (B,)."""
+        """Compute rewards of completions: the pool's, where it holds the completion.
+
+        float64 (B,), or (B, R) where several rewards are combined.
+        """
         texts = decode(self.tokenizer, [self.prompt_ids[i] for i in prompt_index], completion_ids)
         if self.known is not None:
             return self.known.score(prompt_index, texts, completion_ids)
@@ -110,10 +119,14 @@ def objective_of(config: TrainConfig) -> BoundObjective:
     return lambda rewards, interval: objective(rewards, interval, config.n, config.kl_coef)
 
 
-def sources_of(pool: ReferencePool, reward: Reward, provenance: Provenance | None) -> dict[str, str]:
+def sources_of(
+    pool: ReferencePool, reward: Reward, provenance: Provenance | None, others: Sequence[Criterion] = ()
+) -> dict[str, str]:
     """Compute digests of what a run reads: one that is continued must read the same."""
     made = None if provenance is None else provenance.fingerprint
     sources = {"pool": pool.digest, "prompts": hash_prompt_ids(pool.prompts), "reward": reward.fingerprint}
+    for number, other in enumerate(others, 1):
+        sources |= {f"pool {number} beside": other.pool.digest, f"reward {number} beside": other.reward.fingerprint}
     return sources if made is None or made.model is None else sources | {"model": made.model}
 
 
@@ -164,6 +177,8 @@ def make_task(
     policy: PreTrainedModel,
     *,
     resolution: float = 0.0,
+    others: Sequence[Criterion] = (),
+    combine: Combination = "mean",
 ) -> Task:
     """Check a pool's prompts against the model, and settle its rewards.
 
@@ -175,6 +190,8 @@ def make_task(
         tie_rule: `random` or `order`.
         policy: its context and vocabulary are the limits.
         resolution: of the reward (`known_rewards.score_again`).
+        others: further rewards of the same samples, whose ranks are combined with the first one's.
+        combine: how they are combined.
 
     Returns:
         The task.
@@ -184,10 +201,10 @@ def make_task(
     """
     prompt_ids = encode_within(tokenizer, room_of_model(policy), sampling.max_new_tokens, pool.prompts, str(pool.path))
     check_completion_ids(pool, room_of_model(policy).vocabulary)
-    known = KnownRewards(pool, reward, resolution)
+    known = settle([Criterion(pool, reward, resolution), *others], combine)
     return Task(
         pool=known.pool,
-        cdf=known.pool.cdf(tie_rule),
+        cdf=known.cdf(tie_rule),
         tie_rule=tie_rule,
         prompt_ids=prompt_ids,
         tokenizer=tokenizer,

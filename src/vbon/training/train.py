@@ -13,6 +13,7 @@ from vbon.artifacts.fingerprint import check_fingerprint
 from vbon.artifacts.run import Provenance, finished_result
 from vbon.config.train import TrainConfig
 from vbon.models import load
+from vbon.pool.combined_rewards import load_criteria
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
@@ -74,6 +75,7 @@ def _train_once(config: TrainConfig, should_pause: Callable[[], bool] | None) ->
         allow_mismatch=[field for field in config.allow_mismatch if field != RANK_TEST],
         what="training",
     )
+    others = load_criteria(config, str(accelerator.device), lambda path: open_pool(config, path))
     trainer = VBoNTrainer(
         copy.deepcopy(ref_policy),
         ref_policy,
@@ -83,14 +85,18 @@ def _train_once(config: TrainConfig, should_pause: Callable[[], bool] | None) ->
         tokenizer=tokenizer,
         accelerator=accelerator,
         provenance=Provenance(actual, tuple(allowed)),
+        others=others,
         should_pause=should_pause,
     )
     return trainer.train()
 
 
-def open_pool(config: TrainConfig) -> ReferencePool:
-    """Open the pool, cut to the prompts of --prompts if given. Raises VbonError for one that the pool lacks."""
-    pool = ReferencePool.open(Path(config.pool))
+def open_pool(config: TrainConfig, path: str | None = None) -> ReferencePool:
+    """Open the pool, or another one, cut to the prompts of --prompts if given.
+
+    Raises VbonError for a prompt that the pool lacks.
+    """
+    pool = ReferencePool.open(Path(path or config.pool))
     if config.prompts is None:
         return pool
     return pool.select([prompt.prompt_id for prompt in read_prompts(config.prompts)])

@@ -1,6 +1,6 @@
 """VBoNTrainer: a policy, its reference, a reward and a pool in; the run's result and a model folder out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from accelerate import Accelerator
@@ -12,8 +12,7 @@ from vbon.config.train import TrainConfig
 from vbon.core.best_of_n import kl_floor, kl_from_reference
 from vbon.errors import Paused, VbonError
 from vbon.models import load
-from vbon.pool.known_rewards import score_again, texts_of
-from vbon.pool.prompt_ids import prompt_ids_of
+from vbon.pool.combined_rewards import Criterion, tried
 from vbon.pool.store import ReferencePool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward
@@ -62,6 +61,8 @@ class VBoNTrainer:
         tokenizer: default: the one of `config.model`.
         accelerator: default: a new one, on `config.device`.
         provenance: what the run is made with, for its record; default: unknown.
+        others: further rewards of the pool's samples, in pools of their own; `config.combine` says how their ranks are
+            combined with the first one's.
         should_pause: is called between two steps, by the main process; where it returns True, the run saves a
             checkpoint and `train` raises Paused. Default: never.
 
@@ -81,13 +82,14 @@ class VBoNTrainer:
         tokenizer: PreTrainedTokenizerBase | None = None,
         accelerator: Accelerator | None = None,
         provenance: Provenance | None = None,
+        others: Sequence[Criterion] = (),
         should_pause: Callable[[], bool] | None = None,
     ):
         config.validate()
         self._given = settings_of(config)
         self.config = config = with_defaults(config, policy, pool)
         self.folder = RunFolder(config.out)
-        self._sources = sources_of(pool, reward, provenance)
+        self._sources = sources_of(pool, reward, provenance, others)
         self.folder.check(config, self._sources)
         self.accelerator = accelerator or make_accelerator(config)
         check_shares(config, self.accelerator.num_processes)
@@ -96,10 +98,19 @@ class VBoNTrainer:
         training, validation = split_pool(pool, config)
         self._validates_on_training_prompts = validation is training
         sampling = sampling_of(policy, tokenizer, pool, config)
-        texts = texts_of(pool, prompt_ids_of(tokenizer, pool.prompts, str(pool.path)), tokenizer)
-        resolution = score_again(pool, reward, texts, allowed="reward" in config.allow_mismatch)
+        first, *others = tried([Criterion(pool, reward), *others], tokenizer, config)
         self.task, self.validation = (
-            make_task(part, tokenizer, reward, sampling, config.tie_rule, policy, resolution=resolution)
+            make_task(
+                part,
+                tokenizer,
+                reward,
+                sampling,
+                config.tie_rule,
+                policy,
+                resolution=first.resolution,
+                others=others,
+                combine=config.combine,
+            )
             for part in (training, validation)
         )
         self.policy = policy
