@@ -20,7 +20,7 @@ class CollectConfig:
     GROUPS = (
         ("common", "num_samples temperature max_new_tokens limit batch_size engine"),
         ("prompts and completions", "prompt_column stop_token_ids seed samples_per_shard"),
-        ("reward", "reward_batch_size reward_concurrency reward_timeout"),
+        ("reward", "reward_batch_size reward_concurrency reward_timeout opponents judge_orders max_comparisons"),
         ("machine", "device dtype trust_remote_code"),
         ("other engines", "num_workers base_url served_model concurrency request_timeout"),
     )
@@ -50,6 +50,9 @@ class CollectConfig:
     dtype: types.Dtype = "float32"
     reward_batch_size: types.RewardBatch = 64
     reward_concurrency: types.RewardConcurrency = 4
+    opponents: types.Opponents = 16
+    judge_orders: types.JudgeOrders = "both"
+    max_comparisons: types.MaxComparisons | None = None
     reward_timeout: types.RewardTimeout = 60.0
     trust_remote_code: types.TrustRemoteCode = False
     engine: EngineName = "transformers"

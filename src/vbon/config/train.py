@@ -31,7 +31,10 @@ class TrainConfig:
             "validation and checkpoints",
             "validation_fraction validation_every checkpoint_every keep_checkpoints max_seconds seed",
         ),
-        ("reward and pool", "reward_batch_size reward_concurrency reward_timeout allow_mismatch"),
+        (
+            "reward and pool",
+            "reward_batch_size reward_concurrency reward_timeout opponents judge_orders max_comparisons allow_mismatch",
+        ),
         ("LoRA", "lora_alpha lora_target_modules"),
         ("machine and tracking", "device dtype num_threads tracker push_to_hub trust_remote_code"),
     )
@@ -150,6 +153,9 @@ class TrainConfig:
     """Further token ids that end a completion, as in vbon collect. Default: the pool's, otherwise the model's."""
     reward_batch_size: types.RewardBatch = 64
     reward_concurrency: types.RewardConcurrency = 4
+    opponents: types.Opponents = 16
+    judge_orders: types.JudgeOrders = "both"
+    max_comparisons: types.MaxComparisons | None = None
     reward_timeout: types.RewardTimeout = 60.0
     allow_mismatch: tuple[types.AllowedMismatch, ...] = field(default=(), metadata={"repeat": True})
     """Train although this field differs from the pool's: model, tokenizer, chat_template, temperature, max_new_tokens,
@@ -219,10 +225,15 @@ def _check_method(config: TrainConfig) -> None:
 
 
 def _conflicts_of_combining(config: TrainConfig) -> Iterator[tuple[bool, str]]:
+    reads_one = config.refine_tail or config.tie_rule == "order" or config.rounds > 1 or config.objective == "reward"
+    yield (
+        config.reward.startswith("pairwise:") and reads_one,
+        "--reward pairwise: has no number for a completion alone: leave --refine-tail, --tie-rule order, --rounds and "
+        "an objective that reads the reward itself out",
+    )
     yield types.combining_conflict(config)
     yield (
-        bool(config.combine_with)
-        and (config.refine_tail or config.tie_rule == "order" or config.rounds > 1 or config.objective == "reward"),
+        bool(config.combine_with) and reads_one,
         "--combine-with ranks by several rewards: leave --refine-tail, --tie-rule order, --rounds and an objective "
         "that reads the reward itself out",
     )

@@ -108,6 +108,17 @@ RewardTimeout = Annotated[
         "SECONDS",
     ),
 ]
+Opponents = Annotated[
+    Count,
+    Help("Samples that a completion meets under a pairwise reward, k. More opponents make finer ranks and cost more."),
+]
+JudgeOrders = Annotated[
+    Literal["both", "one"],
+    Help("Ask a pairwise judge in both orders, so that a preference for the first place cancels, or in one, for half."),
+]
+MaxComparisons = Annotated[
+    Count, Help("Stop after this many questions to a pairwise judge. They are kept: the same command continues.")
+]
 Device = Annotated[
     str,
     matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:NUMBER"),

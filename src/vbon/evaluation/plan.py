@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from vbon.pool.sampling import (
 from vbon.pool.store import ReferencePool
 from vbon.pool.writer import hash_prompt_ids
 from vbon.rewards import Reward, load_configured_reward
+from vbon.rewards.pairwise import PairwiseReward
 
 
 class EvaluationPlan(NamedTuple):
@@ -55,6 +57,10 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     reward = load_configured_reward(_reward_spec(config, runs, pool), config, str(device))
     judges = tuple(load_configured_reward(spec, config, str(device)) for spec in config.judges)
     check_judges(judges)
+    _refuse_pairwise(judges)
+    if isinstance(reward, PairwiseReward):
+        reward.num_opponents = int(pool.num_samples.max())  # every sample: win rates are shares of the whole pool
+        reward.keep_in(Path(config.out), pool.path)
     allowed = _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
     n = _shared_n(config, runs)
     for run in runs if config.dial else ():
@@ -143,6 +149,14 @@ def _sampler(config: EvaluateConfig, ref_model: str, pool: ReferencePool, device
         max_new_tokens=made.max_new_tokens,
         stop_token_ids=made.stop,
     )
+
+
+def _refuse_pairwise(judges: Sequence[Reward]) -> None:
+    for judge in judges:
+        if isinstance(judge, PairwiseReward):
+            raise VbonError(
+                f"--judge {judge.name}: a pairwise judge has no number for a completion alone; give it as --reward"
+            )
 
 
 def _check_fingerprints(

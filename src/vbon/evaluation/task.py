@@ -14,6 +14,7 @@ from vbon.evaluation.divergence import sequence_logprobs
 from vbon.models import load
 from vbon.pool.combined_rewards import CombinedRewards
 from vbon.pool.known_rewards import KnownRewards
+from vbon.pool.pairwise_ranks import PairwiseRanks
 from vbon.pool.predict import sample_weights
 from vbon.pool.ref_logprobs import checked_ref_logprobs
 from vbon.pool.sampling import Sampler
@@ -28,7 +29,7 @@ Int = NDArray[np.int64]
 class EvalTask:
     """P prompts of a held-out pool, and K completions of each policy for each of them."""
 
-    known: KnownRewards | CombinedRewards
+    known: KnownRewards | CombinedRewards | PairwiseRanks
     """A held-out pool, and what it has scored."""
     prompt_ids: list[list[int]]
     """Token ids of each prompt, by the reference's tokenizer."""
@@ -47,7 +48,7 @@ class EvalTask:
         return self.known.pool
 
     @cached_property
-    def cdf(self) -> RewardCDF | RankCombination:
+    def cdf(self) -> RewardCDF | RankCombination | PairwiseRanks:
         return self.known.cdf()
 
     @cached_property

@@ -13,7 +13,7 @@ from vbon.artifacts.files import replace_file
 from vbon.artifacts.settings import CONFIG_NAME
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
-from vbon.errors import Paused
+from vbon.errors import Paused, VbonError
 from vbon.pool.described import describe_model
 from vbon.pool.engines import load_engine
 from vbon.pool.job import Part, make_shard, part_of, try_reward
@@ -25,6 +25,7 @@ from vbon.pool.sampling import make_plan
 from vbon.pool.writer import PoolWriter, hash_prompt_ids, is_pool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward, load_configured_reward
+from vbon.rewards.pairwise import PairwiseReward
 from vbon.version import __version__
 
 
@@ -44,6 +45,10 @@ def collect(config: CollectConfig, *, progress: bool = True, should_pause: Calla
     whole = Part(prompts, engine.encode(prompts, config.prompts))
     reward = load_configured_reward(config.reward, config, engine.device)
     with _open_writer(config, _manifest(config, whole, engine, reward)) as writer:
+        if isinstance(reward, PairwiseReward):
+            if config.engine == "ray":
+                raise VbonError("--engine ray cannot share the comparisons of a pairwise reward; use another engine")
+            reward.keep_in(writer.folder)
         whole = _with_first_ids(writer, whole)
         try:
             if local is not None and _missing(writer, whole):

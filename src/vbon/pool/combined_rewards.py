@@ -13,10 +13,12 @@ from vbon.config import EvaluateConfig, TrainConfig
 from vbon.core.rank_combination import Combination, RankCombination
 from vbon.errors import VbonError
 from vbon.pool.known_rewards import KnownRewards, score_again, texts_of
+from vbon.pool.pairwise_ranks import PairwiseRanks
 from vbon.pool.prompt_ids import prompt_ids_of
 from vbon.pool.prompts import shorten
 from vbon.pool.store import ReferencePool, tie_keys
 from vbon.rewards import Reward, load_configured_reward
+from vbon.rewards.pairwise import PairwiseReward
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -57,8 +59,13 @@ class CombinedRewards:
         return np.stack([part.score(pool_index, texts, ids) for part in self._parts], 1)
 
 
-def settle(criteria: Sequence[Criterion], how: Combination) -> KnownRewards | CombinedRewards:
+def settle(criteria: Sequence[Criterion], how: Combination) -> KnownRewards | CombinedRewards | PairwiseRanks:
     """Settle the rewards of one pool, or of several that are combined. The prompts are those of the first pool."""
+    paired = [one.reward for one in criteria if isinstance(one.reward, PairwiseReward)]
+    if paired and len(criteria) > 1:
+        raise VbonError(f"{paired[0].name}: a pairwise reward cannot be combined: it ranks among k opponents, not all")
+    if paired:
+        return PairwiseRanks(criteria[0].pool, paired[0])
     names = [prompt.prompt_id for prompt in criteria[0].pool.prompts]
     pools = [criteria[0].pool, *(one.pool.select(names) for one in criteria[1:])]
     parts = [KnownRewards(pool, one.reward, one.resolution) for pool, one in zip(pools, criteria, strict=True)]

@@ -20,6 +20,7 @@ from vbon.models.prompts import decode
 from vbon.pool.prompts import Prompt, reward_columns, shorten
 from vbon.pool.store import ReferencePool, tie_keys
 from vbon.rewards import Reward
+from vbon.rewards.pairwise import PairwiseReward
 from vbon.rewards.resolution import rescore
 
 ROWS_SCORED_AGAIN = 32
@@ -142,6 +143,8 @@ def score_again(
     Raises:
         VbonError: the reward gives a completion another number than the pool has, by more than its resolution.
     """
+    if isinstance(reward, PairwiseReward):
+        return 0.0  # a share of wins among other samples is another number; the rank test compares the two
     rows = np.unique(np.linspace(0, len(pool.rewards) - 1, ROWS_SCORED_AGAIN).astype(np.int64))
     known = [(int(row), text) for row, text in zip(rows, texts(rows), strict=True) if text is not None]
     if not known:

@@ -18,6 +18,7 @@ from vbon.pool.manifest import MANIFEST_NAME, Manifest, Plan, read_manifest, wri
 from vbon.pool.prompt_ids import IDS_NAME
 from vbon.pool.prompts import Prompt
 from vbon.pool.shards import ROWS_PER_SHARD, PromptSamples, describe_shard, encode_shard, is_intact
+from vbon.rewards.pairwise import FILE_NAME as COMPARISONS
 
 
 class PoolWriter:
@@ -193,7 +194,8 @@ def _discard(folder: Path, made: Sequence[Path]) -> None:
 
 
 def _require_empty(folder: Path) -> None:
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else ()
+    kept = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    names = sorted(kept - {COMPARISONS})  # which a pairwise reward had made before its first shard was complete
     if names:
         raise VbonError(f"{folder}: not empty (holds {names[0]}); choose another --out")
 

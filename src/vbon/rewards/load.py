@@ -7,6 +7,8 @@ from vbon.config import CollectConfig, EvaluateConfig, GenerateConfig, InspectCo
 from vbon.errors import VbonError
 from vbon.rewards.builtin import PREFIX, builtin_reward
 from vbon.rewards.http import http_reward
+from vbon.rewards.pairwise import PREFIX as PAIRWISE
+from vbon.rewards.pairwise import PairwiseReward
 from vbon.rewards.protocol import FORMS, Reward
 from vbon.rewards.python_callable import python_reward
 
@@ -33,6 +35,11 @@ def load_reward(
     at a time; a classifier has no limit.
     Raises VbonError naming `spec` and, where it has none of them, the forms accepted.
     """
+    if spec.startswith(PAIRWISE):
+        judge = load_reward(
+            spec.removeprefix(PAIRWISE), batch_size=batch_size, timeout=timeout, concurrency=concurrency
+        )
+        return PairwiseReward(judge)
     if _URL.match(spec):
         return http_reward(spec, batch_size=batch_size, timeout=timeout, concurrency=concurrency)
     if spec.startswith(PREFIX):
@@ -51,7 +58,7 @@ def load_configured_reward(spec: str, config: Command, device: str) -> Reward:
     Raises:
         VbonError: as `load_reward` does.
     """
-    return load_reward(
+    reward = load_reward(
         spec,
         device=device,
         batch_size=config.reward_batch_size,
@@ -59,6 +66,9 @@ def load_configured_reward(spec: str, config: Command, device: str) -> Reward:
         concurrency=config.reward_concurrency,
         trust_remote_code=config.trust_remote_code,
     )
+    if isinstance(reward, PairwiseReward) and isinstance(config, CollectConfig | TrainConfig):
+        reward.limit(config.opponents, config.max_comparisons, both_orders=config.judge_orders == "both")
+    return reward
 
 
 def is_directory(spec: str) -> bool:

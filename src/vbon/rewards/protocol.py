@@ -14,7 +14,7 @@ Score = Callable[[list[Prompt], list[str], dict[str, list[Any]]], Any]
 
 FORMS = (
     "a classifier directory or hub id [#LABEL[:pair|:text]], module:function, file.py:function, http(s)://…, "
-    "builtin:NAME"
+    "builtin:NAME, pairwise:JUDGE"
 )
 
 

@@ -23,6 +23,7 @@ from vbon.models.generate import NonFiniteLogits, Sampling, generate
 from vbon.models.prompts import decode
 from vbon.pool.combined_rewards import CombinedRewards, Criterion, settle
 from vbon.pool.known_rewards import KnownRewards
+from vbon.pool.pairwise_ranks import PairwiseRanks
 from vbon.pool.prompts import Prompt, reward_columns, shorten
 from vbon.pool.sampling import check_completion_ids, encode_within, room_of_model
 from vbon.pool.store import ReferencePool, tie_keys
@@ -38,13 +39,13 @@ class Task:
     """Prompts with a pool, and everything needed to turn a prompt into ranked completions."""
 
     pool: ReferencePool
-    cdf: RewardCDF | RefinedCDF | RankCombination
+    cdf: RewardCDF | RefinedCDF | RankCombination | PairwiseRanks
     tie_rule: str
     prompt_ids: list[list[int]]
     tokenizer: PreTrainedTokenizerBase
     reward: Reward
     sampling: Sampling
-    known: KnownRewards | CombinedRewards | None = None
+    known: KnownRewards | CombinedRewards | PairwiseRanks | None = None
     """What the pool has scored; None for a pool that is made up, of which no completion is known."""
 
     @property
@@ -91,7 +92,7 @@ class Task:
     ) -> tuple[NDArray[np.float64], Interval]:
         """Compute rewards, float64 (B,), and ranks, (B,), of fresh completions; int64 (B,) prompts, B id lists.
 
-        The reward of several that are combined is their combined rank.
+        The reward of several that are combined, and of a pairwise judge, is the rank itself.
         """
         rewards = self.rewards(prompt_index, completion_ids)
         interval = self.cdf.interval(prompt_index, rewards, self.keys(completion_ids))
@@ -100,7 +101,7 @@ class Task:
     def rewards(self, prompt_index: NDArray[np.int64], completion_ids: list[list[int]]) -> NDArray[np.float64]:
         """Compute rewards of completions: the pool's, where it holds the completion.
 
-        float64 (B,), or (B, R) where several rewards are combined.
+        float64 (B,), or (B, R) where several rewards are combined, or (wins, ties), (B, 2).
         """
         texts = decode(self.tokenizer, [self.prompt_ids[i] for i in prompt_index], completion_ids)
         if self.known is not None:

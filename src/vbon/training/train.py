@@ -18,6 +18,7 @@ from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
 from vbon.rewards import load_configured_reward
+from vbon.rewards.pairwise import PairwiseReward
 from vbon.training.output.hub import check_login, push_run
 from vbon.training.parallel.accelerator import make_accelerator
 from vbon.training.rounds import train_in_rounds
@@ -66,6 +67,8 @@ def _train_once(config: TrainConfig, should_pause: Callable[[], bool] | None) ->
     ref_policy = load.load_configured_policy(config.model, config, accelerator.device)
     tokenizer = load.load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     reward = load_configured_reward(config.reward, config, str(accelerator.device))
+    if isinstance(reward, PairwiseReward):
+        reward.keep_in(Path(config.out) / "vbon", pool.path)
     sampling = sampling_of(ref_policy, tokenizer, pool, config)
     sampler = Sampler(ref_policy, tokenizer, sampling.temperature, sampling.max_new_tokens, sampling.stop_token_ids)
     actual = fingerprint_of(config.model, sampler, reward)
