@@ -47,8 +47,8 @@ class PairwiseRanks:
         assert tie_rule == "random"  # the configs see to it
         return self
 
-    def score(self, pool_index: Int, texts: Sequence[str], ids: Sequence[Sequence[int]] | None = None) -> Int:
-        """Compare completions with k samples of their pools, which their text chooses; (wins, ties), int64 (B, 2)."""
+    def score(self, pool_index: Int, texts: Sequence[str], ids: Sequence[Sequence[int]] | None = None) -> Float:
+        """Compare completions with k samples of their pools, which their text chooses; (wins, ties), (B, 2)."""
         opponents = [
             [self._texts[pool][i] for i in chosen(len(self._texts[pool]), int(self.num_samples[pool]), text)]
             for pool, text in zip(pool_index, texts, strict=True)
@@ -56,7 +56,7 @@ class PairwiseRanks:
         prompts = [self.pool.prompts[pool] for pool in pool_index]
         columns = reward_columns(prompts)
         won, tied, _ = self._reward.compare([one.prompt for one in prompts], texts, opponents, columns)
-        return np.stack([won, tied], 1)
+        return np.stack([won, tied], 1).astype(np.float64)
 
     def counts(self, pool_index: ArrayLike, rewards: ArrayLike, tie_keys: ArrayLike | None = None) -> tuple[Int, Int]:
         """Count (k_<, k_=) among the k opponents. `rewards` are the (wins, ties) of `score`, (B, 2)."""
