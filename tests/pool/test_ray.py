@@ -122,7 +122,8 @@ def test_a_node_with_other_weights_makes_nothing(config, alone: Path, tmp_path: 
     row = made({"index": 0, "part": pack(part(config, alone, 0))})
     assert row["content"] == b""
     assert re.fullmatch(
-        r"a worker on \S+: model is 'abc' where the pool was begun but '\w+' on this node; .*", row["mistake"]
+        r"a worker on \S+: model is 'abc' where the pool was begun but '\w+ config:\w+' on this node; .*",
+        row["mistake"],
     )
 
 

@@ -108,6 +108,9 @@ class PlainDecoder:
 class DialDecoder:
     """The counterpart of `CachedDecoder` for a `Dial`: both of its policies side by side."""
 
+    logits: Tensor
+    hidden: Tensor
+
     def __init__(self, dial: Dial, ref: "Decoder", policy: "Decoder"):
         self._dial, self._both = dial, (ref, policy)
         self._mix()

@@ -52,6 +52,9 @@ def inspect(
         seed: seed of the intervals, which are of 95 % over prompts (core.stats.bootstrap).
         judges: rewards that score best-of-N of the pool's own reward.
 
+    Returns:
+        The numbers by name; `best_of_n` has a row for each N, and `judges` a part for each judge.
+
     Raises:
         VbonError: an N is above every M, the pool has no samples, or no texts for a judge, or a judge is given twice.
     """

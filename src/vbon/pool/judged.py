@@ -42,7 +42,7 @@ def judge_best_of_n(pool: ReferencePool, judge: Reward, ns: Sequence[int], seed:
     steps = [1, *sorted(set(ns))]
     pairs = [(v, r) for v, r in zip(values, rewards, strict=True) if len(r) >= steps[-1]]
     means = np.array([[best_of_n.expectation(v, r, n) for v, r in pairs] for n in steps])
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "n": n,
             "value": stats.mean(means[index], seed)._asdict(),
