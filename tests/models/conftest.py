@@ -78,19 +78,19 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def _make(name: str) -> nn.Module:
+def make(name: str) -> nn.Module:
     torch.manual_seed(1)
     return ARCHITECTURES[name]().eval()
 
 
 @pytest.fixture(scope="session", params=list(ARCHITECTURES))
 def model(request: pytest.FixtureRequest) -> nn.Module:
-    return _make(request.param)
+    return make(request.param)
 
 
 @pytest.fixture(scope="session")
 def gpt2() -> nn.Module:
-    return _make("gpt2")
+    return make("gpt2")
 
 
 @pytest.fixture(scope="session")

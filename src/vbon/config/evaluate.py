@@ -17,7 +17,8 @@ class EvaluateConfig:
         ("several rewards", "combine_with combine_rewards combine"),
         (
             "machine",
-            "batch_size reward_batch_size reward_concurrency reward_timeout device dtype num_threads trust_remote_code",
+            "batch_size reward_batch_size reward_concurrency reward_dtype reward_timeout device dtype num_threads "
+            "trust_remote_code",
         ),
     )
 
@@ -49,6 +50,7 @@ class EvaluateConfig:
     """Completions sampled at a time. Lower it if memory runs out."""
     reward_batch_size: types.RewardBatch = 64
     reward_concurrency: types.RewardConcurrency = 4
+    reward_dtype: types.RewardDtype = "float32"
     reward_timeout: types.RewardTimeout = 60.0
     dial: tuple[types.BestOf, ...] = ()
     """Also measure each run with N turned to these values after training (`vbon generate --dial`), each against
@@ -80,7 +82,11 @@ class GenerateConfig:
     GROUPS = (
         ("common", "out num_samples best_of reward dial temperature max_new_tokens limit"),
         ("prompts and completions", "prompt_column stop_token_ids seed"),
-        ("machine", "batch_size reward_batch_size reward_concurrency reward_timeout device dtype trust_remote_code"),
+        (
+            "machine",
+            "batch_size reward_batch_size reward_concurrency reward_dtype reward_timeout device dtype "
+            "trust_remote_code",
+        ),
     )
 
     model: types.Model
@@ -108,6 +114,7 @@ class GenerateConfig:
     """Completions sampled at a time. Lower it if memory runs out."""
     reward_batch_size: types.RewardBatch = 64
     reward_concurrency: types.RewardConcurrency = 4
+    reward_dtype: types.RewardDtype = "float32"
     reward_timeout: types.RewardTimeout = 60.0
     device: types.Device = "auto"
     dtype: types.Dtype = "float32"

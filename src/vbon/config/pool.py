@@ -20,7 +20,10 @@ class CollectConfig:
     GROUPS = (
         ("common", "num_samples temperature max_new_tokens limit batch_size engine"),
         ("prompts and completions", "prompt_column stop_token_ids seed samples_per_shard"),
-        ("reward", "reward_batch_size reward_concurrency reward_timeout opponents judge_orders max_comparisons"),
+        (
+            "reward",
+            "reward_batch_size reward_concurrency reward_dtype reward_timeout opponents judge_orders max_comparisons",
+        ),
         ("machine", "device dtype trust_remote_code"),
         ("other engines", "num_workers base_url served_model concurrency request_timeout"),
     )
@@ -50,6 +53,7 @@ class CollectConfig:
     dtype: types.Dtype = "float32"
     reward_batch_size: types.RewardBatch = 64
     reward_concurrency: types.RewardConcurrency = 4
+    reward_dtype: types.RewardDtype = "float32"
     opponents: types.Opponents = 16
     judge_orders: types.JudgeOrders = "both"
     max_comparisons: types.MaxComparisons | None = None
@@ -113,7 +117,7 @@ class InspectConfig:
 
     GROUPS = (
         ("common", "n judges seed"),
-        ("judges", "reward_batch_size reward_timeout reward_concurrency device trust_remote_code"),
+        ("judges", "reward_batch_size reward_dtype reward_timeout reward_concurrency device trust_remote_code"),
     )
 
     pool: types.Directory = field(metadata={"positional": "POOL"})
@@ -128,6 +132,7 @@ class InspectConfig:
     reward_batch_size: types.RewardBatch = 64
     reward_timeout: types.RewardTimeout = 60.0
     reward_concurrency: types.RewardConcurrency = 4
+    reward_dtype: types.RewardDtype = "float32"
     device: types.Device = "auto"
     trust_remote_code: types.TrustRemoteCode = False
 
@@ -141,7 +146,7 @@ class RescoreConfig:
     """Settings of `vbon rescore`, which scores the samples of a pool with another reward."""
 
     GROUPS = (
-        ("common", "reward_batch_size reward_timeout reward_concurrency"),
+        ("common", "reward_batch_size reward_dtype reward_timeout reward_concurrency"),
         ("machine", "device trust_remote_code"),
     )
 
@@ -153,6 +158,7 @@ class RescoreConfig:
     reward_batch_size: types.RewardBatch = 64
     reward_timeout: types.RewardTimeout = 60.0
     reward_concurrency: types.RewardConcurrency = 4
+    reward_dtype: types.RewardDtype = "float32"
     device: types.Device = "auto"
     trust_remote_code: types.TrustRemoteCode = False
 

@@ -33,10 +33,13 @@ class TrainConfig:
         ),
         (
             "reward and pool",
-            "reward_batch_size reward_concurrency reward_timeout opponents judge_orders max_comparisons allow_mismatch",
+            "reward_batch_size reward_concurrency reward_dtype reward_timeout opponents judge_orders max_comparisons allow_mismatch",
         ),
         ("LoRA", "lora_alpha lora_target_modules"),
-        ("machine and tracking", "device dtype num_threads tracker push_to_hub trust_remote_code"),
+        (
+            "machine and tracking",
+            "device dtype gradient_checkpointing num_threads tracker push_to_hub trust_remote_code",
+        ),
     )
 
     pool: types.Directory
@@ -85,13 +88,13 @@ class TrainConfig:
     """Time limit of rollouts and updates; validation and checkpoints do not count. The run finishes its iteration,
     then validates and saves. The same command with a larger limit continues it."""
     rollouts_per_iteration: types.Count = 256
-    """Completions sampled per iteration, all at once. Lower it if sampling runs out of memory."""
+    """Completions sampled per iteration, as many at a time as memory holds."""
     samples_per_prompt: types.Count = 8
     """Completions that share a prompt. It must divide --rollouts-per-iteration; rloo compares them with each other."""
     num_epochs: types.Count = 2
     """Passes over the rollouts of an iteration."""
     minibatch_size: types.Count = 64
-    """Completions per optimiser step, in one forward and backward pass. Lower it if training runs out of memory."""
+    """Completions per optimiser step, in as many forward and backward passes as memory asks for."""
     learning_rate: types.Positive | None = None
     """Learning rate of the policy. Default: 0.0128 / hidden size, for example 1.7e-5 at 768; larger for models narrower
     than 128. The default is meant for training all weights; LoRA usually needs a larger one."""
@@ -161,6 +164,9 @@ class TrainConfig:
     """Train although this field differs from the pool's: model, tokenizer, chat_template, temperature, max_new_tokens,
     stop or reward; or although the pool fails the rank_test. May be repeated."""
 
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of layers for the gradient, and compute the rest again: about a third more time for much
+    longer micro-batches. Set it if training runs out of memory although micro-batches are down to single rows."""
     lora_rank: types.NonNegative = 0
     """Rank of LoRA adapters; 0 trains all weights. Set it, for example to 16, if the optimiser does not fit in memory.
     Needs peft."""

@@ -128,6 +128,10 @@ Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"],
     Help("Floating-point type of the weights. bfloat16 halves the memory that they need."),
 ]
+RewardDtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    Help("Floating-point type of a reward model's weights. bfloat16 halves their memory, and more rewards tie."),
+]
 Threads = Annotated[Workers, Help("CPU threads. Default: torch's choice. Lower it if the machine is shared.")]
 TrustRemoteCode = Annotated[
     bool, Help("Run Python code that comes with a model. Only for models whose code you have read.")

@@ -7,9 +7,19 @@ free is read for sampling on a GPU only.
 from typing import Any, Literal, NamedTuple
 
 import torch
-from transformers import PreTrainedModel
 
-Use = Literal["sampling", "forward", "log-softmax", "log-probabilities", "reference", "pool", "divergence", "fit"]
+Use = Literal[
+    "sampling",
+    "rollouts",
+    "training",
+    "forward",
+    "log-softmax",
+    "log-probabilities",
+    "reference",
+    "pool",
+    "divergence",
+    "fit",
+]
 
 
 class Limit(NamedTuple):
@@ -23,6 +33,10 @@ FREE_SHARE = 0.5  # of a GPU's memory, for keys and values and logits; the rest 
 LIMITS: dict[Use, dict[str, Limit]] = {
     # Bytes of keys, values and logits. More rows do not pay.
     "sampling": {"cpu": Limit(2**31, 256), "cuda": Limit(None, 2048)},
+    # Likewise, beside the weights, gradients and moments of training.
+    "rollouts": {"cpu": Limit(2**29), "cuda": Limit(None, 2048)},
+    # Bytes of what a forward pass keeps for its gradient. On a GPU this is fixed too: rows follow from the settings.
+    "training": {"cpu": Limit(2**30), "cuda": Limit(2**33)},
     # Tokens, at least: fewer would be paid for in overhead (kernel launches on a GPU), more in padding.
     "forward": {"cpu": Limit(384), "cuda": Limit(16384)},
     # Logits that are raised to float32 and exponentiated (64 MB): a large vocabulary's never lie there twice.
@@ -36,6 +50,8 @@ LIMITS: dict[Use, dict[str, Limit]] = {
     # Logits in float32, half a gigabyte.
     "fit": {"cpu": Limit(2**27), "cuda": Limit(2**27)},
 }
+HALVED: set[Use] = set()
+"""Uses in which memory has run out in this process, which take half as many rows since (`halved_once`)."""
 BYTES_PER_LOGIT = 20  # float32 logits and log-probabilities, float64 cumulative sums, and the model's own logits
 
 
@@ -53,16 +69,19 @@ def rows_at_a_time(use: Use, device: torch.device, per_row: int = 1) -> int:
         amount, most_rows = limits["cpu"]
     if amount is None:
         amount = int(FREE_SHARE * torch.cuda.mem_get_info(device)[0])
+    if use in HALVED:
+        amount //= 2
     rows = -(-amount // max(per_row, 1)) if use == "forward" else amount // max(per_row, 1)
     return max(1, rows if most_rows is None else min(rows, most_rows))
 
 
-def rows_that_fit(model: PreTrainedModel, tokens: int) -> int:
+def rows_that_fit(model: Any, tokens: int, use: Use = "sampling") -> int:
     """Compute how many rows of `tokens` tokens, prompt and completion, are sampled together: a power of two."""
-    return power_of_two(rows_at_a_time("sampling", model.device, bytes_per_row(model, tokens)))
+    device = next(model.parameters()).device
+    return power_of_two(rows_at_a_time(use, device, bytes_per_row(model, tokens)))
 
 
-def bytes_per_row(model: PreTrainedModel, tokens: int) -> int:
+def bytes_per_row(model: Any, tokens: int) -> int:
     """Compute the bytes that a row needs for keys and values of every layer and for drawing the next token."""
     config: Any = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

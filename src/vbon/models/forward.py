@@ -66,9 +66,9 @@ def head_input(model: nn.Module, keep: Callable[[Tensor], Tensor]) -> Iterator[l
     Raises:
         VbonError: the model has no output head of its own.
     """
-    head = _unwrapped(model).get_output_embeddings()
+    head = unwrapped(model).get_output_embeddings()
     if head is None:
-        raise VbonError(f"{type(_unwrapped(model)).__name__} has no output head (get_output_embeddings)")
+        raise VbonError(f"{type(unwrapped(model)).__name__} has no output head (get_output_embeddings)")
     kept: list[Tensor] = []
 
     def select(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
@@ -84,10 +84,21 @@ def head_input(model: nn.Module, keep: Callable[[Tensor], Tensor]) -> Iterator[l
 
 def takes(model: nn.Module, argument: str) -> bool:
     """Return True if the forward method of the model's architecture has this argument."""
-    inner = _unwrapped(model)
-    base = getattr(inner, "get_base_model", None)  # peft
-    model_class: Any = type(inner if base is None else base())
+    model_class: Any = type(architecture(unwrapped(model)))
     return argument in _parameters(model_class)
+
+
+def architecture(model: Any) -> Any:
+    """Return the model of transformers inside peft's, or the model itself."""
+    base = getattr(model, "get_base_model", None)
+    return model if base is None else base()
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model inside DistributedDataParallel and its kin."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
 
 
 def is_wrapped(model: nn.Module) -> bool:
@@ -134,9 +145,3 @@ def _put(values: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
 @functools.cache
 def _parameters(model_class: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model_class.forward).parameters)
-
-
-def _unwrapped(model: Any) -> Any:
-    while hasattr(model, "module"):  # DistributedDataParallel and its kin
-        model = model.module
-    return model

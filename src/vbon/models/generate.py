@@ -7,12 +7,15 @@ pass for them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vbon.models.batch import Completions
+from vbon.models.batch_size import rows_that_fit
 from vbon.models.decode import Decoder, decoders
+from vbon.models.out_of_memory import halved_once
 from vbon.models.value_head import values_of
 
 MIN_FINISHED_SHARE = 0.25  # dropping finished rows copies the cache: worth it from a quarter of the rows on
@@ -87,6 +90,59 @@ def generate(
     if len(lost):
         raise NonFiniteLogits(int(lost[0, 0]) // num_samples, next(model.parameters()).dtype)
     return out
+
+
+def generate_in_chunks(
+    model: nn.Module,
+    prompt_ids: Sequence[Sequence[int]],
+    uniforms: Tensor,
+    sampling: Sampling,
+    value_head: nn.Module | None = None,
+) -> Completions:
+    """Draw as `generate` does, as many rows at a time as memory holds beside training; the draws are the same.
+
+    Args:
+        model: a causal language model.
+        prompt_ids: P lists of token ids.
+        uniforms: float64 (P, K, T) in [0, 1).
+        sampling: temperature, stop tokens and padding.
+        value_head: as in `generate`.
+
+    Returns:
+        P·K completions, in the order of `generate`.
+
+    Raises:
+        NonFiniteLogits: the model gives logits of NaN or +∞.
+        VbonError: memory runs out with half as many rows, too.
+    """
+    longest = max(map(len, prompt_ids)) + uniforms.shape[2]
+
+    def part(prompts: slice, samples: slice) -> Completions:
+        try:
+            return generate(
+                model,
+                prompt_ids[prompts],
+                uniforms[prompts, samples],
+                temperature=sampling.temperature,
+                stop_token_ids=sampling.stop_token_ids,
+                pad_token_id=sampling.pad_token_id,
+                value_head=value_head,
+            )
+        except NonFiniteLogits as error:
+            raise NonFiniteLogits(prompts.start + error.prompt, error.dtype) from None
+
+    def attempt() -> list[Completions]:
+        rows = rows_that_fit(model, longest, "rollouts")
+        prompts, samples = max(1, rows // uniforms.shape[1]), min(rows, uniforms.shape[1])
+        return [
+            part(slice(prompt, prompt + prompts), slice(sample, sample + samples))
+            for prompt in range(0, len(prompt_ids), prompts)
+            for sample in range(0, uniforms.shape[1], samples)
+        ]
+
+    parts = halved_once("rollouts", attempt, "--max-new-tokens or a smaller model")
+    columns: Any = zip(*parts, strict=True)
+    return Completions(*(None if column[0] is None else torch.cat(column) for column in columns))
 
 
 def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Log-probabilities of given completions under a model, at the sampling temperature."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,10 +8,8 @@ from torch import Tensor, nn
 
 from vbon.models.batch import Sequences
 from vbon.models.batch_size import rows_at_a_time
-from vbon.models.forward import head_outputs, is_wrapped, per_completion_token
-
-Measure = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
-"""(logits (N, V), hidden (N, H), token int64 (N,)) → tensors (N, ·); `token`: flat places of N tokens in (B, T)."""
+from vbon.models.forward import is_wrapped, per_completion_token
+from vbon.models.head import Measure, measured_at_head
 
 
 def at_completion_tokens(model: nn.Module, batch: Sequences, measure: Measure) -> list[Tensor]:
@@ -21,7 +19,7 @@ def at_completion_tokens(model: nn.Module, batch: Sequences, measure: Measure) -
     """
 
     def forward(ids: Tensor, at: Tensor, token: Tensor) -> Sequence[Tensor]:
-        return measure(*head_outputs(model, ids, at), token)
+        return measured_at_head(model, ids, at, token, measure)
 
     return per_completion_token(forward, batch, split=not is_wrapped(model))
 

@@ -4,7 +4,7 @@ The head is initialised with zeros, so that V = 0 at first.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ def value_head(policy: PreTrainedModel) -> nn.Linear:
 
 
 def values_of(head: nn.Module, hidden: Tensor) -> Tensor:
-    """Apply the head to hidden states: (..., H) → float32 (...)."""
-    values: Tensor = head(hidden.float())
+    """Apply the head to hidden states: (..., H) → (...), in the dtype of the head, which is float32 in training."""
+    values: Tensor = head(hidden.to(next(head.parameters()).dtype))
     return values[..., 0]
 
 
@@ -58,11 +58,19 @@ def layers_of(trunk: Any) -> nn.ModuleList | None:
 
 
 class Critic(nn.Module):
-    """V(x, y_<t) for each completion token, from a copy of the policy's trunk or of its first layers."""
+    """V(x, y_<t) for each completion token, from a copy of the policy's trunk or of its first layers.
 
-    def __init__(self, policy: PreTrainedModel, num_layers: int | None = None):
+    Args:
+        policy: the policy, without adapters.
+        num_layers: how many of its layers; default: all.
+        copied: how the trunk is copied: `copy.deepcopy`, or `sharing_weights` where adapters are trained.
+    """
+
+    def __init__(
+        self, policy: PreTrainedModel, num_layers: int | None = None, copied: Callable[[Any], Any] = copy.deepcopy
+    ):
         super().__init__()
-        trunk: Any = copy.deepcopy(policy.base_model)
+        trunk = copied(policy.base_model)
         self.trunk = trunk if num_layers is None else first_layers(trunk, num_layers)
         self.head = value_head(policy)
         self._no_split_modules = policy._no_split_modules  # the layers, for those who shard it

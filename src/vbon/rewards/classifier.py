@@ -4,7 +4,8 @@ A string prompt and its completion are read as one text, or as a pair of texts (
 are trained on pairs: their token types and the separator between the texts differ). Where the tokenizer has a form of
 its own for pairs, the name must say which of the two it is; a chat goes through the model's chat template.
 
-Weights are loaded in float32 whatever the checkpoint stores: bfloat16 logits tie where the model does not.
+Weights are float32 whatever the checkpoint stores, unless another type is asked for: bfloat16 logits tie where the
+model does not.
 """
 
 import hashlib
@@ -32,7 +33,6 @@ from vbon.models.prompts import render_chat, with_completion
 from vbon.rewards.checked import CheckedReward, checked, shorten
 from vbon.rewards.protocol import FORMS, Prompt, RewardError
 
-FLOAT32_NOISE = 2.0**-23  # a unit in the last place: what two batches of one text differ by at least
 PAIR = "pair"
 TEXT_FORMS = (PAIR, "text")
 NO_LIMIT = 10**9  # tokenizers without a limit of their own report 1e30
@@ -112,7 +112,9 @@ class Encoded(NamedTuple):
     types: list[int] | None
 
 
-def classifier_reward(spec: str, *, device: str, batch_size: int, trust_remote_code: bool = False) -> CheckedReward:
+def classifier_reward(
+    spec: str, *, device: str, batch_size: int, dtype: str = "float32", trust_remote_code: bool = False
+) -> CheckedReward:
     """The reward `path[#LABEL]`, a directory or hub id; raises VbonError where it or its label cannot be had."""
     path, label_name, form = split_label(spec)
     model, tokenizer = load_model(spec, path, trust_remote_code=trust_remote_code)
@@ -126,11 +128,14 @@ def classifier_reward(spec: str, *, device: str, batch_size: int, trust_remote_c
             f"template:{chat_template_fingerprint(tokenizer)}",
         ]
     )
+    fingerprint += "" if dtype == "float32" else f" dtype:{dtype}"
+    model = model.to(getattr(torch, dtype))
     prepare_padding(model)
     model = place(spec, model, device)
     classifier = Classifier(spec, model, tokenizer, label, max_tokens(model, tokenizer), batch_size, form)
     # The classifier batches by length over the whole call, so `checked` must hand it the whole call.
-    return checked(classifier.score, name=spec, fingerprint=fingerprint, noise=FLOAT32_NOISE)
+    # The noise is a unit in the last place: what two batches of one text differ by at least.
+    return checked(classifier.score, name=spec, fingerprint=fingerprint, noise=torch.finfo(model.dtype).eps)
 
 
 def split_label(spec: str) -> tuple[str, str | None, str | None]:

@@ -27,12 +27,13 @@ def load_reward(
     batch_size: int = 64,
     timeout: float = 60.0,
     concurrency: int = 4,
+    dtype: str = "float32",
     trust_remote_code: bool = False,
 ) -> Reward:
     """The reward that `spec` names.
 
     `timeout` (seconds) bounds one batch of a Python callable or one HTTP request, of which `concurrency` are in flight
-    at a time; a classifier has no limit.
+    at a time; a classifier has no limit. `dtype` is that of a classifier's weights.
     Raises VbonError naming `spec` and, where it has none of them, the forms accepted.
     """
     if spec.startswith(PAIRWISE):
@@ -49,7 +50,9 @@ def load_reward(
     require_classifier_form(spec)
     from vbon.rewards.classifier import classifier_reward  # torch and transformers: only where a model is loaded
 
-    return classifier_reward(spec, device=device, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    return classifier_reward(
+        spec, device=device, batch_size=batch_size, dtype=dtype, trust_remote_code=trust_remote_code
+    )
 
 
 def load_configured_reward(spec: str, config: Command, device: str) -> Reward:
@@ -64,6 +67,7 @@ def load_configured_reward(spec: str, config: Command, device: str) -> Reward:
         batch_size=config.reward_batch_size,
         timeout=config.reward_timeout,
         concurrency=config.reward_concurrency,
+        dtype=config.reward_dtype,
         trust_remote_code=config.trust_remote_code,
     )
     if isinstance(reward, PairwiseReward) and isinstance(config, CollectConfig | TrainConfig):

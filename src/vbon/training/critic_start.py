@@ -9,13 +9,15 @@ import time
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.core.soft_values import soft_value_loss
+from vbon.training.micro_batches import accumulate
 from vbon.training.offline import offline_factor
-from vbon.training.parallel.learner import Learner, descend, set_learning_rates
+from vbon.training.parallel.learner import Learner, set_learning_rates
 from vbon.training.pool_data import PoolData, systematic_draw
 
 TRACE_DECAY = 0.9
@@ -40,14 +42,23 @@ def critic_step(learner: Learner, data: PoolData, config: TrainConfig, step: int
     started = time.perf_counter()
     rows = systematic_draw(data.row_weights, config.offline_batch_size, config.seed, seeds.OFFLINE, step)
     device = learner.accelerator.device
-    batch = data.batch(rows).to(device)
-    weights = torch.from_numpy(np.exp(data.log_weights[rows])).to(device)
-    values = learner.critic(batch) / kl_coef_from_n(config.n)  # the critic is in units of ρ
-    loss = soft_value_loss(values, weights, batch.completion_mask, TRACE_DECAY)
+    critic, tokens = learner.critic, data.completion_lengths(rows)
+
+    def backward(part: Tensor) -> Tensor:
+        own = rows[part.numpy()]
+        batch = data.batch(own).to(device)
+        weights = torch.from_numpy(np.exp(data.log_weights[own])).to(device)
+        values = critic(batch) / kl_coef_from_n(config.n)  # the critic is in units of ρ
+        loss = soft_value_loss(values, weights, batch.completion_mask, TRACE_DECAY)
+        loss = loss * (int(tokens[part].sum()) / int(tokens.sum()))
+        learner.optimizer.backward(loss)
+        return loss.detach()
+
     rate = offline_factor(config, step) * config.offline_learning_rate
     set_learning_rates(learner, [rate] * len(learner.base_learning_rates))
     try:
-        descend(learner, loss, "critic")
+        losses = accumulate(learner, data.lengths(rows), backward)
+        learner.optimizer.step()
     except FloatingPointError as error:
         raise FloatingPointError(f"offline step {step + 1}, the critic: {error}") from None
-    return {"offline_loss": float(loss.detach()), "seconds_update": time.perf_counter() - started}
+    return {"offline_loss": float(torch.stack(losses).sum()), "seconds_update": time.perf_counter() - started}

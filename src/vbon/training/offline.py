@@ -13,9 +13,10 @@ from vbon.core import offline, seeds
 from vbon.core.best_of_n import kl_coef_from_n
 from vbon.errors import VbonError
 from vbon.pool.store import ReferencePool
+from vbon.training.micro_batches import accumulate
 from vbon.training.offline_methods import OFFLINE_METHODS, PolicyRows, draw_best
 from vbon.training.online import PoolLoss, name_prompts
-from vbon.training.parallel.learner import Learner, descend, set_learning_rates
+from vbon.training.parallel.learner import Learner, set_learning_rates
 from vbon.training.pool_data import PoolData, tilt_log_weights
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.task import Task
@@ -51,18 +52,28 @@ def offline_step(learner: Learner, data: PoolData, config: TrainConfig, step: in
     started = time.perf_counter()
     method = OFFLINE_METHODS[config.offline_loss]
     rows = method.draw(data, config, config.seed, seeds.OFFLINE, step)
-    logprobs, lengths = data.logprobs(learner.policy, rows, learner.accelerator.device)
-    loss = method.loss(PolicyRows(data, rows, logprobs), config) / lengths.double().mean()
+    groups = method.groups(data, rows)
+    num_groups, mean_length = int(groups.max()) + 1, data.completion_lengths(rows).double().mean()
+
+    def backward(part: Tensor) -> Tensor:
+        own = rows[part.numpy()]
+        logprobs = data.logprobs(learner.policy, own, learner.accelerator.device)
+        share = len(groups[part].unique()) / num_groups
+        loss = method.loss(PolicyRows(data, own, logprobs), config) / mean_length * share
+        learner.optimizer.backward(loss.float())
+        return loss.detach()
+
     assert config.offline_learning_rate is not None  # filled by `with_defaults`
     rate = offline_factor(config, step) * config.offline_learning_rate
     set_learning_rates(learner, [rate] * len(learner.base_learning_rates))
     try:
-        grad_norm = descend(learner, loss.float(), "policy")
+        losses = accumulate(learner, data.lengths(rows), backward, groups)
+        grad_norm = learner.optimizer.step()["policy"]
     except FloatingPointError as error:
         named = name_prompts(data.task, np.unique(data.prompt_index[rows]).tolist())
         raise FloatingPointError(f"offline step {step + 1} ({named}): {error}") from None
     return {
-        "offline_loss": float(loss.detach()),
+        "offline_loss": float(torch.stack(losses).sum()),
         "grad_norm": float(grad_norm),
         "seconds_update": time.perf_counter() - started,
     }
@@ -77,12 +88,14 @@ def offline_factor(config: TrainConfig, step: int) -> float:
 def best_of_n_loss(learner: Learner, data: PoolData, config: TrainConfig) -> PoolLoss:
     """Make BOND's forward half: cross-entropy on pool samples drawn ∝ Ŵ, which is KL(π_bon‖π_θ) up to a constant.
 
-    It draws as many samples as a minibatch has rollouts.
+    It draws as many samples as a minibatch has rollouts, and spreads them over its micro-batches.
     """
 
-    def loss(*key: int) -> Tensor:
+    def loss(key: tuple[int, ...], part: Tensor, num_rollouts: int) -> Tensor:
         rows = draw_best(data, config.minibatch_size, *key, seeds.FORWARD_KL)
-        return -data.logprobs(learner.policy, rows, learner.accelerator.device)[0].mean()
+        own = rows[np.isin(np.arange(len(rows)) % num_rollouts, part.numpy())]
+        share = len(own) / len(rows)
+        return -data.logprobs(learner.policy, own, learner.accelerator.device).mean() * share
 
     return loss
 
@@ -93,7 +106,7 @@ def held_out_loss(policy: nn.Module, data: PoolData, config: TrainConfig) -> flo
     method, device, losses = OFFLINE_METHODS[config.offline_loss], next(policy.parameters()).device, []
     for draw in range(HELD_OUT_DRAWS):
         rows = method.draw(data, config, config.seed, seeds.VALIDATION, seeds.HELD_OUT_LOSS, draw)
-        losses.append(method.loss(PolicyRows(data, rows, data.logprobs(policy, rows, device)[0]), config))
+        losses.append(method.loss(PolicyRows(data, rows, data.logprobs(policy, rows, device)), config))
     return float(torch.stack(losses).mean())
 
 

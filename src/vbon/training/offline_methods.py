@@ -1,6 +1,6 @@
 """The offline methods: for each, the pool rows that it draws and the loss that it takes on them.
 
-A new method is an entry of `OFFLINE_METHODS`, its two functions, a name in `config.train.OfflineLoss` and a test.
+A new method is an entry of `OFFLINE_METHODS`, its three functions, a name in `config.train.OfflineLoss` and a test.
 Completions are drawn from the pool by weight instead of carrying it: a minibatch drawn ∝ Ŵ has the expectation of the
 all-sample loss Σ_i Ŵ_i·ℓ(y_i)/M at the cost of its useful rows alone.
 """
@@ -50,6 +50,8 @@ class OfflineMethod:
     """(data, config, *key) → int64 rows."""
     loss: Callable[[PolicyRows, TrainConfig], Tensor]
     """The mean over completions, sets or groups."""
+    groups: Callable[[PoolData, Rows], Tensor]
+    """(data, rows) → for each row the number of its completion, set or group, int64 (B,)."""
     uses_reference: bool = True
     """Whether the loss needs log π_ref of the rows."""
 
@@ -107,6 +109,24 @@ def best_and_worst(data: PoolData, n: int, count: int, *key: int) -> tuple[Rows,
     return sets[each, weights.argmax(1)], sets[each, weights.argmin(1)]
 
 
+# Groups of the rows that the loss takes together ---------------------------------------------------------------------
+
+
+def single(data: PoolData, rows: Rows) -> Tensor:
+    """Each row by itself."""
+    return torch.arange(len(rows))
+
+
+def pairs(data: PoolData, rows: Rows) -> Tensor:
+    """The best row of a set with the worst one."""
+    return torch.arange(len(rows)) % (len(rows) // 2)
+
+
+def by_prompt(data: PoolData, rows: Rows) -> Tensor:
+    """All rows of a prompt."""
+    return torch.from_numpy(np.unique(data.prompt_index[rows], return_inverse=True)[1])
+
+
 # Losses --------------------------------------------------------------------------------------------------------------
 
 
@@ -127,7 +147,7 @@ def regression(drawn: PolicyRows, config: TrainConfig) -> Tensor:
 def listwise(drawn: PolicyRows, config: TrainConfig) -> Tensor:
     """Cross-entropy of the policy's shares of each group with those of Ŵ."""
     log_ratio, log_weights = drawn.log_ratio, drawn.log_weights
-    groups = torch.from_numpy(np.unique(drawn.data.prompt_index[drawn.rows], return_inverse=True)[1])
+    groups = by_prompt(drawn.data, drawn.rows)
     parts = [(log_ratio[groups == g], log_weights[groups == g].softmax(0)) for g in range(int(groups.max()) + 1)]
     return torch.stack([offline.listwise(ratio[None], weight[None]) for ratio, weight in parts]).mean()
 
@@ -145,11 +165,11 @@ def bonbon(drawn: PolicyRows, config: TrainConfig) -> Tensor:
 
 
 OFFLINE_METHODS: dict[str, OfflineMethod] = {
-    "weighted-sft": OfflineMethod(draw_by_weight, cross_entropy, uses_reference=False),
-    "sft": OfflineMethod(draw_best_of_sets, cross_entropy, uses_reference=False),
-    "regression": OfflineMethod(draw_half_by_weight, regression),
-    "listwise": OfflineMethod(draw_groups, listwise),
-    "dpo": OfflineMethod(draw_pairs, dpo),
-    "bonbon": OfflineMethod(draw_pairs, bonbon),
+    "weighted-sft": OfflineMethod(draw_by_weight, cross_entropy, single, uses_reference=False),
+    "sft": OfflineMethod(draw_best_of_sets, cross_entropy, single, uses_reference=False),
+    "regression": OfflineMethod(draw_half_by_weight, regression, single),
+    "listwise": OfflineMethod(draw_groups, listwise, by_prompt),
+    "dpo": OfflineMethod(draw_pairs, dpo, pairs),
+    "bonbon": OfflineMethod(draw_pairs, bonbon, pairs),
 }
 """The values of `--offline-loss`."""

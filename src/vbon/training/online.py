@@ -2,25 +2,26 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
-from vbon.core.offline import jeffreys
 from vbon.errors import VbonError
 from vbon.training.parallel.accelerator import is_mixed
 from vbon.training.parallel.learner import Learner, set_learning_rates
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
+from vbon.training.step import step
 from vbon.training.task import Task, objective_of, prompt_slots
-from vbon.training.update import Minibatch, UpdateSettings, critic_loss, losses, make_baseline, minibatches
+from vbon.training.update import UpdateSettings, make_baseline, minibatches
 from vbon.training.validation import rollout_metrics
 
-PoolLoss = Callable[..., torch.Tensor]
-"""(*key) → the cross-entropy on best-of-N from the pool, nats a completion: BOND's forward half."""
-MAX_LOSS = 1e4  # nats a token; advantages are bounded by 10 nats, so only a ratio that has run away gets here
+PoolLoss = Callable[[tuple[int, ...], torch.Tensor, int], torch.Tensor]
+"""(key of the draw, rows, of how many) → the share of these rollouts of a minibatch in the cross-entropy on best-of-N
+from the pool, nats a completion: BOND's forward half."""
 MAX_LOGPROB_GAP = 1e-4  # nats a token, float32: sampling and training forward passes differ by shapes only
 
 
@@ -117,9 +118,9 @@ def update(
     steps: list[dict[str, torch.Tensor]] = []
     tokens_per_row = learner.accelerator.reduce(rollouts.mask.sum(1).float().mean(), "mean").item()
     for batch in minibatches(rollouts, baseline, settings, *key):
+        forward = None if pool_loss is None else partial(pool_loss, (*key, len(steps)))
         try:
-            forward = None if pool_loss is None else pool_loss(*key, len(steps)) / tokens_per_row
-            steps.append(_step(learner, batch, settings, tokens_per_row, forward))
+            steps.append(step(learner, batch, settings, tokens_per_row, forward))
         except FloatingPointError as error:
             raise BadMinibatch(str(error), len(steps) + 1, batch.prompt_index) from None
     return steps
@@ -185,36 +186,6 @@ def check_first_ratio(gap: float) -> None:
             f"the policy's log-probabilities in training differ from those in sampling by {gap:.1e} a token before any "
             "update; the model is not deterministic (dropout?) or mishandles padding or its cache"
         )
-
-
-def _step(
-    learner: Learner, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float, forward: torch.Tensor | None
-) -> dict[str, torch.Tensor]:
-    loss, value_loss, diagnostics = losses(learner.policy, learner.critic, batch, settings, tokens_per_row)
-    diagnostics["policy_loss"] = loss.detach()
-    _check_loss(learner, loss.detach())
-    if forward is not None:
-        diagnostics["pool_loss"] = forward.detach().float()
-        loss = jeffreys(forward.float(), loss)
-    learner.optimizer.zero_grad()
-    if value_loss is not None:  # one trunk, one backward pass
-        learner.optimizer.backward(loss + value_loss)
-    else:
-        learner.optimizer.backward(loss)
-        if learner.critic is not None:  # only now: what the policy kept for its gradient is free again
-            value_loss = critic_loss(learner.critic, batch, settings, tokens_per_row)
-            learner.optimizer.backward(value_loss)
-    if value_loss is not None:
-        diagnostics["value_loss"] = value_loss.detach()
-    diagnostics["grad_norm"] = learner.optimizer.step()["policy"]
-    return diagnostics
-
-
-def _check_loss(learner: Learner, loss: torch.Tensor) -> None:
-    """FloatingPointError, before the weights change and in all processes alike, where the loss has exploded."""
-    value = float(learner.accelerator.reduce(loss, "mean"))
-    if not abs(value) <= MAX_LOSS:
-        raise FloatingPointError(f"the loss is {value:.3g} nats a token")
 
 
 def _mean_over_processes(steps: list[dict[str, torch.Tensor]], learner: Learner) -> dict[str, float]:

@@ -61,11 +61,19 @@ class PoolData:
         prompts = [self.task.prompt_ids[i] for i in self.prompt_index[rows]]
         return sequences(prompts, [self.completion_ids[i] for i in rows], self.task.sampling.pad_token_id)
 
-    def logprobs(self, policy: nn.Module, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Compute log π_θ of these rows, float64 (B,) and differentiable, and their lengths in tokens, int64 (B,)."""
-        batch = self.batch(rows).to(device)
-        token = policy_logprobs(policy, batch, self.task.sampling.temperature)
-        return token.sum(1, dtype=torch.float64), batch.completion_mask.sum(1)
+    def completion_lengths(self, rows: NDArray[np.int64]) -> Tensor:
+        """Count the tokens of these rows' completions, int64 (B,)."""
+        return torch.tensor([len(self.completion_ids[i]) for i in rows])
+
+    def lengths(self, rows: NDArray[np.int64]) -> Tensor:
+        """Count the tokens of these rows, prompt and completion, int64 (B,)."""
+        prompts = [len(self.task.prompt_ids[i]) for i in self.prompt_index[rows]]
+        return torch.tensor(prompts) + self.completion_lengths(rows)
+
+    def logprobs(self, policy: nn.Module, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Compute log π_θ of these rows, float64 (B,), differentiable."""
+        token = policy_logprobs(policy, self.batch(rows).to(device), self.task.sampling.temperature)
+        return token.sum(1, dtype=torch.float64)
 
     def fill_ref_logprobs(self, ref_policy: nn.Module) -> None:
         """Compute the reference log-probabilities that the pool does not know, or that are another model's."""

@@ -113,6 +113,7 @@ def _collect(config: TrainConfig, pool: ReferencePool, number: int) -> None:
             dtype=config.dtype,
             reward_batch_size=config.reward_batch_size,
             reward_concurrency=config.reward_concurrency,
+            reward_dtype=config.reward_dtype,
             reward_timeout=config.reward_timeout,
             trust_remote_code=config.trust_remote_code,
         )

@@ -19,7 +19,7 @@ from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.batch import Completions
-from vbon.models.generate import NonFiniteLogits, Sampling, generate
+from vbon.models.generate import NonFiniteLogits, Sampling, generate_in_chunks
 from vbon.models.prompts import decode
 from vbon.pool.combined_rewards import CombinedRewards, Criterion, settle
 from vbon.pool.known_rewards import KnownRewards
@@ -74,15 +74,8 @@ class Task:
             NonFiniteLogits: the policy gives no finite logits for a prompt, which the message names.
         """
         try:
-            return generate(
-                policy,
-                [self.prompt_ids[i] for i in prompt_index],
-                uniforms,
-                temperature=self.sampling.temperature,
-                stop_token_ids=self.sampling.stop_token_ids,
-                pad_token_id=self.sampling.pad_token_id,
-                value_head=value_head,
-            )
+            prompt_ids = [self.prompt_ids[i] for i in prompt_index]
+            return generate_in_chunks(policy, prompt_ids, uniforms, self.sampling, value_head)
         except NonFiniteLogits as error:
             where = shorten(self.prompts[int(prompt_index[error.prompt])].prompt)
             raise NonFiniteLogits(error.prompt, error.dtype, where) from None

@@ -13,7 +13,11 @@ from vbon.artifacts.fingerprint import check_fingerprint
 from vbon.artifacts.run import Provenance, finished_result
 from vbon.config.train import TrainConfig
 from vbon.models import load
+<<<<<<< HEAD
 from vbon.pool.combined_rewards import load_criteria
+=======
+from vbon.models.copies import sharing_weights
+>>>>>>> 33a17ea (Training steps accumulate gradients over micro-batches that fit; logits of large vocabularies, rollouts and layers go in chunks, and LoRA's reference and critic share the policy's weights)
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
@@ -80,7 +84,7 @@ def _train_once(config: TrainConfig, should_pause: Callable[[], bool] | None) ->
     )
     others = load_criteria(config, str(accelerator.device), lambda path: open_pool(config, path))
     trainer = VBoNTrainer(
-        copy.deepcopy(ref_policy),
+        sharing_weights(ref_policy) if config.lora_rank else copy.deepcopy(ref_policy),
         ref_policy,
         reward,
         pool,

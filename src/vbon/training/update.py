@@ -13,8 +13,8 @@ their standard deviation, and the leave-one-out mean stands for the group's: the
 Advantages are in nats: divided by β, so that they do not depend on the scale of ρ, and bounded by `advantage_clip`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -79,11 +79,36 @@ class Minibatch:
     baseline: Tensor | None
     prompt_index: Tensor | None = None
     """Which prompts its rows are, for messages."""
+    advantage_scale: Tensor | None = None
+    """The scale of whitened advantages, of the minibatch that this is a part of; None: its own."""
 
     @property
     def mask(self) -> Tensor:
         """True where a completion token counts, bool (B, T)."""
         return self.sequences.completion_mask
+
+    def select(self, rows: Tensor) -> "Minibatch":
+        """Select rows, without the columns that none of them needs."""
+        rows = rows.to(self.mask.device)
+        sequences = self.sequences.select(rows)
+        steps = sequences.completion_ids.shape[1]
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows][:, :steps]
+
+        index = self.prompt_index
+        return replace(
+            self,
+            sequences=sequences,
+            old_logprobs=self.old_logprobs[rows][:, :steps],
+            ref_logprobs=self.ref_logprobs[rows][:, :steps],
+            ref_log_softmax=cut(self.ref_log_softmax),
+            sequence_reward=self.sequence_reward[rows],
+            values=cut(self.values),
+            returns=cut(self.returns),
+            baseline=None if self.baseline is None else self.baseline[rows],
+            prompt_index=None if index is None else index[rows.to(index.device)],
+        )
 
 
 @torch.no_grad()
@@ -105,10 +130,21 @@ def make_baseline(rollouts: Rollouts, critic: nn.Module | None, settings: Update
 
 def minibatches(rollouts: Rollouts, baseline: Baseline, settings: UpdateSettings, *key: int) -> Iterator[Minibatch]:
     """Yield every row once per epoch, in an order that is a function of the key."""
+    whole = Minibatch(
+        sequences=rollouts.sequences,
+        old_logprobs=rollouts.old_logprobs,
+        ref_logprobs=rollouts.ref_logprobs,
+        ref_log_softmax=rollouts.ref_log_softmax,
+        sequence_reward=rollouts.sequence_reward,
+        kl_coef=rollouts.kl_coef,
+        values=baseline.values,
+        returns=baseline.returns,
+        baseline=baseline.sequence,
+        prompt_index=rollouts.prompt_index,
+    )
     for epoch in range(settings.num_epochs):
-        order = seeds.permutation(len(rollouts.prompt_index), *key, epoch).to(rollouts.mask.device)
-        for rows in order.split(settings.minibatch_size):
-            yield _select(rollouts, baseline, rows)
+        order = seeds.permutation(len(rollouts.prompt_index), *key, epoch)
+        yield from map(whole.select, order.split(settings.minibatch_size))
 
 
 class PolicyOutputs(NamedTuple):
@@ -140,6 +176,18 @@ def losses(
     outputs = _forward(policy, batch, settings, head)
     loss, diagnostics = _policy_loss(outputs, batch, settings, tokens_per_row)
     return loss, None if head is None else _value_loss(outputs.values, batch, settings, tokens_per_row), diagnostics
+
+
+@torch.no_grad()
+def advantage_scale(policy: nn.Module, parts: Sequence[Minibatch], settings: UpdateSettings) -> Tensor:
+    """Compute the scale by which a minibatch's advantages are whitened, from its micro-batches."""
+    one, squares = torch.ones((), dtype=torch.float64, device=parts[0].mask.device), []
+    for part in parts:
+        outputs = _forward(policy, part, settings, None)
+        unscaled = replace(part, advantage_scale=one)
+        squares.append(_advantages(outputs.logprobs, outputs.exact_kl, unscaled, settings).double().square().sum())
+    tokens = torch.stack([part.mask.sum() for part in parts]).sum()
+    return (torch.stack(squares).sum() / tokens.clamp_min(1)).sqrt().clamp_min(1e-8)
 
 
 def critic_loss(critic: nn.Module, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float) -> Tensor:
@@ -193,7 +241,7 @@ def _value_loss(values: Tensor | None, batch: Minibatch, settings: UpdateSetting
     """The clipped squared error against the returns of the rollout, per token as the policy's loss counts them."""
     assert values is not None and batch.values is not None and batch.returns is not None
     loss = clipped_value_loss(values, batch.values, batch.returns, batch.mask, settings.value_clip_range)
-    return settings.value_coef * loss * (batch.mask.sum() / (len(batch.mask) * tokens_per_row))
+    return settings.value_coef * loss * (batch.mask.sum().to(loss.dtype) / (len(batch.mask) * tokens_per_row))
 
 
 def _advantages(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, settings: UpdateSettings) -> Tensor:
@@ -207,7 +255,9 @@ def _advantages(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, set
         returns = rewards.sum(1, keepdim=True) if exact_kl is None else returns_to_go(rewards, batch.mask)
         advantages = (returns - batch.baseline[:, None]) * batch.mask
     if settings.whiten_advantages:
-        scale = masked_mean(advantages**2, batch.mask).sqrt().clamp_min(1e-8)
+        scale = batch.advantage_scale
+        if scale is None:
+            scale = masked_mean(advantages**2, batch.mask).sqrt().clamp_min(1e-8)
         return (advantages / scale).float()
     return (advantages / batch.kl_coef).clamp(-settings.advantage_clip, settings.advantage_clip).float()
 
@@ -236,27 +286,6 @@ def _diagnostics(logprobs: Tensor, advantages: Tensor, batch: Minibatch, setting
         "ratio_gap": log_ratio.abs().max(),
         "advantage_std": masked_mean(advantages**2, batch.mask).sqrt(),
     }
-
-
-def _select(rollouts: Rollouts, baseline: Baseline, rows: Tensor) -> Minibatch:
-    sequences = rollouts.sequences.select(rows)
-    steps = sequences.completion_ids.shape[1]
-
-    def cut(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor[rows][:, :steps]
-
-    return Minibatch(
-        sequences=sequences,
-        old_logprobs=rollouts.old_logprobs[rows][:, :steps],
-        ref_logprobs=rollouts.ref_logprobs[rows][:, :steps],
-        ref_log_softmax=cut(rollouts.ref_log_softmax),
-        sequence_reward=rollouts.sequence_reward[rows],
-        kl_coef=rollouts.kl_coef,
-        values=cut(baseline.values),
-        returns=cut(baseline.returns),
-        baseline=None if baseline.sequence is None else baseline.sequence[rows],
-        prompt_index=rollouts.prompt_index[rows.to(rollouts.prompt_index.device)],
-    )
 
 
 def _chunks(sequences: Sequences, size: int) -> Iterator[Sequences]:

@@ -1,5 +1,6 @@
 """Policy and critic with their optimizer, however the processes share them."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vbon.config.train import TrainConfig
+from vbon.models.activations import bytes_per_token, checkpoint_layers
+from vbon.models.copies import sharing_weights
 from vbon.models.value_head import Critic, value_head
 from vbon.training.parallel.accelerator import refuse_deepspeed
 from vbon.training.parallel.adapters import with_adapters
@@ -27,6 +30,8 @@ class Learner:
     full_state: FullState
     accelerator: Accelerator
     base_learning_rates: list[float]
+    bytes_per_token: int
+    """What a training pass of the policy, the larger of both networks, keeps of one token for its gradient."""
 
     def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """Collect the rows of all processes, (B, …) → (ΣB, …)."""
@@ -59,6 +64,11 @@ def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Acce
     if config.algorithm == "ppo":  # copied before adapters go into the policy, in place
         networks["critic"] = _make_critic(policy, config).to(accelerator.device)
     networks["policy"] = with_adapters(policy, config)
+    held = bytes_per_token(networks["policy"], checkpointed=config.gradient_checkpointing)
+    if config.gradient_checkpointing:
+        for network in networks.values():
+            if not isinstance(network, nn.Linear):  # a head alone has no layers
+                checkpoint_layers(getattr(network, "trunk", network))
     assert config.learning_rate is not None  # filled by `with_defaults`
     rates = [config.learning_rate, config.critic_learning_rate or config.learning_rate][: len(networks)]
     fsdp = sharding_of(accelerator)
@@ -77,6 +87,7 @@ def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Acce
         else ShardedState(networks, prepared, optimizer),
         accelerator=accelerator,
         base_learning_rates=rates,
+        bytes_per_token=held,
     )
 
 
@@ -88,7 +99,7 @@ def _replicated(network: nn.Module, accelerator: Accelerator) -> nn.Module:
 def _make_critic(policy: PreTrainedModel, config: TrainConfig) -> nn.Module:
     if config.critic == "shared":
         return value_head(policy)
-    critic = Critic(policy, config.critic_layers)
+    critic = Critic(policy, config.critic_layers, sharing_weights if config.lora_rank else copy.deepcopy)
     critic.trunk = with_adapters(critic.trunk, config)
     return critic
 
@@ -97,13 +108,3 @@ def set_learning_rates(learner: Learner, rates: Sequence[float]) -> None:
     """Set the learning rate of each parameter group."""
     for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-
-
-def descend(learner: Learner, loss: torch.Tensor, network: str) -> torch.Tensor:
-    """Take one step down the loss of `network` (`policy` or `critic`); return the norm of its gradient.
-
-    Raises FloatingPointError, before any weight changes, where that gradient is not finite.
-    """
-    learner.optimizer.zero_grad()
-    learner.optimizer.backward(loss)
-    return learner.optimizer.step()[network]
