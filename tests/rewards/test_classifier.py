@@ -156,6 +156,16 @@ def test_batched_rewards_equal_single_forward_passes(tmp_path, family, batch_siz
     assert np.ptp(expected) > 100 * BATCH_TOLERANCE  # else anything would pass
 
 
+def test_a_reward_model_is_read_in_the_dtype_that_is_asked_for_and_its_fingerprint_says_so(tmp_path):
+    model, tokenizer = llama(), make_tokenizer(encoder=False)
+    saved(tmp_path, model, tokenizer)
+    full, half = (load_reward(f"{tmp_path}#0", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert half.score.__self__.model.dtype == torch.bfloat16 and full.score.__self__.model.dtype == torch.float32
+    assert half.fingerprint == f"{full.fingerprint} dtype:bfloat16"
+    expected, rounded = full(PROMPTS, COMPLETIONS), half(PROMPTS, COMPLETIONS)
+    assert 0 < np.abs(rounded - expected).max() < 0.05 * np.ptp(expected)
+
+
 def test_equal_texts_tie_exactly_wherever_they_are_in_the_batch(tmp_path):
     saved(tmp_path, bert(), make_tokenizer(encoder=True))
     rewards = load_reward(f"{tmp_path}#POS", batch_size=2)(PROMPTS, COMPLETIONS)

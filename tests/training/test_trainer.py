@@ -216,6 +216,26 @@ def test_an_export_that_is_not_the_policy_is_refused(configure, monkeypatch):
     assert not (Path(config.out) / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_only_adapters_are_held_beside_the_reference(configure, monkeypatch, lora_rank):
+    """Policy and critic of LoRA train on the reference's own weights; without it each has its own."""
+    config = configure(lora_rank=lora_rank, algorithm="ppo", num_iterations=1, gradient_checkpointing=True)
+    held = {}
+    inner = trainer.VBoNTrainer.__init__
+
+    def inspect(self, policy, ref_policy, *args, **kwargs):
+        inner(self, policy, ref_policy, *args, **kwargs)
+        weights = {id(parameter) for parameter in ref_policy.parameters()}
+        for network in (self._learner.policy, self._learner.critic.trunk):
+            for name, parameter in network.named_parameters():
+                held.setdefault(id(parameter) in weights, []).append(name)
+
+    monkeypatch.setattr(trainer.VBoNTrainer, "__init__", inspect)
+    train(config)
+    assert set(held) == ({True, False} if lora_rank else {False})
+    assert all(("lora_" in name) == bool(lora_rank) for name in held[False])
+
+
 def test_unknown_modules_for_adapters_are_named(configure):
     refuse(configure(lora_rank=4, lora_target_modules=("nowhere",)), "--lora-target-modules: .*nowhere")
 

@@ -10,7 +10,8 @@ CONFIG_NAME = "config.yaml"
 """The settings that a pool or a run was started with, as a config of its verb."""
 _WHERE = ("out", "device", "num_threads", "num_workers", "concurrency", "reward_concurrency")
 _HOW_LONG = ("max_seconds", "max_comparisons", "reward_timeout", "request_timeout")
-_AT_A_TIME = ("batch_size", "reward_batch_size")  # sums of floats may be rounded differently; nothing else changes
+# Sums of floats may be rounded differently; nothing else changes.
+_AT_A_TIME = ("batch_size", "reward_batch_size", "gradient_checkpointing")
 _KEPT = ("checkpoint_every", "keep_checkpoints", "tracker", "push_to_hub")
 MAY_CHANGE = frozenset({*_WHERE, *_HOW_LONG, *_AT_A_TIME, *_KEPT})
 """Settings of any stage that may differ between two starts of it: they say where and when, not what."""

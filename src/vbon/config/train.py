@@ -33,7 +33,8 @@ class TrainConfig:
         ),
         (
             "reward and pool",
-            "reward_batch_size reward_concurrency reward_dtype reward_timeout opponents judge_orders max_comparisons allow_mismatch",
+            "reward_batch_size reward_concurrency reward_dtype reward_timeout opponents judge_orders "
+            "max_comparisons allow_mismatch",
         ),
         ("LoRA", "lora_alpha lora_target_modules"),
         (
@@ -156,6 +157,7 @@ class TrainConfig:
     """Further token ids that end a completion, as in vbon collect. Default: the pool's, otherwise the model's."""
     reward_batch_size: types.RewardBatch = 64
     reward_concurrency: types.RewardConcurrency = 4
+    reward_dtype: types.RewardDtype = "float32"
     opponents: types.Opponents = 16
     judge_orders: types.JudgeOrders = "both"
     max_comparisons: types.MaxComparisons | None = None

@@ -1,4 +1,4 @@
-"""What happens where memory runs out all the same: half as many rows, once."""
+"""An answer to memory that runs out all the same: half as many rows, once."""
 
 import warnings
 from collections.abc import Callable

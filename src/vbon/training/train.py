@@ -13,11 +13,8 @@ from vbon.artifacts.fingerprint import check_fingerprint
 from vbon.artifacts.run import Provenance, finished_result
 from vbon.config.train import TrainConfig
 from vbon.models import load
-<<<<<<< HEAD
-from vbon.pool.combined_rewards import load_criteria
-=======
 from vbon.models.copies import sharing_weights
->>>>>>> 33a17ea (Training steps accumulate gradients over micro-batches that fit; logits of large vocabularies, rollouts and layers go in chunks, and LoRA's reference and critic share the policy's weights)
+from vbon.pool.combined_rewards import load_criteria
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import Sampler, fingerprint_of
 from vbon.pool.store import ReferencePool
