@@ -20,6 +20,7 @@ from vbon.pool import ReferencePool
 from vbon.training import online
 from vbon.training.parallel.adapters import with_adapters
 from vbon.training.train import train
+from vbon.training.trainer import VBoNTrainer
 
 FLOAT32 = 2e-5  # merging adapters rounds every weight
 
@@ -221,7 +222,7 @@ def test_only_adapters_are_held_beside_the_reference(configure, monkeypatch, lor
     """Policy and critic of LoRA train on the reference's own weights; without it each has its own."""
     config = configure(lora_rank=lora_rank, algorithm="ppo", num_iterations=1, gradient_checkpointing=True)
     held = {}
-    inner = trainer.VBoNTrainer.__init__
+    inner = VBoNTrainer.__init__
 
     def inspect(self, policy, ref_policy, *args, **kwargs):
         inner(self, policy, ref_policy, *args, **kwargs)
@@ -230,7 +231,7 @@ def test_only_adapters_are_held_beside_the_reference(configure, monkeypatch, lor
             for name, parameter in network.named_parameters():
                 held.setdefault(id(parameter) in weights, []).append(name)
 
-    monkeypatch.setattr(trainer.VBoNTrainer, "__init__", inspect)
+    monkeypatch.setattr(VBoNTrainer, "__init__", inspect)
     train(config)
     assert set(held) == ({True, False} if lora_rank else {False})
     assert all(("lora_" in name) == bool(lora_rank) for name in held[False])

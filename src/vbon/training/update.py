@@ -187,7 +187,7 @@ def advantage_scale(policy: nn.Module, parts: Sequence[Minibatch], settings: Upd
         unscaled = replace(part, advantage_scale=one)
         squares.append(_advantages(outputs.logprobs, outputs.exact_kl, unscaled, settings).double().square().sum())
     tokens = torch.stack([part.mask.sum() for part in parts]).sum()
-    return (torch.stack(squares).sum() / tokens.clamp_min(1)).sqrt().clamp_min(1e-8)
+    return (torch.stack(squares).sum() / tokens.clamp_min(1)).sqrt().clamp_min(1e-8).float()
 
 
 def critic_loss(critic: nn.Module, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float) -> Tensor:
@@ -257,7 +257,7 @@ def _advantages(logprobs: Tensor, exact_kl: Tensor | None, batch: Minibatch, set
     if settings.whiten_advantages:
         scale = batch.advantage_scale
         if scale is None:
-            scale = masked_mean(advantages**2, batch.mask).sqrt().clamp_min(1e-8)
+            scale = masked_mean(advantages**2, batch.mask).sqrt().clamp_min(1e-8).float()
         return (advantages / scale).float()
     return (advantages / batch.kl_coef).clamp(-settings.advantage_clip, settings.advantage_clip).float()
 
