@@ -93,5 +93,21 @@ def test_a_cost_cap_stops_and_the_same_command_continues(judged, tmp_path):
     np.testing.assert_array_equal(again.rewards, whole.rewards)
 
 
+def test_collect_reports_the_share_of_cycles(judged, world, tmp_path, capsys):
+    """Whole numbers of letters modulo 3 beat each other in a circle; the order of the other judge has none."""
+    from dataclasses import replace
+
+    (world.folder / "circle.py").write_text(
+        "def circle(completions, others):\n"
+        "    return [(0, 1, -1)[(len(a) - len(b)) // 2 % 3] for a, b in zip(completions, others)]\n"
+    )
+    cyclic = f"pairwise:{world.folder}/circle.py:circle"
+    for name, reward, some in (("order", judged.reward, False), ("circle", cyclic, True)):
+        collect(replace(judged, out=str(tmp_path / name), reward=reward))
+        line = next(line for line in capsys.readouterr().err.splitlines() if "are cycles" in line)
+        counts = [int(word) for word in line.split() if word.isdigit()]
+        assert counts[1] > 0 and (counts[0] > 0) == some
+
+
 def test_what_reads_a_number_is_refused(judged, configure):
     refuse(configure(pool=judged.out, reward=judged.reward, refine_tail=True), "--reward pairwise:")

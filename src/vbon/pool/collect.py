@@ -5,6 +5,7 @@ the rows of an uninterrupted run on the same machine and number of threads (sums
 """
 
 import dataclasses
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +19,12 @@ from vbon.pool.described import describe_model
 from vbon.pool.engines import load_engine
 from vbon.pool.job import Part, make_shard, part_of, try_reward
 from vbon.pool.manifest import Manifest
+from vbon.pool.pairwise_ranks import share_of_cycles
 from vbon.pool.prompt_ids import read_prompt_ids, write_prompt_ids
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampled import Described, Engine
 from vbon.pool.sampling import make_plan
+from vbon.pool.store import ReferencePool
 from vbon.pool.writer import PoolWriter, hash_prompt_ids, is_pool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward, load_configured_reward
@@ -67,6 +70,10 @@ def collect(config: CollectConfig, *, progress: bool = True, should_pause: Calla
             done = sum(shard.num_prompts for shard in writer.manifest.shards)
             message = f"stopped with {done} of {len(prompts)} prompts stored; run the same command to continue"
             raise type(stop)(f"{writer.folder}: {message}") from None
+    if isinstance(reward, PairwiseReward) and progress:
+        cycles, triples = share_of_cycles(ReferencePool.open(writer.folder), reward)
+        share = f"{cycles / triples:.1%}" if triples else "no share"
+        print(f"{reward.name}: {cycles} of {triples} compared triples are cycles ({share})", file=sys.stderr)
     return writer.folder
 
 

@@ -70,3 +70,16 @@ class PairwiseRanks:
     def pool_interval(self) -> Interval:
         """Compute (F_<, F_≤) of the pool's own completions from their shares of wins, (ΣM,)."""
         return RewardCDF(self.pool.rewards, self.pool.num_samples).pool_interval()
+
+
+def share_of_cycles(pool: ReferencePool, reward: PairwiseReward) -> tuple[int, int]:
+    """Count (cycles, triples) among the samples of each prompt that a judge has compared, over all prompts."""
+    counts = [
+        reward.cycles(
+            prompt.prompt,
+            pool.completions[pool.rows_of(index)],
+            {name: values[0] for name, values in reward_columns([prompt]).items()},
+        )
+        for index, prompt in enumerate(pool.prompts)
+    ]
+    return sum(cycles for cycles, _ in counts), sum(triples for _, triples in counts)
