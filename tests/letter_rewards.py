@@ -24,6 +24,10 @@ def cubic(prompts, completions):
     return [r**3 + r for r in score(prompts, completions)]
 
 
+def negative(prompts, completions):
+    return [-r for r in score(prompts, completions)]
+
+
 def smooth(prompts, completions):
     weights = {"a": 0.9, "b": -1.3, "c": 0.2}
     sums = [sum(weights[w] * (1 + 0.1 * i) for i, w in enumerate(c.split())) for c in completions]

@@ -4,8 +4,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.special import gamma
 
 from vbon.core import best_of_n
+from vbon.core.rank_tilts import kl_floor, log_weight, parse
 from vbon.pool.predict import predict, sample_weights
 
 EXACT = 1e-12  # float64 sums of a few hundred terms
@@ -82,3 +84,62 @@ def test_a_real_n_against_the_quantiles(n: float):
 
 def test_n_above_m_takes_draws_with_replacement():
     assert sample_weights([3.0, 1.0, 2.0], 5) == pytest.approx(np.diff((np.arange(4) / 3) ** 5)[[2, 0, 1]], abs=EXACT)
+
+
+TILTS = ["worst", "kth:2", "kth:4", "poisson", "capped:0.6"]
+
+
+def density(text: str, n: float, u: np.ndarray) -> np.ndarray:
+    """w(u), written down a second time."""
+    kind, _, parameter = text.partition(":")
+    if kind == "worst":
+        return n * (1 - u) ** (n - 1)
+    if kind == "poisson":
+        return (1 + (n - 1) * u) * np.exp((n - 1) * (u - 1))
+    if kind == "capped":
+        w = np.minimum(u, float(parameter)) ** (n - 1)
+        return w / w.mean()
+    j = n - float(parameter) + 1
+    return u ** (j - 1) * (1 - u) ** (n - j) * gamma(n + 1) / gamma(j) / gamma(n - j + 1)
+
+
+@pytest.mark.parametrize("text", TILTS)
+def test_tilts_of_levels_against_a_fine_grid(text: str):
+    """Three atoms in a pool so large that its own noise is small: the mass of each is ∫w over its ranks."""
+    u = (np.arange(300_000) + 0.5) / 300_000
+    w, rewards = density(text, 4.0, u), np.array([0.0, 1.0, 5.0])
+    level = np.digitize(u, [0.3, 0.8])
+    mass, ref = np.bincount(level, w) / len(u), np.array([0.3, 0.5, 0.2])
+    found = predict(np.repeat(rewards, [3000, 5000, 2000]), parse(text, 4.0))
+    assert found.win_rate == pytest.approx(mass @ np.array([0.15, 0.55, 0.9]), abs=1e-3)
+    assert found.kl_bon_ref == pytest.approx(mass @ np.log(mass / ref), abs=1e-3)
+    assert found.reward == pytest.approx(mass @ rewards, abs=2e-3)
+
+
+@pytest.mark.parametrize("text", TILTS)
+def test_tilts_without_ties_are_the_closed_forms(text: str):
+    u = (np.arange(1_000_000) + 0.5) / 1_000_000
+    w = density(text, 4.0, u)
+    found = predict(np.random.default_rng(0).normal(size=33), parse(text, 4.0))
+    assert found.win_rate == pytest.approx((w * u).mean(), abs=1e-6)
+    assert found.kl_bon_ref == pytest.approx((w * np.log(w)).mean(), abs=1e-5)
+
+
+def test_worst_of_n_against_all_subsets():
+    rewards = np.array([0.3, -1.0, 0.3, 2.0, 5.5, -7.0, 2.0])
+    for n in range(2, 8):
+        expected = np.mean([min(subset) for subset in combinations(rewards, n)])
+        assert predict(rewards, parse("worst", n)).reward == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("text", TILTS)
+def test_the_floor_against_simulation(text: str):
+    """log w(u) − log Ŵ at draws u of the tilted policy, ranked in fresh pools of M = 40."""
+    rng, tilt, grid = np.random.default_rng(1), parse(text, 4.0), (np.arange(100_000) + 0.5) / 100_000
+    w = density(text, 4.0, grid)
+    u = grid[np.searchsorted(np.cumsum(w) / w.sum(), rng.random(200_000))]
+    k = rng.binomial(40, u)
+    gaps = np.log(density(text, 4.0, u) if text != "capped:0.6" else np.interp(u, grid, w)) - log_weight(
+        k / 41, (k + 1) / 41, tilt
+    )
+    assert kl_floor(40, tilt) == pytest.approx(gaps.mean(), abs=4 * gaps.std() / np.sqrt(len(gaps)))

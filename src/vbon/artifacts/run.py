@@ -53,6 +53,8 @@ class RunRecord:
     given: Mapping[str, Any] | None = None
     """The settings as the command gave them, before defaults that depend on the model and the pool."""
     n: float | None = None
+    tilt: str = "best"
+    """The rank tilt, of which n is the strength (core.rank_tilts)."""
     objective: str | None = None
     algorithm: str | None = None
     pool: str | None = None
@@ -102,6 +104,9 @@ class RunRecord:
 
 _NOT_RECORDED = ("out", "device", "num_threads", "tracker", "checkpoint_every", "keep_checkpoints", "push_to_hub")
 """Settings that say where and how a process runs; config.yaml leaves them out."""
+
+ONCE_MISSING = {"tilt": "best"}
+"""Settings that earlier versions did not have, with the value that a run of theirs had."""
 
 LENGTH = frozenset({"num_iterations", "max_seconds"})
 """What says how long a run trains; a later start may extend it, but in rounds each has trained on the one before."""
@@ -153,7 +158,8 @@ class RunFolder:
             raise VbonError(f"--out {self.path} is a file; choose another --out")
         if self.is_started:
             may_change = MAY_CHANGE | LENGTH if config.rounds == 1 else MAY_CHANGE - LENGTH
-            check_same_settings(self.path, read_mapping(self.settings), settings_of(config), may_change=may_change)
+            then = ONCE_MISSING | read_mapping(self.settings)
+            check_same_settings(self.path, then, settings_of(config), may_change=may_change)
             if sources is not None and self.sources.is_file():
                 then = read_object(self.sources, format_version=FORMAT_VERSION)
                 mend = "put it back, or choose another --out"

@@ -116,7 +116,7 @@ class InspectConfig:
     """Settings of `vbon inspect`, which shows a pool and predicts best-of-N for each N."""
 
     GROUPS = (
-        ("common", "n judges seed"),
+        ("common", "n tilt judges seed"),
         ("judges", "reward_batch_size reward_dtype reward_timeout reward_concurrency device trust_remote_code"),
     )
 
@@ -124,6 +124,7 @@ class InspectConfig:
     """Directory of the pool."""
     n: tuple[AtLeastTwo, ...] = ()
     """Values of N to predict for. Default: 2, 4, 8, … up to the number of samples per prompt."""
+    tilt: types.Tilt = "best"
     judges: tuple[types.RewardSpec, ...] = field(default=(), metadata={"flag": "judge", "repeat": True})
     """Another reward, by which best-of-N of the pool's reward is scored for each N. It shows where a larger N begins
     to harm. May be repeated."""
@@ -139,6 +140,11 @@ class InspectConfig:
     def validate(self) -> None:
         """Raise VbonError naming the first flag whose value is not allowed."""
         check_fields(self)
+        kind, _, k = self.tilt.partition(":")
+        if kind == "kth" and (not self.n or min(self.n) < int(k)):
+            raise VbonError(f"--tilt {self.tilt} needs --n with values of at least {k}")
+        if kind != "best" and self.judges:
+            raise VbonError(f"--judge scores best-of-N only; leave out --tilt {self.tilt} or --judge")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ class TrainConfig:
 
     GROUPS = (
         ("common", "method algorithm warm_start gae_lambda num_iterations learning_rate lora_rank mixed_precision"),
-        ("objective", "objective tie_rule refine_tail kl_coef kl_estimator refresh_kl rounds"),
+        ("objective", "objective tilt tie_rule refine_tail kl_coef kl_estimator refresh_kl rounds"),
         ("several rewards", "combine_with combine_rewards combine"),
         ("rollouts", "rollouts_per_iteration samples_per_prompt prompts temperature max_new_tokens stop_token_ids"),
         ("updates", "num_epochs minibatch_size lr_schedule max_grad_norm clip_range advantage_clip whiten_advantages"),
@@ -69,6 +69,7 @@ class TrainConfig:
     combine_with: types.CombineWith = field(default=(), metadata={"repeat": True})
     combine_rewards: types.CombineRewards = field(default=(), metadata={"flag": "combine-reward", "repeat": True})
     combine: types.Combine = "mean"
+    tilt: types.Tilt = "best"
     tie_rule: Literal["random", "order"] = "random"
     """Ranking of equal rewards: at random, or by a fixed order of the completions."""
     refine_tail: bool = False
@@ -255,6 +256,7 @@ def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
     method = METHODS[config.method_name]
     rollouts, per_prompt = config.rollouts_per_iteration, config.samples_per_prompt
     yield from _conflicts_of_combining(config)
+    yield from _tilt_conflicts(config)
     yield offline and config.objective != "vbon", f"--algorithm offline needs --objective vbon, not {config.objective}"
     yield (
         config.refine_tail and (offline or config.tie_rule == "order"),
@@ -296,3 +298,19 @@ def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
         config.algorithm in ("rloo", "grpo") and per_prompt < 2,
         f"--samples-per-prompt must be at least 2: --algorithm {config.algorithm} compares samples of one prompt",
     )
+
+
+def _tilt_conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
+    """Combinations of --tilt that mean nothing."""
+    kind, _, parameter = config.tilt.partition(":")
+    other, method = kind != "best", METHODS[config.method_name]
+    yield (
+        other and (config.objective != "vbon" or method.whole_n),
+        f"--tilt {config.tilt} needs --objective vbon and a method that does not draw whole sets of N, not --method "
+        f"{config.method_name}",
+    )
+    yield (
+        kind == "kth" and (config.n % 1 != 0 or int(parameter) > config.n),
+        f"--tilt {config.tilt} needs a whole --n of at least {parameter}, not {config.n:g}",
+    )
+    yield other and config.rounds > 1, f"--rounds compounds best-of-N only; leave out --tilt {config.tilt} or --rounds"

@@ -61,6 +61,20 @@ Workers = Annotated[Count, at_most(MAX_WORKERS)]
 Directory = Annotated[str, Help(placeholder="DIR")]
 File = Annotated[str, Help(placeholder="FILE")]
 
+Tilt = Annotated[
+    str,
+    matching(
+        r"best|worst|poisson|capped:0*\.\d*[1-9]\d*|kth:[1-9]\d*",
+        "best, worst, poisson, capped:QUANTILE (between 0 and 1) or kth:K",
+    ),
+    Help(
+        "Density of the reward's rank towards which the reference is tilted. best: best-of-N. worst: worst-of-N, for "
+        "red teaming. poisson: the best of 1 + Poisson(N-1) samples. capped:Q: best-of-N whose density is constant "
+        "above the quantile Q, against an exploited reward. kth:K: the K-th best of N.",
+        "best|worst|poisson|capped:Q|kth:K",
+    ),
+]
+
 # Settings that several verbs share.
 Model = Annotated[str, Help("Model: a directory or a hub id.", "MODEL")]
 RewardSpec = Annotated[

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vbon.core import rank_tilts
 from vbon.core.best_of_n import kl_coef_from_n, log_weight
+from vbon.core.rank_tilts import Target, as_tilt
 from vbon.core.reward_cdf import Interval
 
 Float = NDArray[np.float64]
@@ -47,6 +49,15 @@ def vbon(rewards: Float, interval: Interval, n: float, kl_coef: float | None = N
     """
     beta = kl_coef_from_n(n)
     return Signal(log_weight(interval.cdf_lt, interval.cdf_le, n) * beta, beta)
+
+
+def tilted(interval: Interval, target: Target) -> Signal:
+    """Compute `vbon` for any rank tilt: ρ = log W(F_<, F_≤)/(N−1), β = 1/(N−1); it maximises −KL(π_θ‖π_ref·W).
+
+    For best-of-N it is `vbon`, bit by bit.
+    """
+    beta = kl_coef_from_n(as_tilt(target).n)
+    return Signal(rank_tilts.log_weight(interval.cdf_lt, interval.cdf_le, target) * beta, beta)
 
 
 def vbon_bound(rewards: Float, interval: Interval, n: float, kl_coef: float | None = None) -> Signal:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vbon.core import best_of_n
-from vbon.core.special import log_gamma
+from vbon.core.special import log_binomial, log_gamma
 
 Float = NDArray[np.float64]
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(400)
@@ -43,6 +43,18 @@ class RankTilt:
     n: float
     parameter: float | None = None
 
+    @property
+    def name(self) -> str:
+        """The name for messages and tables, such as best-of-8 or worst-of-8."""
+        n, parameter = f"{self.n:g}", f"{self.parameter or 0:g}"
+        return {
+            "best": f"best-of-{n}",
+            "worst": f"worst-of-{n}",
+            "poisson": f"best-of-Poisson (mean {n})",
+            "capped": f"best-of-{n} capped at the quantile {parameter}",
+            "kth": f"{parameter}-th best of {n}",
+        }[self.kind]
+
     def __post_init__(self) -> None:
         if self.kind not in _MEAN_DENSITIES:
             raise ValueError(f"kind is {self.kind!r}, but must be one of {', '.join(_MEAN_DENSITIES)}")
@@ -56,6 +68,10 @@ class RankTilt:
             raise ValueError(f"kth takes integers 1 ≤ k ≤ n, got k = {self.parameter} and n = {self.n}")
 
 
+Target = float | RankTilt
+"""What a policy is trained towards: a rank tilt; a number N stands for best-of-N."""
+
+
 def parse(text: str, n: float) -> RankTilt:
     """Return the tilt named by a text: `best`, `worst`, `poisson`, `capped:QUANTILE` or `kth:K`.
 
@@ -66,13 +82,13 @@ def parse(text: str, n: float) -> RankTilt:
     return RankTilt(kind, n, float(parameter) if parameter else None)
 
 
-def log_weight(cdf_lt: ArrayLike, cdf_le: ArrayLike, tilt: RankTilt) -> Float:
+def log_weight(cdf_lt: ArrayLike, cdf_le: ArrayLike, target: Target) -> Float:
     """log W(a, b), the log-density of the tilted policy relative to π_ref; a = b gives log w(a).
 
     Args:
         cdf_lt: a = F_<, any shape, in [0, 1].
         cdf_le: b = F_≤, broadcastable with `cdf_lt`, in [a, 1].
-        tilt: the density w.
+        target: the density w, or N of best-of-N.
 
     Returns:
         float64 of the broadcast shape; −inf where the tilted policy has no mass.
@@ -80,24 +96,53 @@ def log_weight(cdf_lt: ArrayLike, cdf_le: ArrayLike, tilt: RankTilt) -> Float:
     Raises:
         ValueError: probabilities out of order or out of range.
     """
+    if not isinstance(target, RankTilt):
+        return best_of_n.log_weight(cdf_lt, cdf_le, target)
     a, b = np.broadcast_arrays(np.asarray(cdf_lt, np.float64), np.asarray(cdf_le, np.float64))
     if not (np.all(a >= 0) and np.all(a <= b) and np.all(b <= 1)):
         raise ValueError("log_weight needs 0 ≤ cdf_lt ≤ cdf_le ≤ 1")
     with np.errstate(divide="ignore"):
-        return np.asarray(_MEAN_DENSITIES[tilt.kind](a, b, tilt))
+        return np.asarray(_MEAN_DENSITIES[target.kind](a, b, target))
 
 
-def kl_from_reference(tilt: RankTilt) -> float:
+def kl_from_reference(target: Target) -> float:
     """KL(π‖π_ref) = ∫ w log w, nats, for continuous rewards; an upper bound where rewards tie."""
+    tilt = as_tilt(target)
+    if tilt.kind == "best":
+        return best_of_n.kl_from_reference(tilt.n)
     u, weights = _quadrature(tilt)
     log_w = log_weight(u, u, tilt)
     return float(weights @ np.where(np.isfinite(log_w), np.exp(log_w) * log_w, 0.0))
 
 
-def win_rate(tilt: RankTilt) -> float:
+def win_rate(target: Target) -> float:
     """P(one tilted sample beats one reference sample) = ∫ u·w(u) du, for continuous rewards."""
+    tilt = as_tilt(target)
+    if tilt.kind == "best":
+        return best_of_n.win_rate(tilt.n)
     u, weights = _quadrature(tilt)
     return float(weights @ (np.exp(log_weight(u, u, tilt)) * u))
+
+
+def kl_floor(num_samples: int, target: Target) -> float:
+    """Compute what the plug-in estimate of KL(π_θ‖π) reads at π_θ = π itself, where the true KL is 0; nats.
+
+    It is E_{u~w}[log w(u) − E_{k~Bin(M,u)} log Ŵ_k] for continuous rewards, about ∝ 1/M.
+    """
+    tilt = as_tilt(target)
+    if tilt.kind == "best":
+        return best_of_n.kl_floor(num_samples, tilt.n)
+    u, weights = _quadrature(tilt)
+    k = np.arange(num_samples + 1, dtype=np.float64)
+    log_pmf = log_binomial(num_samples, k) + np.log(u)[:, None] * k + np.log1p(-u)[:, None] * (num_samples - k)
+    pmf = (weights * np.exp(log_weight(u, u, tilt))) @ np.exp(log_pmf)
+    estimated = log_weight(k / (num_samples + 1), (k + 1) / (num_samples + 1), tilt)
+    return float(kl_from_reference(tilt) - pmf @ estimated)
+
+
+def as_tilt(target: Target) -> RankTilt:
+    """The tilt that a target is: a number N is best-of-N."""
+    return target if isinstance(target, RankTilt) else RankTilt("best", target)
 
 
 def _quadrature(tilt: RankTilt) -> tuple[Float, Float]:

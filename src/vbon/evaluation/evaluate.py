@@ -145,6 +145,7 @@ def _summary(
     return {
         "format_version": 1,
         "n": task.n,
+        **({} if task.tilt == "best" else {"tilt": task.tilt}),
         "num_prompts": len(task.pool),
         "num_samples": int(task.pool.num_samples.min()),
         "samples_per_prompt": task.samples_per_prompt,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vbon.artifacts.evaluation import PER_PROMPT, REFERENCE, SAMPLES, EvaluationFolder
+from vbon.core.rank_tilts import parse
 from vbon.evaluation.measurements import Measurements
 from vbon.evaluation.samples import sample_win_rates
 from vbon.evaluation.throughput import Speed
@@ -134,7 +135,7 @@ def _text(prompt: Prompt) -> str:
 
 def _table(summary: Mapping[str, Any]) -> Table:
     n, prompts, size = summary["n"], summary["num_prompts"], summary["samples_per_prompt"]
-    floor = summary["floor"]["kl_policy_bon"]
+    floor, target_name = summary["floor"]["kl_policy_bon"], parse(summary.get("tilt", "best"), n).name
     table = Table(
         title=f"N = {n:g}, {prompts} held-out prompts × {size} samples, pool of M = {summary['num_samples']}",
         caption=f"gain: share of best-of-N's, in reward · KL(·‖bon) reads {floor:.3f} at best-of-N itself (floor)",
@@ -149,7 +150,7 @@ def _table(summary: Mapping[str, Any]) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     rows = {name: row["metrics"] for name, row in summary["policies"].items()}
     target = {**summary["target"]["metrics"], "reward_gain_share": {"value": 1.0, "low": 1.0, "high": 1.0}}
-    for name, values in {"reference": summary["reference"]["metrics"], **rows, f"best-of-{n:g}": target}.items():
+    for name, values in {"reference": summary["reference"]["metrics"], **rows, target_name: target}.items():
         table.add_row(name, *(_cell(values.get(key)) for key in _COLUMNS))
     return table
 

@@ -63,6 +63,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
         reward.keep_in(Path(config.out), pool.path)
     allowed = _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
     n = _shared_n(config, runs)
+    tilt = _shared_tilt(runs)
     for run in runs if config.dial else ():
         check_dial(run)
     prompt_ids = encode_prompts(sampler, pool.prompts, str(pool.path))
@@ -79,9 +80,11 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
         samples_per_prompt=config.samples_per_prompt,
         batch_size=config.batch_size,
         seed=config.seed,
+        tilt=tilt,
     )
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
     settings = json_value(dataclasses.asdict(filled)) | {"allowed_mismatches": allowed}
+    settings |= {} if tilt == "best" else {"tilt": tilt}
     return EvaluationPlan(
         runs, task, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)], others
     )
@@ -133,6 +136,14 @@ def _shared_n(config: EvaluateConfig, runs: Sequence[Run]) -> float:
     return float(
         _first([config.n, *trained.values()], "none of the runs says what N it was trained for; name it with --n")
     )
+
+
+def _shared_tilt(runs: Sequence[Run]) -> str:
+    tilts = {run.name: run.record.tilt for run in runs if run.record.n is not None}
+    if len(set(tilts.values())) > 1:
+        each = ", ".join(f"{name} with {tilt}" for name, tilt in tilts.items())
+        raise VbonError(f"the runs were not trained with one --tilt ({each}); evaluate them apart")
+    return next(iter(tilts.values()), "best")
 
 
 def _sampler(config: EvaluateConfig, ref_model: str, pool: ReferencePool, device: torch.device) -> Sampler:

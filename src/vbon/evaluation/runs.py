@@ -47,6 +47,8 @@ def check_dial(run: Run) -> float:
     record = run.record
     if record.n is None or record.ref_model is None:
         raise VbonError(f"--dial: {run.path} is no run (no {RECORD_NAME}), so its N and its reference are not known")
+    if record.tilt != "best":
+        raise VbonError(f"--dial: {run.path} was trained with --tilt {record.tilt}; only best-of-N can be turned")
     if record.objective not in DIALLED:
         raise VbonError(f"--dial: {run.path} was trained with --objective {record.objective}, which no N belongs to")
     return record.n

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from vbon.core import best_of_n
 from vbon.core.rank_combination import middle
+from vbon.core.rank_tilts import log_weight
 from vbon.evaluation import metrics
 from vbon.evaluation.divergence import Divergence, divergence
 from vbon.evaluation.result import estimates
@@ -59,7 +59,7 @@ def draw_samples(policy: PreTrainedModel, task: EvalTask, advance: Advance = lam
         judge_rewards={judge.name: _score(judge, task, texts).reshape(shape) for judge in task.judges},
         k_lt=k_lt.reshape(shape),
         k_eq=k_eq.reshape(shape),
-        log_weight=best_of_n.log_weight(interval.cdf_lt, interval.cdf_le, task.n).reshape(shape),
+        log_weight=log_weight(interval.cdf_lt, interval.cdf_le, task.target).reshape(shape),
         divergence=Divergence(*(values.reshape(shape) for values in _divergence(policy, task, ids))),
     )
 

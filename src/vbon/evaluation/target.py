@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from vbon.core import best_of_n
+from vbon.core.rank_tilts import kl_floor
 from vbon.evaluation.metrics import share_worse
 from vbon.evaluation.task import EvalTask
 from vbon.pool.predict import predict, sample_weights
@@ -19,7 +19,7 @@ def target_metrics(task: EvalTask) -> dict[str, Float]:
 
     Lengths, ends and judges' rewards are there where the pool has what they need.
     """
-    predictions = np.array([predict(rewards, task.n) for rewards in task.pool.per_prompt(task.pool.rewards)])
+    predictions = np.array([predict(rewards, task.target) for rewards in task.pool.per_prompt(task.pool.rewards)])
     keys = ("reward", "win_rate", "kl_policy_ref")
     values = dict(zip(keys, predictions.T, strict=True))
     against_itself = np.full(len(predictions), 0.5)
@@ -33,8 +33,8 @@ def pool_reward(task: EvalTask) -> Float:
 
 
 def kl_policy_bon_floor(task: EvalTask) -> float:
-    """What `kl_policy_bon` reads at best-of-N itself, mean over prompts (core.best_of_n.kl_floor), nats."""
-    floor = cache(lambda num_samples: best_of_n.kl_floor(num_samples, task.n))
+    """What `kl_policy_bon` reads at best-of-N itself, mean over prompts (core.rank_tilts.kl_floor), nats."""
+    floor = cache(lambda num_samples: kl_floor(num_samples, task.target))
     return float(np.mean([floor(int(num_samples)) for num_samples in task.pool.num_samples]))
 
 
@@ -52,4 +52,4 @@ def _of_completions(task: EvalTask) -> dict[str, Float]:
 def _expectation(values: Float, task: EvalTask) -> Float:
     """E_bon[value] of each prompt."""
     pairs = zip(task.pool.per_prompt(task.pool.rewards), task.pool.per_prompt(values), strict=True)
-    return np.array([sample_weights(rewards, task.n) @ one for rewards, one in pairs])
+    return np.array([sample_weights(rewards, task.target) @ one for rewards, one in pairs])

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from vbon.core import best_of_n, seeds
+from vbon.core import seeds
 from vbon.core.rank_combination import RankCombination
+from vbon.core.rank_tilts import RankTilt, log_weight, parse
 from vbon.core.reward_cdf import RewardCDF
 from vbon.evaluation.divergence import sequence_logprobs
 from vbon.models import load
@@ -41,6 +42,13 @@ class EvalTask:
     samples_per_prompt: int
     batch_size: int
     seed: int
+    tilt: str = "best"
+    """The tilt that policies are compared with, as `vbon train --tilt` spells it; `n` is its strength."""
+
+    @property
+    def target(self) -> RankTilt:
+        """The target of the comparison: best-of-N unless `tilt` says otherwise."""
+        return parse(self.tilt, self.n)
 
     @property
     def pool(self) -> ReferencePool:
@@ -55,13 +63,13 @@ class EvalTask:
     def pool_log_weight(self) -> Float:
         """log Ŵ of the pool's own samples, leave-one-out, (ΣM,)."""
         interval = self.cdf.pool_interval()
-        return best_of_n.log_weight(interval.cdf_lt, interval.cdf_le, self.n)
+        return log_weight(interval.cdf_lt, interval.cdf_le, self.target)
 
     @cached_property
     def bon_cdf(self) -> list[Float]:
         """P(best-of-N is one of the k lowest of the pool's samples), k = 0 … M; (M+1,) of each prompt."""
         ordered = (np.sort(rewards) for rewards in self.pool.per_prompt(self.pool.rewards))
-        return [np.concatenate([[0.0], np.cumsum(sample_weights(rewards, self.n))]) for rewards in ordered]
+        return [np.concatenate([[0.0], np.cumsum(sample_weights(rewards, self.target))]) for rewards in ordered]
 
     @cached_property
     def draw_seed(self) -> int:

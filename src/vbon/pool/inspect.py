@@ -1,5 +1,6 @@
 """`vbon inspect`: the content of a pool, whether M is large enough, and the expected gain of best-of-N for every N."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vbon.config.pool import InspectConfig
-from vbon.core import best_of_n, pool_size, stats
+from vbon.core import pool_size, rank_tilts, stats
+from vbon.core.rank_tilts import RankTilt, parse
 from vbon.core.reward_cdf import RewardCDF
 from vbon.errors import VbonError
 from vbon.models.load import resolve_device
@@ -36,13 +38,18 @@ def inspect_command(config: InspectConfig) -> dict[str, Any]:
     pool = ReferencePool.open(config.pool, allow_incomplete=True)
     device = str(resolve_device(config.device)) if config.judges else "cpu"
     judges = [load_configured_reward(spec, config, device) for spec in config.judges]
-    result = inspect(pool, config.n or None, seed=config.seed, judges=judges)
+    result = inspect(pool, config.n or None, seed=config.seed, judges=judges, tilt=config.tilt)
     print_inspection(result, Console())
     return result
 
 
 def inspect(
-    pool: ReferencePool, ns: Sequence[int] | None = None, *, seed: int = 0, judges: Sequence[Reward] = ()
+    pool: ReferencePool,
+    ns: Sequence[int] | None = None,
+    *,
+    seed: int = 0,
+    judges: Sequence[Reward] = (),
+    tilt: str = "best",
 ) -> dict[str, Any]:
     """Compute all that `vbon inspect` shows, as JSON values.
 
@@ -51,6 +58,10 @@ def inspect(
         ns: values of N; default: 2, 4, 8, … up to the smallest M.
         seed: seed of the intervals, which are of 95 % over prompts (core.stats.bootstrap).
         judges: rewards that score best-of-N of the pool's own reward.
+        tilt: the rank tilt to predict for, as `vbon train --tilt` spells it; N is its strength.
+
+    Returns:
+        The figures of the tables, the fingerprint and the warnings.
 
     Returns:
         The numbers by name; `best_of_n` has a row for each N, and `judges` a part for each judge.
@@ -75,7 +86,7 @@ def inspect(
         "ties": _ties(pool),
         "completions": _completion_summary(pool),
         "drift": _drift(pool, seed),
-        "best_of_n": [_row(pool, n, seed) for n in chosen],
+        "best_of_n": [_row(pool, parse(tilt, n), seed) for n in chosen],
         "judges": [judge_best_of_n(pool, judge, chosen, seed) for judge in judges],
     }
     return {**result, "warnings": _warnings(result)}
@@ -151,10 +162,15 @@ def _drift(pool: ReferencePool, seed: int) -> dict[str, float] | None:
     return {"chi2": test.chi2, "p_value": test.p_value}
 
 
-def _row(pool: ReferencePool, n: int, seed: int) -> dict[str, Any]:
+def _row(pool: ReferencePool, tilt: RankTilt, seed: int) -> dict[str, Any]:
+    n = int(tilt.n)
     chosen = [rewards for rewards in pool.per_prompt(pool.rewards) if len(rewards) >= n]
-    predictions = np.array([predict(rewards, n) for rewards in chosen])
+    predictions = np.array([predict(rewards, tilt) for rewards in chosen])
     smallest = min(len(rewards) for rewards in chosen)
+    floor = rank_tilts.kl_floor(smallest, tilt)
+    # At the target itself the estimate reads about twice what the pool costs, and both fall as 1/M.
+    cost = pool_size.kl_from_pool(smallest, n) if tilt.kind == "best" else floor / 2
+    wanted = pool_size.num_samples_for(n) if tilt.kind == "best" else math.ceil(smallest * cost / pool_size.TOLERANCE)
     return {
         "n": n,
         "num_prompts": len(chosen),
@@ -162,17 +178,18 @@ def _row(pool: ReferencePool, n: int, seed: int) -> dict[str, Any]:
         "reward": stats.mean(predictions[:, 0], seed)._asdict(),
         "win_rate": stats.mean(predictions[:, 1], seed)._asdict(),
         "kl_bon_ref": stats.mean(predictions[:, 2], seed)._asdict(),
-        "win_rate_closed_form": best_of_n.win_rate(n),
-        "kl_bon_ref_closed_form": best_of_n.kl_from_reference(n),
-        "kl_policy_bon_floor": best_of_n.kl_floor(smallest, n),
-        "kl_from_pool": pool_size.kl_from_pool(smallest, n),
-        "num_samples_wanted": pool_size.num_samples_for(n),
-        "enough_samples": smallest >= pool_size.num_samples_for(n),
+        "win_rate_closed_form": rank_tilts.win_rate(tilt),
+        "kl_bon_ref_closed_form": rank_tilts.kl_from_reference(tilt),
+        "kl_policy_bon_floor": floor,
+        "kl_from_pool": cost,
+        "num_samples_wanted": wanted,
+        "enough_samples": smallest >= wanted,
     }
 
 
 def _warnings(result: dict[str, Any]) -> list[str]:
     short = [row["n"] for row in result["best_of_n"] if not row["enough_samples"]]
+    wanted = max((row["num_samples_wanted"] for row in result["best_of_n"] if not row["enough_samples"]), default=0)
     samples = result["num_samples"]["min"]
     drift, ties, finished = result["drift"], result["ties"], result["completions"]["finished_rate"]
     lines = [
@@ -180,7 +197,7 @@ def _warnings(result: dict[str, Any]) -> list[str]:
         (
             short,
             f"M = {samples} costs more than {pool_size.TOLERANCE} nats of KL(·‖π_bon) for N = {_join(short)}: "
-            f"wants M ≥ {max(map(pool_size.num_samples_for, short), default=0)}",
+            f"wants M ≥ {wanted}",
         ),
         *(
             (

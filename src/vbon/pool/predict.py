@@ -20,11 +20,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vbon.core import rank_tilts
 from vbon.core.best_of_n import kl_from_reference, log_weight, tie_averaged_weights, win_rate
+from vbon.core.rank_tilts import RankTilt, Target
 from vbon.core.reward_cdf import RewardCDF
 from vbon.core.special import log_binomial
 
 Float = NDArray[np.float64]
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
 class Prediction(NamedTuple):
@@ -35,24 +38,51 @@ class Prediction(NamedTuple):
     kl_bon_ref: float
 
 
-def predict(rewards: ArrayLike, n: float) -> Prediction:
-    """Predict best-of-N from the M rewards of one prompt, for any real N ≥ 1."""
+def predict(rewards: ArrayLike, n: Target) -> Prediction:
+    """Predict best-of-N, for any real N ≥ 1, or another rank tilt from the M rewards of one prompt."""
+    if isinstance(n, RankTilt):
+        if n.kind != "best":
+            return _predict_tilt(np.asarray(rewards, np.float64), n)
+        n = n.n
     rewards = np.asarray(rewards, np.float64)
     _, counts = np.unique(rewards, return_counts=True)
     return Prediction(float(sample_weights(rewards, n) @ rewards), _win_rate(counts, n), _kl(counts, n))
 
 
-def sample_weights(rewards: ArrayLike, n: float) -> Float:
-    """Compute weights, (M,) with sum 1, under which the M samples of one prompt represent best-of-N.
+def sample_weights(rewards: ArrayLike, n: Target) -> Float:
+    """Compute weights, (M,) with sum 1, under which the M samples of one prompt represent best-of-N or another tilt.
 
-    They are unbiased (core.best_of_n.tie_averaged_weights) for an integer N ≤ M; otherwise they are Ŵ_i/M, which are
-    those of draws with replacement.
+    They are unbiased (core.best_of_n.tie_averaged_weights) for best- and worst-of-N with an integer N ≤ M; otherwise
+    they are Ŵ_i/M, which are those of draws with replacement.
     """
     rewards = np.asarray(rewards, np.float64)
-    if n % 1 == 0 and n <= len(rewards):
-        return tie_averaged_weights(rewards, int(n))
+    kind, number = (n.kind, n.n) if isinstance(n, RankTilt) else ("best", n)
+    if kind in ("best", "worst") and number % 1 == 0 and number <= len(rewards):
+        return tie_averaged_weights(rewards if kind == "best" else -rewards, int(number))
     interval = RewardCDF(rewards, [len(rewards)]).pool_interval()
-    return np.asarray(np.exp(log_weight(interval.cdf_lt, interval.cdf_le, n)) / len(rewards))
+    return np.asarray(np.exp(rank_tilts.log_weight(interval.cdf_lt, interval.cdf_le, n)) / len(rewards))
+
+
+def _predict_tilt(rewards: Float, tilt: RankTilt) -> Prediction:
+    """As `predict`: the value without ties, corrected at the levels of several samples."""
+    _, counts = np.unique(rewards, return_counts=True)
+
+    kink = float(tilt.parameter or 0) if tilt.kind == "capped" else 0.0
+
+    def excess(a: Float, b: Float) -> tuple[Float, Float]:
+        """What an atom (a, b) gives beyond the continuum of its ranks: win rate, and KL."""
+        edges = np.stack([a, np.clip(kink, a, b), b])
+        width = np.diff(edges, axis=0)[..., None]
+        u = edges[:-1, :, None] + width * (_POINTS + 1) / 2
+        log_w, log_atom = rank_tilts.log_weight(u, u, tilt), rank_tilts.log_weight(a, b, tilt)
+        density, atom = width * _WEIGHTS / 2 * np.exp(log_w), (b - a) * np.exp(log_atom)
+        with np.errstate(invalid="ignore"):  # 0·log 0 = 0, in a piece of width 0
+            win, kl = (density * u).sum((0, 2)), np.where(density > 0, density * log_w, 0.0).sum((0, 2))
+        return atom * (a + b) / 2 - win, atom * log_atom - kl
+
+    win = rank_tilts.win_rate(tilt) + _jackknifed(lambda a, b: excess(a, b)[0], counts)
+    kl = rank_tilts.kl_from_reference(tilt) + _jackknifed(lambda a, b: excess(a, b)[1], counts)
+    return Prediction(float(sample_weights(rewards, tilt) @ rewards), win, kl)
 
 
 def _win_rate(counts: NDArray[np.int64], n: float) -> float:

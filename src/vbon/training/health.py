@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from vbon.core.best_of_n import kl_floor, kl_from_reference
+from vbon.core.rank_tilts import Target, as_tilt, kl_floor, kl_from_reference
 from vbon.training.output.state import RunState
 
 WATCHED = ("kl_policy_ref", "entropy", "eos_rate")
@@ -20,7 +20,7 @@ NOISY_FLOOR = 0.1  # nats: the reading of KL(π_θ‖π_bon) at π_θ = π_bon
 class HealthCheck:
     """Prints the warnings of the functions below, each once in a run, whether it was interrupted or not."""
 
-    def __init__(self, console: Console, state: RunState, n: float, *, vbon_objective: bool):
+    def __init__(self, console: Console, state: RunState, n: Target, *, vbon_objective: bool):
         self._console, self._state = console, state
         self._n, self._vbon_objective = n, vbon_objective
 
@@ -52,13 +52,13 @@ class HealthCheck:
             self._console.print(f"[yellow]warning:[/yellow] {line}")
 
 
-def noisy_cdf(n: float, num_samples: int, *, vbon_objective: bool) -> str | None:
+def noisy_cdf(n: Target, num_samples: int, *, vbon_objective: bool) -> str | None:
     """Return a warning if F̂ is too noisy for N; `num_samples` is the smallest M of the pool."""
     if not vbon_objective or kl_floor(num_samples, n) <= NOISY_FLOOR:
         return None
     return (
         f"F̂ is noisy for this N: with M = {num_samples} samples a prompt, KL(π_θ‖π_bon) reads "
-        f"{kl_floor(num_samples, n):.2f} nats at best; M ≥ {round(25 * n)} or a smaller --n helps"
+        f"{kl_floor(num_samples, n):.2f} nats at best; M ≥ {round(25 * as_tilt(n).n)} or a smaller --n helps"
     )
 
 
@@ -88,7 +88,7 @@ def precision(share: float, learning_rate: float) -> str | None:
     )
 
 
-def failure_signs(history: Sequence[dict[str, Any]], n: float, *, vbon_objective: bool) -> dict[str, str]:
+def failure_signs(history: Sequence[dict[str, Any]], n: Target, *, vbon_objective: bool) -> dict[str, str]:
     """Find failure signs in the training metrics so far: name → warning."""
     if len(history) < 2 * WINDOW:
         return {}
@@ -110,13 +110,13 @@ def failure_signs(history: Sequence[dict[str, Any]], n: float, *, vbon_objective
     return found
 
 
-def kl_overrun(kl: float, n: float, *, vbon_objective: bool) -> str | None:
+def kl_overrun(kl: float, n: Target, *, vbon_objective: bool) -> str | None:
     """A line when KL(π_θ‖π_ref), in nats, is well beyond that of best-of-N."""
     target = kl_from_reference(n)
     if not vbon_objective or kl <= KL_OVERRUN * target + 0.1:
         return None
     return (
-        f"KL(π_θ‖π_ref) = {kl:.2f} runs past best-of-{n:g}'s {target:.2f} nats; "
+        f"KL(π_θ‖π_ref) = {kl:.2f} runs past {as_tilt(n).name}'s {target:.2f} nats; "
         "a smaller --learning-rate or more --rollouts-per-iteration helps"
     )
 

@@ -19,7 +19,7 @@ from vbon.training.online import PoolLoss, name_prompts
 from vbon.training.parallel.learner import Learner, set_learning_rates
 from vbon.training.pool_data import PoolData, tilt_log_weights
 from vbon.training.schedule import learning_rate_factor
-from vbon.training.task import Task
+from vbon.training.task import Task, target_of
 
 WARMUP_STEPS = 20
 HELD_OUT_DRAWS = 4
@@ -28,7 +28,7 @@ HELD_OUT_DRAWS = 4
 def data_of(task: Task, config: TrainConfig, ref_policy: nn.Module) -> PoolData:
     """Make the training rows that the configured methods draw from, with log π_ref where one of them uses it."""
     tilts = config.algorithm != "offline" and not config.targets_best_of_n
-    data = PoolData(task, config.n, tilt_log_weights(task, config) if tilts else None)
+    data = PoolData(task, target_of(config), tilt_log_weights(task, config) if tilts else None)
     if OFFLINE_METHODS[config.offline_loss].uses_reference:
         data.fill_ref_logprobs(ref_policy)
     return data

@@ -15,7 +15,7 @@ from vbon.training.parallel.learner import Learner, set_learning_rates
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.step import step
-from vbon.training.task import Task, objective_of, prompt_slots
+from vbon.training.task import Task, objective_of, prompt_slots, target_of
 from vbon.training.update import UpdateSettings, make_baseline, minibatches
 from vbon.training.validation import rollout_metrics
 
@@ -85,7 +85,7 @@ def run_iteration(
         raise FloatingPointError(f"iteration {iteration + 1}, {bad.named(task)}") from None
     # 4. Measure.
     metrics = {
-        **rollout_metrics(rollouts, config.n, learner.gather_rows),
+        **rollout_metrics(rollouts, target_of(config), learner.gather_rows),
         **_mean_over_processes(steps, learner),
         "learning_rate": learner.optimizer.param_groups[0]["lr"],
         "seconds_rollout": rolled_out - started,

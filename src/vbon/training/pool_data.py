@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
-from vbon.core.best_of_n import log_weight
+from vbon.core.rank_tilts import Target, log_weight
 from vbon.errors import VbonError
 from vbon.models.batch import Sequences, sequences
 from vbon.models.batch_size import rows_at_a_time
@@ -16,8 +16,8 @@ from vbon.pool.ref_logprobs import checked_ref_logprobs
 from vbon.training.task import Task, objective_of
 
 
-def pool_log_weights(task: Task, n: float) -> NDArray[np.float64]:
-    """Compute log Ŵ_N of every pool completion among the others of its pool, float64 (ΣM,)."""
+def pool_log_weights(task: Task, n: Target) -> NDArray[np.float64]:
+    """Compute log Ŵ of every pool completion among the others of its pool, float64 (ΣM,)."""
     interval = task.cdf.pool_interval()
     return log_weight(interval.cdf_lt, interval.cdf_le, n)
 
@@ -37,14 +37,14 @@ class PoolData:
 
     Args:
         task: the prompts with their pool.
-        n: the N of the log-weights log Ŵ_N.
+        n: the N of the log-weights log Ŵ_N, or another rank tilt.
         log_weights: other log-weights, float64 (ΣM,).
 
     Raises:
         VbonError: the pool holds no token ids.
     """
 
-    def __init__(self, task: Task, n: float, log_weights: NDArray[np.float64] | None = None):
+    def __init__(self, task: Task, n: Target, log_weights: NDArray[np.float64] | None = None):
         if not task.pool.has_completion_ids:
             raise VbonError(f"{task.pool.path}: holds no token ids, which offline training needs; use --algorithm rloo")
         self.task = task

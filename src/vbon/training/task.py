@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vbon.artifacts.run import Provenance
 from vbon.config.train import TrainConfig
 from vbon.core import seeds, stats
-from vbon.core.objectives import OBJECTIVES, BoundObjective
+from vbon.core.objectives import OBJECTIVES, BoundObjective, tilted
 from vbon.core.rank_combination import Combination, RankCombination, middle
+from vbon.core.rank_tilts import RankTilt, parse
 from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import Interval, RewardCDF
 from vbon.errors import VbonError
@@ -109,8 +110,16 @@ class Task:
 
 def objective_of(config: TrainConfig) -> BoundObjective:
     """The configured objective with its N and β bound."""
+    if config.objective == "vbon":
+        target = target_of(config)
+        return lambda rewards, interval: tilted(interval, target)
     objective = OBJECTIVES[config.objective]
     return lambda rewards, interval: objective(rewards, interval, config.n, config.kl_coef)
+
+
+def target_of(config: TrainConfig) -> RankTilt:
+    """The configured rank tilt: best-of-N unless --tilt says otherwise."""
+    return parse(config.tilt, config.n)
 
 
 def sources_of(

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.artifacts.run import Provenance, RunFolder, settings_of
 from vbon.config.train import TrainConfig
-from vbon.core.best_of_n import kl_floor, kl_from_reference
+from vbon.core.rank_tilts import kl_floor, kl_from_reference
 from vbon.errors import Paused, VbonError
 from vbon.models import load
 from vbon.pool.combined_rewards import Criterion, tried
@@ -42,6 +42,7 @@ from vbon.training.task import (
     sampling_of,
     sources_of,
     split_pool,
+    target_of,
 )
 from vbon.training.validation import gives_finite_logprobs, kept_line, validate, validation_line
 
@@ -124,7 +125,7 @@ class VBoNTrainer:
         self._checkpoints = RunCheckpoints(self.folder.checkpoints, self._learner, beside, config.keep_checkpoints)
         self._state = self._restore()
         vbon_objective = config.targets_best_of_n
-        self._health = HealthCheck(self._console, self._state, config.n, vbon_objective=vbon_objective)
+        self._health = HealthCheck(self._console, self._state, target_of(config), vbon_objective=vbon_objective)
         self._log = RunLog(self.folder, self.accelerator, config)
 
     def train(self) -> dict[str, Any]:
@@ -276,7 +277,7 @@ class VBoNTrainer:
         """Validation metrics, the main process's everywhere: all must decide alike."""
         config, policy = self.config, self._learner.module("policy")
         measured = validate(
-            policy, self.ref_policy, self.validation, objective_of(config), n=config.n, seed=config.seed
+            policy, self.ref_policy, self.validation, objective_of(config), n=target_of(config), seed=config.seed
         )
         if config.algorithm == "offline" or config.objective == "bond":
             measured |= method_objective(measured, policy, data_of(self.validation, config, self.ref_policy), config)
@@ -316,7 +317,7 @@ class VBoNTrainer:
 
     def _refined(self) -> Refinement:
         """Ranks that the policy's samples will refine, also for validation where that is on the same prompts."""
-        data = PoolData(self.task, self.config.n)
+        data = PoolData(self.task, target_of(self.config))
         data.fill_ref_logprobs(self.ref_policy)
         refinement = Refinement(data, self.config)
         if self.validation.pool is self.task.pool:
@@ -338,8 +339,8 @@ class VBoNTrainer:
             "validated_on_training_prompts": self._validates_on_training_prompts,
             "out_of_time": self._out_of_time(),
             **{key: value for key, value in state.best.items() if key.startswith("validation/")},
-            "kl_policy_bon_floor": kl_floor(int(self.validation.cdf.num_samples.min()), self.config.n),
-            "kl_bon_ref": kl_from_reference(self.config.n),
+            "kl_policy_bon_floor": kl_floor(int(self.validation.cdf.num_samples.min()), target_of(self.config)),
+            "kl_bon_ref": kl_from_reference(target_of(self.config)),
         }
         self.policy = exported(policy, self.validation, self.config)
         if self.accelerator.is_main_process:

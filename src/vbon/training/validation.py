@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vbon.core import seeds, stats
-from vbon.core.best_of_n import log_weight
 from vbon.core.objectives import BoundObjective
+from vbon.core.rank_tilts import Target, log_weight
 from vbon.models.logprobs import completion_logprobs
 from vbon.training.rollout import Rollouts, roll_out
 from vbon.training.task import Task
@@ -22,7 +22,7 @@ FINITE_ROWS = 8
 
 @torch.no_grad()
 def validate(
-    policy: nn.Module, ref_policy: nn.Module, task: Task, objective: BoundObjective, *, n: float, seed: int
+    policy: nn.Module, ref_policy: nn.Module, task: Task, objective: BoundObjective, *, n: Target, seed: int
 ) -> dict[str, float]:
     """Measure the policy on up to 64 validation prompts with at least 512 fresh completions.
 
@@ -31,7 +31,7 @@ def validate(
         ref_policy: the model that made the pool.
         task: the validation prompts.
         objective: (rewards, interval) → sequence rewards and β.
-        n: the N of best-of-N that `kl_policy_bon` is measured against.
+        n: the N of best-of-N, or the rank tilt, that `kl_policy_bon` is measured against.
         seed: equal seeds draw with equal uniforms.
 
     Returns:
@@ -67,7 +67,9 @@ def prompts_measured(count: int, seed: int) -> Tensor:
     return seeds.permutation(count, seed, seeds.VALIDATION)[:MAX_PROMPTS]
 
 
-def rollout_metrics(rollouts: Rollouts, n: float, gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+def rollout_metrics(
+    rollouts: Rollouts, n: Target, gather: Callable[[Tensor], Tensor] | None = None
+) -> dict[str, float]:
     """Compute means over completions; docs/metrics.md names each estimator and direction.
 
     `gather` collects the rows of all processes, (B, K) → (ΣB, K).
@@ -82,7 +84,7 @@ def rollout_metrics(rollouts: Rollouts, n: float, gather: Callable[[Tensor], Ten
     }
 
 
-def completion_measures(rollouts: Rollouts, n: float) -> dict[str, Tensor]:
+def completion_measures(rollouts: Rollouts, n: Target) -> dict[str, Tensor]:
     """Compute the quantities whose means are `rollout_metrics`, for each completion; float64 (B,), on the CPU."""
     log_ratio = rollouts.log_ratio().cpu()
     interval, mask = rollouts.interval, rollouts.mask

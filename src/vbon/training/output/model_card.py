@@ -9,7 +9,8 @@ import yaml
 from vbon.artifacts.run import SETTINGS_NAME
 from vbon.config.methods import METHODS
 from vbon.config.train import TrainConfig
-from vbon.training.task import Task
+from vbon.core.rank_tilts import win_rate
+from vbon.training.task import Task, target_of
 from vbon.version import __version__
 
 METRICS = {
@@ -49,7 +50,8 @@ Method `{config.method_name}` (objective `{config.objective}`, algorithm `{confi
 |---|--:|--:|
 {_metric_lines(result)}
 
-For comparison: a best-of-{config.n:g} sample of a reward without ties wins {config.n / (config.n + 1):.3f} of the time,
+For comparison: a {target_of(config).name} sample of a reward without ties wins
+{win_rate(target_of(config)):.3f} of the time,
 at KL(π_bon‖π_ref) = {result["kl_bon_ref"]:.3f}; at π_θ = π_bon, KL(π_θ‖π_bon) reads
 {result["kl_policy_bon_floor"]:.3f} with a pool of this size.
 
@@ -75,7 +77,12 @@ the checkpoint; `vbon evaluate RUN --pool HELDOUT` gives some that did not.
 def _title(config: TrainConfig, result: dict[str, Any]) -> str:
     if result["is_reference"]:
         return "The reference, unchanged"
-    return f"Best-of-{config.n:g} in one sample" if config.targets_best_of_n else f"Trained by {config.method_name}"
+    target = target_of(config).name
+    return (
+        f"{target[0].upper()}{target[1:]} in one sample"
+        if config.targets_best_of_n
+        else f"Trained by {config.method_name}"
+    )
 
 
 def _what_it_is(config: TrainConfig, task: Task, result: dict[str, Any]) -> str:
@@ -85,7 +92,9 @@ def _what_it_is(config: TrainConfig, task: Task, result: dict[str, Any]) -> str:
     if result["is_reference"]:
         return f"No iteration of this run was better than `{config.model}` on validation, so these are its weights."
     if config.targets_best_of_n:
-        aim = f"so that one sample of it is distributed like the best of {config.n:g} samples of\n{source}\n{paper}"
+        target = target_of(config)
+        what = f"the best of {config.n:g} samples" if target.kind == "best" else f"the {target.name}"
+        aim = f"so that one sample of it is distributed like {what} of\n{source}\n{paper}"
         return f"A policy trained by vbon {__version__} {aim}."
     scale = f", KL coefficient {config.kl_coef:g}" if config.kl_coef is not None else ""
     aim = f"{METHODS[config.method_name].summary}{scale}, from {source}"

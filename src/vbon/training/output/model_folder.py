@@ -70,6 +70,7 @@ def run_record(
         config=json.loads(json.dumps(config.__dict__)) | {"reward": task.reward.name},
         given=given,
         n=config.n,
+        tilt=config.tilt,
         objective=config.objective,
         algorithm=config.algorithm,
         pool=str(task.pool.path),
