@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.table import Table
 
 from vbon.core import best_of_n, stats
@@ -70,6 +71,7 @@ def judge_table(judged: dict[str, Any]) -> Table:
         title_justify="left",
         caption="(95 % intervals over prompts) · change: from the N in the row above, on the same prompts",
         caption_justify="left",
+        box=SIMPLE,
     )
     for name in ("N", "judge", "change"):
         table.add_column(name, justify="right")

@@ -36,6 +36,7 @@ def model_card(config: TrainConfig, task: Task, allowed: Sequence[str], result: 
         The text of README.md.
     """
     measured_on = "its own training" if result["validated_on_training_prompts"] else "validation"
+    target = target_of(config)
     return f"""---
 {yaml.safe_dump(_front_matter(config), sort_keys=False).strip()}
 ---
@@ -50,8 +51,7 @@ Method `{config.method_name}` (objective `{config.objective}`, algorithm `{confi
 |---|--:|--:|
 {_metric_lines(result)}
 
-For comparison: a {target_of(config).name} sample of a reward without ties wins
-{win_rate(target_of(config)):.3f} of the time,
+For comparison: a {target.name} sample of a reward without ties wins {win_rate(target):.3f} of the time,
 at KL(π_bon‖π_ref) = {result["kl_bon_ref"]:.3f}; at π_θ = π_bon, KL(π_θ‖π_bon) reads
 {result["kl_policy_bon_floor"]:.3f} with a pool of this size.
 
