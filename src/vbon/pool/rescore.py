@@ -23,6 +23,7 @@ from vbon.pool.store import ReferencePool
 from vbon.pool.writer import CONFIG_NAME, PoolWriter, is_pool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward, load_configured_reward
+from vbon.rewards.pairwise import PairwiseReward
 from vbon.version import __version__
 
 
@@ -39,6 +40,8 @@ def rescore_pool(config: RescoreConfig, *, progress: bool = True) -> Path:
     if out.exists() and out.resolve() == pool.path.resolve():
         raise VbonError(f"--out {out} is the pool itself; choose another --out")
     reward = load_configured_reward(config.reward, config, str(resolve_device(config.device)))
+    if isinstance(reward, PairwiseReward):
+        raise VbonError(f"--reward {reward.name}: a pairwise reward scores samples while `vbon collect` draws them")
     expected = dataclasses.replace(
         pool.manifest,
         fingerprint=dataclasses.replace(pool.fingerprint, reward=reward.fingerprint),
