@@ -57,7 +57,6 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     reward = load_configured_reward(_reward_spec(config, runs, pool), config, str(device))
     judges = tuple(load_configured_reward(spec, config, str(device)) for spec in config.judges)
     check_judges(judges)
-    _refuse_pairwise(judges)
     if isinstance(reward, PairwiseReward):
         reward.num_opponents = int(pool.num_samples.max())  # every sample: win rates are shares of the whole pool
         reward.keep_in(Path(config.out), pool.path)
@@ -160,14 +159,6 @@ def _sampler(config: EvaluateConfig, ref_model: str, pool: ReferencePool, device
         max_new_tokens=made.max_new_tokens,
         stop_token_ids=made.stop,
     )
-
-
-def _refuse_pairwise(judges: Sequence[Reward]) -> None:
-    for judge in judges:
-        if isinstance(judge, PairwiseReward):
-            raise VbonError(
-                f"--judge {judge.name}: a pairwise judge has no number for a completion alone; give it as --reward"
-            )
 
 
 def _check_fingerprints(

@@ -18,6 +18,7 @@ from vbon.errors import VbonError
 from vbon.pool.rescore import score_pool
 from vbon.pool.store import ReferencePool
 from vbon.rewards import Reward
+from vbon.rewards.pairwise import PairwiseReward
 
 Float = NDArray[np.float64]
 
@@ -57,7 +58,12 @@ def judge_best_of_n(pool: ReferencePool, judge: Reward, ns: Sequence[int], seed:
 
 
 def check_judges(judges: Sequence[Reward]) -> None:
-    """Raise VbonError where a judge is given twice."""
+    """Raise VbonError where a judge is given twice, or only compares completions."""
+    for judge in judges:
+        if isinstance(judge, PairwiseReward):
+            raise VbonError(
+                f"--judge {judge.name}: a pairwise judge has no number for a completion alone; give it as --reward"
+            )
     names = [judge.name for judge in judges]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
