@@ -44,7 +44,7 @@ MEMBERS = {
     },
     "VBoNTrainer": {
         "__init__": "self, policy, ref_policy, reward, pool, config, *, tokenizer=None, accelerator=None, "
-        "provenance=None, should_pause=None",
+        "provenance=None, others=(), should_pause=None",
         "train": "self",
     },
 }
