@@ -142,7 +142,8 @@ def generate_in_chunks(
 
     parts = halved_once("rollouts", attempt, "--max-new-tokens or a smaller model")
     columns: Any = zip(*parts, strict=True)
-    return Completions(*(None if column[0] is None else torch.cat(column) for column in columns))
+    joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
+    return Completions(*joined)
 
 
 def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ def tried(
         VbonError: a reward is not the one that scored its pool, or the pools do not hold the same samples.
     """
     for other in criteria[1:]:
-        check_same_samples(criteria[0].pool, other.pool)
+        check_samples_match(criteria[0].pool, other.pool)
     ids = [prompt_ids_of(tokenizer, one.pool.prompts, str(one.pool.path)) for one in criteria]
     allowed = "reward" in config.allow_mismatch
     return [
@@ -90,7 +90,7 @@ def tried(
     ]
 
 
-def check_same_samples(pool: ReferencePool, other: ReferencePool) -> None:
+def check_samples_match(pool: ReferencePool, other: ReferencePool) -> None:
     """Raise VbonError, naming a prompt, unless `other` holds the same completions of the pool's prompts, in order."""
     own = other.select([prompt.prompt_id for prompt in pool.prompts])
     where = f"{other.path}: does not hold the samples of {pool.path}"

@@ -125,7 +125,17 @@ def target_of(config: TrainConfig) -> RankTilt:
 def sources_of(
     pool: ReferencePool, reward: Reward, provenance: Provenance | None, others: Sequence[Criterion] = ()
 ) -> dict[str, str]:
-    """Compute digests of what a run reads: one that is continued must read the same."""
+    """Compute digests of what a run reads: a run that is continued must read the same.
+
+    Args:
+        pool: the reference pool.
+        reward: the reward that scored it.
+        provenance: what the run is made with, for the model's digest; None where it is not known.
+        others: further pools of the same samples with their rewards.
+
+    Returns:
+        Digests by the name of what they are of.
+    """
     made = None if provenance is None else provenance.fingerprint
     sources = {"pool": pool.digest, "prompts": hash_prompt_ids(pool.prompts), "reward": reward.fingerprint}
     for number, other in enumerate(others, 1):
