@@ -1,4 +1,4 @@
-"""The two reference tables name only what exists: functions, tests, files, verbs and make targets."""
+"""The reference pages name only what exists: functions, tests, files, verbs and make targets."""
 
 import ast
 import re
@@ -9,8 +9,11 @@ import pytest
 from vbon.cli import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ("paper_to_code.md", "glossary.md")
-NAME = re.compile(r"(core|pool|models|rewards|training|evaluation|report|lab|integrations|config)(\.\w+)+")
+DOCS = ("paper_to_code.md", "glossary.md", "architecture.md")
+ROOMS = (
+    "core|artifacts|pool|models|rewards|training|evaluation|report|lab|integrations|config|sweep|demo|recipes|flags|cli"
+)
+NAME = re.compile(rf"({ROOMS})(\.\w+)+(?<!\.json)")
 FILE = re.compile(r"(src|tests|docs|recipes|benchmarks)/[^\s:]+(::\w+)?")
 PAPER_MODULES = ("best_of_n", "reward_cdf", "objectives", "offline", "policy_gradient", "kl")
 
