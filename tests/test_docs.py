@@ -9,7 +9,7 @@ import pytest
 from vbon.cli import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ("paper_to_code.md", "glossary.md", "architecture.md")
+DOCS = ("paper_to_code.md", "glossary.md", "architecture.md", "how-it-works.md")
 ROOMS = (
     "core|artifacts|pool|models|rewards|training|evaluation|report|lab|integrations|config|sweep|demo|recipes|flags|cli"
 )

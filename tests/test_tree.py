@@ -45,3 +45,13 @@ def test_the_reading_order_is_short_and_its_line_counts_are_true():
     lines = {name: len((ROOT / name).read_text().splitlines()) for name, _ in rows}
     assert rows and sum(lines.values()) < READING_LIMIT
     assert [name for name, said in rows if abs(lines[name] - int(said)) > DRIFT] == []
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 120
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/how-it-works.md"])
+def test_lines_outside_tables_are_short(page):
+    lines = (ROOT / page).read_text().splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
