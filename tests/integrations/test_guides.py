@@ -14,8 +14,8 @@ from vbon import cli, config, flags
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = {path.stem: path.read_text() for path in (ROOT / "docs" / "guides").glob("*.md")}
 RUN_HERE = sorted(
-    set(GUIDES) - {"hosts", "ray"}
-)  # hosts: test_guide.py; ray: below, as far as it goes without a cluster
+    set(GUIDES) - {"hosts", "ray", "rewards", "extending"}
+)  # hosts: test_guide.py; ray and rewards: below, their flags; code of rewards and extending: tests/test_guides.py
 # Flags that make a command small, where it does not set them itself.
 SMALL = {
     "collect": {"--max-new-tokens": "6", "--device": "cpu"},
@@ -41,7 +41,8 @@ PROMPTS = ["hi", "a line about rain", "1+1=", "why?"]
 
 
 def commands(guide: str) -> list[str]:
-    return [line for block in re.findall(r"```sh\n(.*?)```", GUIDES[guide], re.DOTALL) for line in block.splitlines()]
+    blocks = re.findall(r"```sh\n(.*?)```", GUIDES[guide], re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
 def sized(words: list[str]) -> list[str]:
@@ -102,9 +103,10 @@ def test_the_commands_of_a_guide_run(guide: str, workplace: Path, monkeypatch: p
         run(shlex.split(command))
 
 
-def test_the_commands_of_the_ray_guide_are_valid():
-    """`make test-ray` runs this engine on a cluster."""
-    for command in commands("ray"):
+@pytest.mark.parametrize("guide", ["ray", "rewards"])
+def test_the_commands_of_a_guide_are_valid(guide: str):
+    """The one needs a cluster (`make test-ray`), the other names reward files and pools that no guide makes."""
+    for command in commands(guide):
         _, verb, *words = shlex.split(command)
         cls = getattr(config, cli.VERBS[verb].config)
         flags.make_config(cls, flags.parse_args(cls, words, prog=verb), prog=verb).validate()
