@@ -25,6 +25,7 @@ def torn(prompts, completions): raise RuntimeError("a bug of mine")
 REWARD = "--reward reward.py:score"
 FRESH = f"{COLLECT} prompts.jsonl --out fresh"
 HERE = f"{TRAIN} {REWARD} --out fresh"
+RUN = f"{TRAIN} {REWARD} --learning-rate 1e-4"  # a rate so small that the last policy is kept and not the reference
 BIG = 10**20
 CASES = {
     # Prompts
@@ -71,8 +72,8 @@ CASES = {
     f"{COLLECT} held.jsonl {REWARD} --out pool": "pool: was started with other settings (--prompts was",
     f"{COLLECT} prompts.jsonl {REWARD} --out mine": "mine: not empty (holds notes.txt); choose another --out",
     f"{COLLECT} prompts.jsonl {REWARD} --out reward.py/x/y": "reward.py/x/y: cannot be created (Not a directory)",
-    f"{TRAIN} {REWARD} --seed 1": "run: was started with other settings (--seed was 0, now it is 1)",
-    f"{TRAIN} {REWARD} --num-iterations 1": "--num-iterations 1: run has done 3 iterations; ask for as many or more",
+    f"{RUN} --seed 1": "run: was started with other settings (--seed was 0, now it is 1)",
+    f"{RUN} --num-iterations 1": "--num-iterations 1: run has done 3 iterations; ask for as many or more",
     f"{HERE} --resume": "unknown flag --resume",
     "evaluate mine --pool held --out fresh --n 2 --device cpu": "mine: neither a run (vbon/run.json) nor a model",
     "report mine --out fresh": "mine: neither a run (vbon/run.json) nor an evaluation",
@@ -115,7 +116,7 @@ def place(ingredients: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for line in (
             f"{COLLECT} prompts.jsonl {REWARD} --out pool",
             f"{COLLECT} held.jsonl {REWARD} --out held",
-            f"{TRAIN} {REWARD}",
+            RUN,
             f"{EVALUATE} --out measured",
         ):
             assert cli.main(line.split()) == 0

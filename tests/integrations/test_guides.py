@@ -14,8 +14,8 @@ from vbon import cli, config, flags
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = {path.stem: path.read_text() for path in (ROOT / "docs" / "guides").glob("*.md")}
 RUN_HERE = sorted(
-    set(GUIDES) - {"hosts", "ray", "rewards", "extending"}
-)  # hosts: test_guide.py; ray and rewards: below, their flags; code of rewards and extending: tests/test_guides.py
+    set(GUIDES) - {"hosts", "ray", "rewards", "extending", "best-of-n-tools", "questions"}
+)  # hosts: test_guide.py; the others: their flags below, their code in tests/test_guides.py
 # Flags that make a command small, where it does not set them itself.
 SMALL = {
     "collect": {"--max-new-tokens": "6", "--device": "cpu"},
@@ -41,8 +41,11 @@ PROMPTS = ["hi", "a line about rain", "1+1=", "why?"]
 
 
 def commands(guide: str) -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", GUIDES[guide], re.DOTALL)
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    """The lines of the blocks of commands; in a block with output, those after a prompt."""
+    text = GUIDES[guide].replace("\\\n", " ")
+    shell = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    console = [line for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    return shell + [line.removeprefix("$ ") for line in console if line.startswith("$ ")]
 
 
 def sized(words: list[str]) -> list[str]:
@@ -103,11 +106,12 @@ def test_the_commands_of_a_guide_run(guide: str, workplace: Path, monkeypatch: p
         run(shlex.split(command))
 
 
-@pytest.mark.parametrize("guide", ["ray", "rewards"])
+@pytest.mark.parametrize("guide", ["ray", "rewards", "best-of-n-tools", "questions"])
 def test_the_commands_of_a_guide_are_valid(guide: str):
-    """The one needs a cluster (`make test-ray`), the other names reward files and pools that no guide makes."""
-    for command in commands(guide):
-        _, verb, *words = shlex.split(command)
+    """The guide on Ray needs a cluster (`make test-ray`); the others name rewards and pools that no guide makes."""
+    printed = [shlex.split(command) for command in commands(guide)]
+    assert any(words[0] == "vbon" for words in printed)
+    for _, verb, *words in (words for words in printed if words[0] == "vbon"):
         cls = getattr(config, cli.VERBS[verb].config)
         flags.make_config(cls, flags.parse_args(cls, words, prog=verb), prog=verb).validate()
 

@@ -30,7 +30,10 @@ from vbon.errors import VbonError
 FORMAT_VERSION = 1
 RECORD_NAME = "vbon/run.json"
 SETTINGS_NAME = f"vbon/{CONFIG_NAME}"
-PRIVATE = ["vbon/checkpoints/*", "vbon/curves/*", "vbon/wandb/*", "vbon/samples.jsonl", "*.lock", "*.writing-*"]
+PRIVATE = [
+    *("vbon/checkpoints/*", "vbon/curves/*", "vbon/wandb/*", "vbon/samples.jsonl", "vbon/sources.json"),
+    *("*.lock", "*.writing-*"),
+]
 """Patterns of what is not published with the model."""
 Row = dict[str, Any]
 """One line of metrics.jsonl or samples.jsonl."""

@@ -4,7 +4,7 @@ For other rewards there is no closed form (`vbon lab n-beta` solves for it). Not
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,10 +94,13 @@ def kl_of_tilt(scores: ArrayLike, kl_coef: float) -> float:
     return float(count * kl_of_samples_tilt(tilt, 1.0) - (count - 1) * left_out.mean())
 
 
-def kl_coef_for_samples(scores: Sequence[ArrayLike], kl: float) -> float:
+def kl_coef_for_samples(
+    scores: Sequence[ArrayLike], kl: float, kl_of: Callable[[ArrayLike, float], float] = kl_of_tilt
+) -> float:
     """Find the β whose optimum has a KL of `kl` nats to π_ref, as a mean over prompts.
 
     `scores` holds an array (M,) of scores of π_ref's samples for each prompt. KL falls as β rises: bisection in log β.
+    `kl_of`: the KL of one prompt; `kl_of_samples_tilt` where the samples are the law itself and no estimate of one.
 
     Raises:
         ValueError: kl ≤ 0, or larger than the samples can show.
@@ -107,11 +110,11 @@ def kl_coef_for_samples(scores: Sequence[ArrayLike], kl: float) -> float:
     if not kl > 0 or not spread > 0:
         raise ValueError(f"kl must be positive and the scores not all equal, got kl = {kl}, spread {spread}")
     low, high = math.log(spread * 1e-6), math.log(spread * 1e6)
-    if float(np.mean([kl_of_tilt(row, math.exp(low)) for row in rows])) < kl:
+    if float(np.mean([kl_of(row, math.exp(low)) for row in rows])) < kl:
         raise ValueError(f"the samples cannot reach {kl:g} nats")
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        reached = float(np.mean([kl_of_tilt(row, math.exp(middle)) for row in rows]))
+        reached = float(np.mean([kl_of(row, math.exp(middle)) for row in rows]))
         low, high = (middle, high) if reached > kl else (low, middle)
     return math.exp((low + high) / 2)
 

@@ -98,7 +98,7 @@ def mapped(law: Law, reward_map: str, spread: float) -> Law:
 def kl_matched(laws: Sequence[Law], n: float) -> float:
     """The one β of all prompts whose optimum spends best-of-N's KL to π_ref, mean over prompts."""
     spent = float(np.mean([law.kl_from_ref(law.log_bon(n)) for law in laws]))
-    return kl_rl.kl_coef_for_samples([law.rewards for law in laws], spent)
+    return kl_rl.kl_coef_for_samples([law.rewards for law in laws], spent, kl_rl.kl_of_samples_tilt)
 
 
 def sub_pools(laws: Sequence[Law], n: float, sizes: Sequence[int], rng: np.random.Generator) -> list[Row]:
