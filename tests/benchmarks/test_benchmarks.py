@@ -40,7 +40,10 @@ def test_a_benchmark_measures_every_contender(tmp_path, name, contenders):
     if contenders is not None:
         assert {row["contender"] for row in rows} == contenders
     for row in rows:
-        assert all(np.isfinite(value) and value >= 0 for value in row.values() if isinstance(value, int | float))
+        numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+        assert np.isfinite(list(numbers.values())).all(), row
+        # A fitted exponent of tiny work on a busy machine may well be negative: only amounts cannot be.
+        assert all(value >= 0 for key, value in numbers.items() if key != "exponent"), row
     if name == "roofline":  # 2·1024³ multiplications and additions, whatever the machine
         [square] = [row for row in rows if row["what"] == "matmul 1024³"]
         assert square["GFLOP/s"] * square["seconds"] == pytest.approx(2 * 1024**3 / 1e9, rel=0.02)
