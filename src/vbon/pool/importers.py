@@ -191,7 +191,9 @@ def ended_ids(ids: list[int], stop: Sequence[int], pad: int | None, most: int | 
         raise VbonError(f"{where}: tokens follow the stop token {kept[-1]}; cut them off, or declare the real stop")
     if most is not None and len(kept) > most:
         raise VbonError(f"{where}: {len(kept)} token ids, but max_new_tokens={most} is declared")
-    if end is None and (not ids or (ids[-1] == pad) or (most is not None and len(kept) < most)):
+    # One padding token at the end may have been sampled: a model gives it a small probability, as it does any other.
+    is_padded = pad is not None and ids[-2:] == [pad, pad]
+    if end is None and (not ids or is_padded or (most is not None and len(kept) < most)):
         limit = "" if most is None else f" of max_new_tokens={most}"
         raise VbonError(
             f"{where}: {len(kept)} token ids{limit} without a stop token at their end: keep the stop "
