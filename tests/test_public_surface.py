@@ -46,6 +46,7 @@ MEMBERS = {
         "__init__": "self, policy, ref_policy, reward, pool, config, *, tokenizer=None, accelerator=None, "
         "provenance=None, others=(), should_pause=None",
         "train": "self",
+        "replay": "self, file",
     },
 }
 PROPERTIES = {

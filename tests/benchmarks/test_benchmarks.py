@@ -148,3 +148,14 @@ def test_two_commits_are_the_same_but_for_clocks_and_additions(tmp_path, monkeyp
         (tmp_path / side / "run/metrics.jsonl").write_text(json.dumps(content) + "\n")
     assert compare(tmp_path / "base", tmp_path / "present") == line.startswith("different")
     assert capsys.readouterr().out.strip() == line
+
+
+@pytest.mark.recipes
+def test_the_tail_is_nearer_where_n_is_above_m_but_not_for_bounded_rewards(tmp_path):
+    done = run("benchmarks.tail", "--pools", "25", "--json", str(tmp_path / "tail.json"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "tail.json").read_text())["rows"]
+    kl = {(row["law"], row["num_samples"], row["n"], row["way"]): row["kl"] for row in rows}
+    for law in ("normal", "student t, 4"):
+        assert kl[law, 32, 128, "tail"] < 0.6 * kl[law, 32, 128, "counts"]
+    assert kl["uniform", 32, 32, "tail"] > kl["uniform", 32, 32, "counts"]

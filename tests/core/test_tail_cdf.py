@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vbon.core import rank_tilts
 from vbon.core.best_of_n import log_weight
+from vbon.core.rank_tilts import RankTilt
 from vbon.core.reward_cdf import RewardCDF
-from vbon.core.tail_cdf import TailCDF, tail_cdf, tail_size
+from vbon.core.tail_cdf import TailCDF, kl_floor, tail_cdf, tail_mean, tail_size
 
 EDGES = np.unique(1 - np.concatenate([np.linspace(1, 1e-2, 2000), np.geomspace(1e-2, 1e-7, 4000)]))
 MIDDLE, MASS = (EDGES[1:] + EDGES[:-1]) / 2, np.diff(EDGES)
@@ -45,6 +47,8 @@ def test_the_formula_by_hand():
     largest = np.array([1.0, 2.0, 4.0])  # threshold 1, k = 2, mean excess 2
     np.testing.assert_allclose(tail_cdf(largest, np.array([1.0, 3.0]), 9), [1 - 0.25, 1 - 0.25 * np.exp(-1)])
     assert tail_size([1, 4, 200]).tolist() == [0, 2, 14]
+    far = tail_cdf(largest, np.array([1e6]), 9)
+    assert far < 1 and np.isfinite(rank_tilts.log_weight(far, far, RankTilt("kth", 8, 3)))
 
 
 def test_an_affine_map_of_the_reward_changes_nothing():
@@ -89,3 +93,46 @@ def test_pools_without_a_tail_keep_the_counts(rewards):
         np.testing.assert_array_equal(one, other)
     for one, other in zip(TailCDF(pool).interval([0], [5.0]), pool.interval([0], [5.0]), strict=True):
         assert np.isfinite(one).all() and (np.diff(rewards).any() or (one == other).all())
+
+
+def by_numerical_integration(ordered, n: int) -> float:
+    """The mean of the largest of N from the law that the tail describes, by quantiles."""
+    k = int(tail_size(len(ordered)))
+    p, threshold = (k + 0.5) / (len(ordered) + 1), ordered[-k - 1]
+    u = (np.arange(2_000_000) + 0.5) / 2_000_000
+    u = u ** (1 / n)
+    body = ordered[np.minimum((u / (1 - p) * (len(ordered) - k)).astype(int), len(ordered) - k - 1)]
+    above = threshold + np.mean(ordered[-k:] - threshold) * np.log(p / (1 - u))
+    return float(np.where(u < 1 - p, body, above).mean())
+
+
+@pytest.mark.parametrize("n", [1, 5, 40, 400])
+def test_the_mean_of_best_of_n_is_that_of_the_law_with_the_tail(n: int):
+    ordered = np.sort(np.random.default_rng(4).normal(size=50))
+    assert tail_mean(ordered[::-1], n) == pytest.approx(by_numerical_integration(ordered, n), abs=2e-4)
+
+
+def test_the_mean_is_right_where_the_tail_is_exponential():
+    found = [tail_mean(row, 128) for row in np.random.default_rng(5).exponential(size=(3000, 32))]
+    exact = np.sum(1 / np.arange(1, 129))
+    assert abs(np.mean(found) - exact) < 3 * np.std(found) / np.sqrt(len(found))  # 5.43; the pool's own largest: 4.06
+
+
+@pytest.mark.parametrize("rewards", [[1.0], [0.0, 1.0, 1.0, 1.0], np.repeat([0.0, 1.0], 16)])
+def test_without_a_tail_there_is_no_mean(rewards):
+    assert np.isnan(tail_mean(rewards, 100))
+
+
+@pytest.mark.parametrize("tilt", [RankTilt("best", 8), RankTilt("kth", 8, 2), RankTilt("poisson", 8)])
+def test_the_floor_of_the_tail_is_what_the_estimate_reads_at_the_target(tilt):
+    """At draws u of the tilt on an even grid, ranked in pools of 40 exponential rewards."""
+    rng, readings = np.random.default_rng(6), []
+    grid = (np.arange(20_000) + 0.5) / 20_000
+    density = np.exp(rank_tilts.log_weight(grid, grid, tilt))
+    for _ in range(300):
+        u = rng.choice(grid, 50, p=density / density.sum())
+        found = TailCDF(RewardCDF(rng.exponential(size=40), [40])).interval(np.zeros(50, int), -np.log(1 - u))
+        readings.append(rank_tilts.log_weight(u, u, tilt) - rank_tilts.log_weight(found.cdf_lt, found.cdf_le, tilt))
+    error = np.std([one.mean() for one in readings]) / np.sqrt(300)
+    assert kl_floor(40, tilt, "exponential") == pytest.approx(np.mean(readings), abs=5 * error)
+    assert kl_floor(40, tilt) == rank_tilts.kl_floor(40, tilt)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from vbon.artifacts.files import LOCK_NAME, WRITING, FolderLock, remove_leftovers, replace_file
 from vbon.artifacts.json_files import is_number, json_value, read_object, write_json
 from vbon.artifacts.parquet_files import parquet_bytes, read_parquet
-from vbon.artifacts.settings import check_same_settings
+from vbon.artifacts.settings import ONCE_MISSING, check_same_settings
 from vbon.core.estimate import Estimate
 from vbon.errors import VbonError
 
@@ -129,7 +129,7 @@ class EvaluationFolder:
         before = then.get("settings")
         if not isinstance(before, dict) or not before:
             raise VbonError(f"--out {self.path}: holds an evaluation that does not say its settings; choose another")
-        check_same_settings(f"--out {self.path}", before, settings)
+        check_same_settings(f"--out {self.path}", ONCE_MISSING | before, settings)
 
 
 @dataclass(frozen=True)

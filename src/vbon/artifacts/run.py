@@ -20,7 +20,7 @@ import yaml
 from vbon.artifacts.files import FolderLock, remove_leftovers, replace_file
 from vbon.artifacts.fingerprint import Fingerprint, parse_fingerprint
 from vbon.artifacts.json_files import json_value, lines_text, read_lines, read_object, write_json
-from vbon.artifacts.settings import CONFIG_NAME, MAY_CHANGE, check_same_settings
+from vbon.artifacts.settings import CONFIG_NAME, MAY_CHANGE, ONCE_MISSING, check_same_settings
 from vbon.artifacts.typed import read_record
 from vbon.config.secrets import without_secrets
 from vbon.config.train import TrainConfig
@@ -31,7 +31,15 @@ FORMAT_VERSION = 1
 RECORD_NAME = "vbon/run.json"
 SETTINGS_NAME = f"vbon/{CONFIG_NAME}"
 PRIVATE = [
-    *("vbon/checkpoints/*", "vbon/curves/*", "vbon/wandb/*", "vbon/samples.jsonl", "vbon/sources.json"),
+    *(
+        "vbon/checkpoints/*",
+        "vbon/curves/*",
+        "vbon/wandb/*",
+        "vbon/samples.jsonl",
+        "vbon/sources.json",
+        "vbon/rollouts/*",
+    ),
+    "vbon/replay/*",
     *("*.lock", "*.writing-*"),
 ]
 """Patterns of what is not published with the model."""
@@ -105,11 +113,9 @@ class RunRecord:
         return out_of_time or config.num_iterations != self.config.get("num_iterations")
 
 
-_NOT_RECORDED = ("out", "device", "num_threads", "tracker", "checkpoint_every", "keep_checkpoints", "push_to_hub")
+_KEEPING = ("checkpoint_every", "keep_checkpoints", "save_rollouts", "replay")
+_NOT_RECORDED = ("out", "device", "num_threads", "tracker", *_KEEPING, "push_to_hub")
 """Settings that say where and how a process runs; config.yaml leaves them out."""
-
-ONCE_MISSING = {"tilt": "best"}
-"""Settings that earlier versions did not have, with the value that a run of theirs had."""
 
 LENGTH = frozenset({"num_iterations", "max_seconds"})
 """What says how long a run trains; a later start may extend it, but in rounds each has trained on the one before."""

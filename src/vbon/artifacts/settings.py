@@ -15,6 +15,8 @@ _AT_A_TIME = ("batch_size", "reward_batch_size", "gradient_checkpointing")
 _KEPT = ("checkpoint_every", "keep_checkpoints", "tracker", "push_to_hub")
 MAY_CHANGE = frozenset({*_WHERE, *_HOW_LONG, *_AT_A_TIME, *_KEPT})
 """Settings of any stage that may differ between two starts of it: they say where and when, not what."""
+ONCE_MISSING = {"tilt": "best", "tail": "counts"}
+"""Settings that earlier versions did not have, with the value that their work had."""
 
 
 def check_same_settings(

@@ -12,7 +12,7 @@ class EvaluateConfig:
     """Settings of `vbon evaluate`, which compares runs with the reference and with true best-of-N."""
 
     GROUPS = (
-        ("common", "n samples_per_prompt limit judges throughput dial"),
+        ("common", "n samples_per_prompt limit judges throughput dial tail"),
         ("inputs", "prompts prompt_column model reward allow_mismatch seed"),
         ("several rewards", "combine_with combine_rewards combine"),
         (
@@ -55,6 +55,7 @@ class EvaluateConfig:
     dial: tuple[types.BestOf, ...] = ()
     """Also measure each run with N turned to these values after training (`vbon generate --dial`), each against
     best-of-N of that value. Every run must then be one that was trained towards best-of-N."""
+    tail: types.Tail = "counts"
     throughput: bool = True
     """Also measure how fast the policies and best-of-N sample on this machine."""
     allow_mismatch: tuple[types.AllowedMismatch, ...] = field(default=(), metadata={"repeat": True})
@@ -73,6 +74,8 @@ class EvaluateConfig:
         conflicts, message = types.combining_conflict(self)
         if conflicts:
             raise VbonError(message)
+        if self.tail != "counts" and self.combine_with:
+            raise VbonError(f"--tail {self.tail} extrapolates one reward; leave it or --combine-with out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,7 @@ class InspectConfig:
     """Settings of `vbon inspect`, which shows a pool and predicts best-of-N for each N."""
 
     GROUPS = (
-        ("common", "n tilt judges seed"),
+        ("common", "n tilt tail judges seed"),
         ("judges", "reward_batch_size reward_dtype reward_timeout reward_concurrency device trust_remote_code"),
     )
 
@@ -125,6 +125,7 @@ class InspectConfig:
     n: tuple[AtLeastTwo, ...] = ()
     """Values of N to predict for. Default: 2, 4, 8, … up to the number of samples per prompt."""
     tilt: types.Tilt = "best"
+    tail: types.Tail = "counts"
     judges: tuple[types.RewardSpec, ...] = field(default=(), metadata={"flag": "judge", "repeat": True})
     """Another reward, by which best-of-N of the pool's reward is scored for each N. It shows where a larger N begins
     to harm. May be repeated."""
@@ -145,6 +146,9 @@ class InspectConfig:
             raise VbonError(f"--tilt {self.tilt} needs --n with values of at least {k}")
         if kind != "best" and self.judges:
             raise VbonError(f"--judge scores best-of-N only; leave out --tilt {self.tilt} or --judge")
+        if self.tail != "counts" and (kind != "best" or self.judges):
+            other = "--judge" if self.judges else f"--tilt {self.tilt}"
+            raise VbonError(f"--tail {self.tail} predicts the reward of best-of-N only; leave it or {other} out")
 
 
 @dataclass(frozen=True, kw_only=True)

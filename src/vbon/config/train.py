@@ -21,7 +21,7 @@ class TrainConfig:
 
     GROUPS = (
         ("common", "method algorithm warm_start gae_lambda num_iterations learning_rate lora_rank mixed_precision"),
-        ("objective", "objective tilt tie_rule refine_tail kl_coef kl_estimator refresh_kl rounds"),
+        ("objective", "objective tilt tie_rule tail refine_tail kl_coef kl_estimator refresh_kl rounds"),
         ("several rewards", "combine_with combine_rewards combine"),
         ("rollouts", "rollouts_per_iteration samples_per_prompt prompts temperature max_new_tokens stop_token_ids"),
         ("updates", "num_epochs minibatch_size lr_schedule max_grad_norm clip_range advantage_clip whiten_advantages"),
@@ -37,6 +37,7 @@ class TrainConfig:
             "max_comparisons allow_mismatch",
         ),
         ("LoRA", "lora_alpha lora_target_modules"),
+        ("search for a fault", "save_rollouts replay"),
         (
             "machine and tracking",
             "device dtype gradient_checkpointing num_threads tracker push_to_hub trust_remote_code",
@@ -72,6 +73,7 @@ class TrainConfig:
     tilt: types.Tilt = "best"
     tie_rule: Literal["random", "order"] = "random"
     """Ranking of equal rewards: at random, or by a fixed order of the completions."""
+    tail: types.Tail = "counts"
     refine_tail: bool = False
     """Also estimate the top ranks from the policy's own samples. For a pool with M close to or below N. It costs a
     forward pass over the pool's samples per prompt and iteration."""
@@ -149,6 +151,13 @@ class TrainConfig:
     """Iterations between two checkpoints."""
     keep_checkpoints: types.Count = 2
     """Number of latest checkpoints to keep."""
+
+    save_rollouts: bool = False
+    """Write the rollouts of every iteration to vbon/rollouts before the update. --replay also needs the checkpoint of
+    that moment: add --checkpoint-every 1 and enough --keep-checkpoints."""
+    replay: types.File | None = None
+    """Train nothing: repeat the update of these rollouts, from the checkpoint of their iteration in --out, and compare
+    the weights with the run's. Other settings than the run's show what they change."""
 
     temperature: types.Positive | None = None
     """Sampling temperature. Only for imported pools without one. Default: the pool's."""
@@ -234,18 +243,17 @@ def _check_method(config: TrainConfig) -> None:
 
 
 def _conflicts_of_combining(config: TrainConfig) -> Iterator[tuple[bool, str]]:
-    reads_one = config.refine_tail or config.tie_rule == "order" or config.rounds > 1 or config.objective == "reward"
+    other_ranks = config.refine_tail or config.tail != "counts" or config.tie_rule == "order"
+    reads_one = other_ranks or config.rounds > 1 or config.objective == "reward"
+    without = (
+        "leave --tail, --refine-tail, --tie-rule order, --rounds and an objective that reads the reward itself out"
+    )
     yield (
         config.reward.startswith("pairwise:") and reads_one,
-        "--reward pairwise: has no number for a completion alone: leave --refine-tail, --tie-rule order, --rounds and "
-        "an objective that reads the reward itself out",
+        f"--reward pairwise: has no number for a completion alone: {without}",
     )
     yield types.combining_conflict(config)
-    yield (
-        bool(config.combine_with) and reads_one,
-        "--combine-with ranks by several rewards: leave --refine-tail, --tie-rule order, --rounds and an objective "
-        "that reads the reward itself out",
-    )
+    yield bool(config.combine_with) and reads_one, f"--combine-with ranks by several rewards: {without}"
 
 
 def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
@@ -257,6 +265,18 @@ def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
     rollouts, per_prompt = config.rollouts_per_iteration, config.samples_per_prompt
     yield from _conflicts_of_combining(config)
     yield from _tilt_conflicts(config)
+    yield (
+        bool(config.save_rollouts or config.replay) and (offline or config.rounds > 1 or config.kl_estimator == "full"),
+        "--save-rollouts and --replay need rollouts, one round and a --kl-estimator other than full",
+    )
+    yield (
+        config.tail != "counts" and (config.refine_tail or config.tie_rule == "order" or config.tilt == "worst"),
+        f"--tail {config.tail} needs --tie-rule random, a --tilt that looks at the top, and no --refine-tail",
+    )
+    yield (
+        config.tail != "counts" and (config.objective == "reward" or method.whole_n),
+        f"--tail {config.tail} changes ranks, which --method {config.method_name} does not read; leave it out",
+    )
     yield offline and config.objective != "vbon", f"--algorithm offline needs --objective vbon, not {config.objective}"
     yield (
         config.refine_tail and (offline or config.tie_rule == "order"),

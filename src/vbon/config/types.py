@@ -75,6 +75,15 @@ Tilt = Annotated[
     ),
 ]
 
+Tail = Annotated[
+    Literal["counts", "exponential"],
+    Help(
+        "Ranks above the largest rewards of the pool. counts: as many samples as there are below. exponential: an "
+        "exponential tail above the √M-th largest reward, for N close to M or above it. Only for rewards without "
+        "ties, where it is no longer true that a monotone map of the reward changes nothing."
+    ),
+]
+
 # Settings that several verbs share.
 Model = Annotated[str, Help("Model: a directory or a hub id.", "MODEL")]
 RewardSpec = Annotated[

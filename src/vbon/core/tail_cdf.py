@@ -12,13 +12,20 @@ KL(π̂_bon‖π_bon) falls by more than half where N is several times M; for bo
 rewards tie there is no tail to extrapolate.
 """
 
+from typing import Any, Literal
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vbon.core import rank_tilts, seeds
+from vbon.core.rank_tilts import Target, as_tilt
 from vbon.core.reward_cdf import Interval, RewardCDF
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
+Tail = Literal["counts", "exponential"]
+"""How the largest rewards are ranked: by counts alone, or with an exponential tail."""
+_POOLS, _DRAWS = 400, 100
 
 
 def tail_size(num_samples: ArrayLike) -> Int:
@@ -36,11 +43,12 @@ def tail_cdf(largest: Float, at: Float, num_samples: int) -> Float:
         num_samples: M of the pool.
 
     Returns:
-        float64 (B,), below 1 unless the tail is beyond float64; NaN where all k + 1 rewards are equal.
+        float64 (B,), below 1, so that no tilt's log-weight is −∞; NaN where all k + 1 rewards are equal.
     """
     threshold, k = largest[0], len(largest) - 1
     mean_excess = np.mean(largest[1:] - threshold) or np.nan
-    return np.asarray(1 - (k + 0.5) / (num_samples + 1) * np.exp(-(at - threshold) / mean_excess))
+    above = (k + 0.5) / (num_samples + 1) * np.exp(-(at - threshold) / mean_excess)
+    return np.asarray(1 - np.maximum(above, np.finfo(np.float64).epsneg))
 
 
 class TailCDF:
@@ -92,6 +100,58 @@ class TailCDF:
 
     def _ranked(self, pool: int) -> Float:
         return self._sorted[self.pools.offsets[pool] : self.pools.offsets[pool + 1]]
+
+
+def with_tail(cdf: Any, tail: Tail) -> Any:
+    """The CDF, or with `tail` "exponential" the `TailCDF` of it, which must then be a `RewardCDF` without tie keys."""
+    return TailCDF(cdf) if tail == "exponential" else cdf
+
+
+def tail_mean(rewards: ArrayLike, n: int) -> float:
+    """Estimate the mean reward of best-of-N from the M rewards of one prompt, also for an N above M.
+
+    The lowest M − k samples share the mass below the threshold evenly. The part above it has a closed form,
+
+        E[(max − r_(M−k))⁺] = σ̂·Σ_{i=1..N} (1 − (1 − p)^i)/i,    p = (k + ½)/(M + 1)
+
+    Args:
+        rewards: (M,), any order; NaN is returned where there is no tail: M < 3, or ties among the k + 1 largest.
+        n: N, a whole number.
+    """
+    ordered = np.sort(np.asarray(rewards, np.float64))
+    k = int(tail_size(len(ordered)))
+    body, excess = ordered[: len(ordered) - k], np.diff(ordered[len(ordered) - k - 1 :])
+    if not k or not excess.all():
+        return float("nan")
+    p = (k + 0.5) / (len(ordered) + 1)
+    mass = np.diff(((1 - p) * np.arange(len(body) + 1) / len(body)) ** n, append=1.0)
+    steps = np.arange(1, n + 1)
+    mean_excess = np.mean(ordered[-k:] - body[-1])
+    return float(mass @ np.append(body, body[-1]) + mean_excess * np.sum((1 - (1 - p) ** steps) / steps))
+
+
+def kl_floor(num_samples: int, target: Target, tail: Tail = "counts") -> float:
+    """Compute what the plug-in estimate of KL(π_θ‖π) reads at π_θ = π itself, where the true KL is 0; nats.
+
+    With the tail, which depends on the rewards, it is simulated for rewards that are exponential; since Ŵ does not
+    have mean 1 then, it can be a little below 0.
+
+    Args:
+        num_samples: M of the pool.
+        target: N of best-of-N, or another tilt.
+        tail: how the largest rewards are ranked.
+    """
+    if tail == "counts":
+        return rank_tilts.kl_floor(num_samples, target)
+    tilt, rng = as_tilt(target), seeds.generator(0)
+    pools = RewardCDF(rng.exponential(size=num_samples * _POOLS), np.full(_POOLS, num_samples))
+    edges = 1 - np.geomspace(1, 1e-12, 8001)
+    u = (edges[1:] + edges[:-1]) / 2
+    mass = np.diff(edges) * np.exp(rank_tilts.log_weight(u, u, tilt))
+    u = rng.choice(u, _POOLS * _DRAWS, p=mass / mass.sum())
+    found = TailCDF(pools).interval(np.repeat(np.arange(_POOLS), _DRAWS), -np.log1p(-u))
+    gap = rank_tilts.log_weight(u, u, tilt) - rank_tilts.log_weight(found.cdf_lt, found.cdf_le, tilt)
+    return float(gap.mean())
 
 
 def _with_points(interval: Interval, point: Float) -> Interval:

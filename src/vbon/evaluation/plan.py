@@ -58,6 +58,10 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     judges = tuple(load_configured_reward(spec, config, str(device)) for spec in config.judges)
     check_judges(judges)
     if isinstance(reward, PairwiseReward):
+        if config.tail != "counts":
+            raise VbonError(
+                f"--tail {config.tail}: {reward.name} has no number for a completion alone; leave --tail out"
+            )
         reward.num_opponents = int(pool.num_samples.max())  # every sample: win rates are shares of the whole pool
         reward.keep_in(Path(config.out), pool.path)
     allowed = _check_fingerprints(config, runs, pool, ref_model, sampler, reward)
@@ -80,6 +84,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
         batch_size=config.batch_size,
         seed=config.seed,
         tilt=tilt,
+        tail=config.tail,
     )
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
     settings = json_value(dataclasses.asdict(filled)) | {"allowed_mismatches": allowed}

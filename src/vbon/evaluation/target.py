@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from vbon.core.rank_tilts import kl_floor
+from vbon.core.tail_cdf import kl_floor
 from vbon.evaluation.metrics import share_worse
 from vbon.evaluation.task import EvalTask
 from vbon.pool.predict import predict, sample_weights
@@ -19,7 +19,8 @@ def target_metrics(task: EvalTask) -> dict[str, Float]:
 
     Lengths, ends and judges' rewards are there where the pool has what they need.
     """
-    predictions = np.array([predict(rewards, task.target) for rewards in task.pool.per_prompt(task.pool.rewards)])
+    rewards = task.pool.per_prompt(task.pool.rewards)
+    predictions = np.array([predict(one, task.target, task.tail) for one in rewards])
     keys = ("reward", "win_rate", "kl_policy_ref")
     values = dict(zip(keys, predictions.T, strict=True))
     against_itself = np.full(len(predictions), 0.5)
@@ -33,8 +34,8 @@ def pool_reward(task: EvalTask) -> Float:
 
 
 def kl_policy_bon_floor(task: EvalTask) -> float:
-    """What `kl_policy_bon` reads at best-of-N itself, mean over prompts (core.rank_tilts.kl_floor), nats."""
-    floor = cache(lambda num_samples: kl_floor(num_samples, task.target))
+    """What `kl_policy_bon` reads at best-of-N itself, mean over prompts (core.tail_cdf.kl_floor), nats."""
+    floor = cache(lambda num_samples: kl_floor(num_samples, task.target, task.tail))
     return float(np.mean([floor(int(num_samples)) for num_samples in task.pool.num_samples]))
 
 

@@ -11,6 +11,7 @@ from vbon.core import seeds
 from vbon.core.rank_combination import RankCombination
 from vbon.core.rank_tilts import RankTilt, log_weight, parse
 from vbon.core.reward_cdf import RewardCDF
+from vbon.core.tail_cdf import Tail, TailCDF, with_tail
 from vbon.evaluation.divergence import sequence_logprobs
 from vbon.models import load
 from vbon.pool.combined_rewards import CombinedRewards
@@ -45,6 +46,9 @@ class EvalTask:
     tilt: str = "best"
     """The tilt that policies are compared with, as `vbon train --tilt` spells it; `n` is its strength."""
 
+    tail: Tail = "counts"
+    """How the largest rewards are ranked (`core.tail_cdf`)."""
+
     @property
     def target(self) -> RankTilt:
         """The target of the comparison: best-of-N unless `tilt` says otherwise."""
@@ -56,8 +60,8 @@ class EvalTask:
         return self.known.pool
 
     @cached_property
-    def cdf(self) -> RewardCDF | RankCombination | PairwiseRanks:
-        return self.known.cdf()
+    def cdf(self) -> RewardCDF | TailCDF | RankCombination | PairwiseRanks:
+        return with_tail(self.known.cdf(), self.tail)
 
     @cached_property
     def pool_log_weight(self) -> Float:

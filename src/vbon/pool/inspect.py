@@ -16,6 +16,7 @@ from vbon.config.pool import InspectConfig
 from vbon.core import pool_size, rank_tilts, stats
 from vbon.core.rank_tilts import RankTilt, parse
 from vbon.core.reward_cdf import RewardCDF
+from vbon.core.tail_cdf import Tail, kl_floor
 from vbon.errors import VbonError
 from vbon.models.load import resolve_device
 from vbon.pool.judged import check_judges, judge_best_of_n, judge_table, judge_warning
@@ -38,7 +39,7 @@ def inspect_command(config: InspectConfig) -> dict[str, Any]:
     pool = ReferencePool.open(config.pool, allow_incomplete=True)
     device = str(resolve_device(config.device)) if config.judges else "cpu"
     judges = [load_configured_reward(spec, config, device) for spec in config.judges]
-    result = inspect(pool, config.n or None, seed=config.seed, judges=judges, tilt=config.tilt)
+    result = inspect(pool, config.n or None, seed=config.seed, judges=judges, tilt=config.tilt, tail=config.tail)
     print_inspection(result, Console())
     return result
 
@@ -50,6 +51,7 @@ def inspect(
     seed: int = 0,
     judges: Sequence[Reward] = (),
     tilt: str = "best",
+    tail: Tail = "counts",
 ) -> dict[str, Any]:
     """Compute all that `vbon inspect` shows, as JSON values.
 
@@ -59,22 +61,22 @@ def inspect(
         seed: seed of the intervals, which are of 95 % over prompts (core.stats.bootstrap).
         judges: rewards that score best-of-N of the pool's own reward.
         tilt: the rank tilt to predict for, as `vbon train --tilt` spells it; N is its strength.
-
-    Returns:
-        The figures of the tables, the fingerprint and the warnings.
+        tail: "exponential" extrapolates the reward of best-of-N to an N above M (`core.tail_cdf`).
 
     Returns:
         The numbers by name; `best_of_n` has a row for each N, and `judges` a part for each judge.
 
     Raises:
-        VbonError: an N is above every M, the pool has no samples, or no texts for a judge, or a judge is given twice.
+        VbonError: an N is above every M without the tail, the pool has no samples, or no texts for a judge, or a judge
+            is given twice.
     """
     check_judges(judges)
     if not len(pool):
         raise VbonError(f"{pool.path}: holds no samples yet")
     chosen = _default_ns(pool) if ns is None else list(ns)
-    if chosen and max(chosen) > pool.num_samples.max():
-        raise VbonError(f"--n {max(chosen)}: the pool has at most {pool.num_samples.max()} samples of a prompt")
+    if chosen and max(chosen) > pool.num_samples.max() and tail == "counts":
+        most = f"the pool has at most {pool.num_samples.max()} samples of a prompt"
+        raise VbonError(f"--n {max(chosen)}: {most}; --tail exponential extrapolates")
     result = {
         "pool": str(pool.path),
         "complete": pool.manifest.complete,
@@ -86,7 +88,7 @@ def inspect(
         "ties": _ties(pool),
         "completions": _completion_summary(pool),
         "drift": _drift(pool, seed),
-        "best_of_n": [_row(pool, parse(tilt, n), seed) for n in chosen],
+        "best_of_n": [_row(pool, parse(tilt, n), seed, tail) for n in chosen],
         "judges": [judge_best_of_n(pool, judge, chosen, seed) for judge in judges],
     }
     return {**result, "warnings": _warnings(result)}
@@ -162,15 +164,16 @@ def _drift(pool: ReferencePool, seed: int) -> dict[str, float] | None:
     return {"chi2": test.chi2, "p_value": test.p_value}
 
 
-def _row(pool: ReferencePool, tilt: RankTilt, seed: int) -> dict[str, Any]:
+def _row(pool: ReferencePool, tilt: RankTilt, seed: int, tail: Tail) -> dict[str, Any]:
     n = int(tilt.n)
-    chosen = [rewards for rewards in pool.per_prompt(pool.rewards) if len(rewards) >= n]
-    predictions = np.array([predict(rewards, tilt) for rewards in chosen])
+    chosen = [rewards for rewards in pool.per_prompt(pool.rewards) if len(rewards) >= n or tail == "exponential"]
+    predictions = np.array([predict(rewards, tilt, tail) for rewards in chosen])
     smallest = min(len(rewards) for rewards in chosen)
-    floor = rank_tilts.kl_floor(smallest, tilt)
+    floor = kl_floor(smallest, tilt, tail)
     # At the target itself the estimate reads about twice what the pool costs, and both fall as 1/M.
-    cost = pool_size.kl_from_pool(smallest, n) if tilt.kind == "best" else floor / 2
-    wanted = pool_size.num_samples_for(n) if tilt.kind == "best" else math.ceil(smallest * cost / pool_size.TOLERANCE)
+    is_best = tilt.kind == "best"
+    cost = pool_size.kl_from_pool(smallest, n) if is_best else floor / 2
+    wanted = pool_size.num_samples_for(n) if is_best else math.ceil(smallest * cost / pool_size.TOLERANCE)
     return {
         "n": n,
         "num_prompts": len(chosen),

@@ -25,6 +25,7 @@ from vbon.core.best_of_n import kl_from_reference, log_weight, tie_averaged_weig
 from vbon.core.rank_tilts import RankTilt, Target
 from vbon.core.reward_cdf import RewardCDF
 from vbon.core.special import log_binomial
+from vbon.core.tail_cdf import Tail, tail_mean
 
 Float = NDArray[np.float64]
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(16)
@@ -38,15 +39,20 @@ class Prediction(NamedTuple):
     kl_bon_ref: float
 
 
-def predict(rewards: ArrayLike, n: Target) -> Prediction:
-    """Predict best-of-N, for any real N ≥ 1, or another rank tilt from the M rewards of one prompt."""
+def predict(rewards: ArrayLike, n: Target, tail: Tail = "counts") -> Prediction:
+    """Predict best-of-N, for any real N ≥ 1, or another rank tilt from the M rewards of one prompt.
+
+    With an exponential tail, the reward of best-of-N for a whole N above M is `core.tail_cdf.tail_mean`.
+    """
     if isinstance(n, RankTilt):
         if n.kind != "best":
             return _predict_tilt(np.asarray(rewards, np.float64), n)
         n = n.n
     rewards = np.asarray(rewards, np.float64)
     _, counts = np.unique(rewards, return_counts=True)
-    return Prediction(float(sample_weights(rewards, n) @ rewards), _win_rate(counts, n), _kl(counts, n))
+    extrapolated = tail_mean(rewards, int(n)) if tail == "exponential" and n > len(rewards) and n % 1 == 0 else np.nan
+    reward = float(sample_weights(rewards, n) @ rewards) if np.isnan(extrapolated) else extrapolated
+    return Prediction(reward, _win_rate(counts, n), _kl(counts, n))
 
 
 def sample_weights(rewards: ArrayLike, n: Target) -> Float:

@@ -51,6 +51,7 @@ def run_iteration(
     config: TrainConfig,
     iteration: int,
     pool_loss: PoolLoss | None = None,
+    sample: Callable[..., Rollouts] | None = None,
 ) -> tuple[dict[str, float], Rollouts]:
     """Run one iteration: sample, set the learning rate, update, measure, and once check the sampler.
 
@@ -61,6 +62,7 @@ def run_iteration(
         config: the configured training, with its defaults filled in.
         iteration: the number of the iteration, counted from 0.
         pool_loss: the loss on pool samples that every minibatch adds (bond), or None.
+        sample: what gives the rollouts in place of `sample_rollouts`, from the same arguments (training.replay).
 
     Returns:
         The metrics over all processes, and this process's rollouts.
@@ -71,7 +73,7 @@ def run_iteration(
     """
     started = time.perf_counter()
     # 1. Roll out: this process's share of the iteration's completions, scored, ranked and set against the reference.
-    rollouts = sample_rollouts(learner, ref_policy, task, config, iteration)
+    rollouts = (sample or sample_rollouts)(learner, ref_policy, task, config, iteration)
     rolled_out = time.perf_counter()
     # 2. Learning rate of this iteration.
     factor = learning_rate_factor(config.lr_schedule, iteration, config.num_iterations)

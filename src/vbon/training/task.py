@@ -17,6 +17,7 @@ from vbon.core.rank_combination import Combination, RankCombination, middle
 from vbon.core.rank_tilts import RankTilt, parse
 from vbon.core.refined_cdf import RefinedCDF
 from vbon.core.reward_cdf import Interval, RewardCDF
+from vbon.core.tail_cdf import Tail, TailCDF, with_tail
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.batch import Completions
@@ -40,7 +41,7 @@ class Task:
     """Prompts with a pool, and everything needed to turn a prompt into ranked completions."""
 
     pool: ReferencePool
-    cdf: RewardCDF | RefinedCDF | RankCombination | PairwiseRanks
+    cdf: RewardCDF | TailCDF | RefinedCDF | RankCombination | PairwiseRanks
     tie_rule: str
     prompt_ids: list[list[int]]
     tokenizer: PreTrainedTokenizerBase
@@ -192,6 +193,7 @@ def make_task(
     resolution: float = 0.0,
     others: Sequence[Criterion] = (),
     combine: Combination = "mean",
+    tail: Tail = "counts",
 ) -> Task:
     """Check a pool's prompts against the model, and settle its rewards.
 
@@ -205,6 +207,7 @@ def make_task(
         resolution: of the reward (`known_rewards.score_again`).
         others: further rewards of the same samples, whose ranks are combined with the first one's.
         combine: how they are combined.
+        tail: how the largest rewards are ranked (`core.tail_cdf`).
 
     Returns:
         The task.
@@ -217,7 +220,7 @@ def make_task(
     known = settle([Criterion(pool, reward, resolution), *others], combine)
     return Task(
         pool=known.pool,
-        cdf=known.cdf(tie_rule),
+        cdf=with_tail(known.cdf(tie_rule), tail),
         tie_rule=tie_rule,
         prompt_ids=prompt_ids,
         tokenizer=tokenizer,

@@ -52,7 +52,7 @@ def train(config: TrainConfig, *, should_pause: Callable[[], bool] | None = None
 
 
 def _train(config: TrainConfig, should_pause: Callable[[], bool] | None) -> dict[str, Any]:
-    finished = finished_result(config)
+    finished = finished_result(config) if config.replay is None else None
     if finished is not None:
         return finished
     if config.rounds > 1:
@@ -92,7 +92,7 @@ def _train_once(config: TrainConfig, should_pause: Callable[[], bool] | None) ->
         others=others,
         should_pause=should_pause,
     )
-    return trainer.train()
+    return trainer.train() if config.replay is None else trainer.replay(config.replay)
 
 
 def open_pool(config: TrainConfig, path: str | None = None) -> ReferencePool:

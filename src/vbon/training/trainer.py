@@ -1,6 +1,7 @@
 """VBoNTrainer: a policy, its reference, a reward and a pool in; the run's result and a model folder out."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -9,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.artifacts.run import Provenance, RunFolder, settings_of
 from vbon.config.train import TrainConfig
-from vbon.core.rank_tilts import kl_floor, kl_from_reference
+from vbon.core.rank_tilts import kl_from_reference
+from vbon.core.tail_cdf import kl_floor
 from vbon.errors import Paused, VbonError
 from vbon.models import load
 from vbon.pool.combined_rewards import Criterion, tried
@@ -20,7 +22,7 @@ from vbon.training.critic_start import critic_step
 from vbon.training.defaults import with_defaults
 from vbon.training.health import HealthCheck, share_rounded_away
 from vbon.training.offline import best_of_n_loss, check_sets, data_of, method_objective, offline_step
-from vbon.training.online import check_shares, run_iteration
+from vbon.training.online import PoolLoss, check_shares, run_iteration, sample_rollouts
 from vbon.training.output import checkpoint
 from vbon.training.output.export import exported
 from vbon.training.output.model_card import model_card
@@ -32,6 +34,7 @@ from vbon.training.parallel.accelerator import at_precision, make_accelerator, o
 from vbon.training.parallel.learner import make_learner
 from vbon.training.pool_data import PoolData
 from vbon.training.refinement import Refinement
+from vbon.training.replay import replay, replay_line, save_rollouts
 from vbon.training.rollout import Rollouts
 from vbon.training.task import (
     RANK_TEST,
@@ -91,9 +94,12 @@ class VBoNTrainer:
         self.config = config = with_defaults(config, policy, pool)
         self.folder = RunFolder(config.out)
         self._sources = sources_of(pool, reward, provenance, others)
-        self.folder.check(config, self._sources)
+        if config.replay is None:  # an update may be repeated with other settings
+            self.folder.check(config, self._sources)
         self.accelerator = accelerator or make_accelerator(config)
         check_shares(config, self.accelerator.num_processes)
+        if self.accelerator.num_processes > 1 and (config.save_rollouts or config.replay):
+            raise VbonError("--save-rollouts and --replay need one process, which has all rollouts of an iteration")
         check_sets(pool, config)
         tokenizer = tokenizer or load.load_tokenizer(config.model)
         training, validation = split_pool(pool, config)
@@ -111,6 +117,7 @@ class VBoNTrainer:
                 resolution=first.resolution,
                 others=others,
                 combine=config.combine,
+                tail=config.tail,
             )
             for part in (training, validation)
         )
@@ -163,6 +170,19 @@ class VBoNTrainer:
             self._log.close()
             self.folder.close()
 
+    def replay(self, file: str) -> dict[str, Any]:
+        """Repeat one update of the run with saved rollouts (`training.replay.replay`); the run stays as it is."""
+        pool_loss = self._pool_loss()
+
+        def update(iteration: int, sample: Callable[..., Rollouts]) -> dict[str, float]:
+            parts = (self._learner, self.ref_policy, self.task, self.config, iteration, pool_loss, sample)
+            return run_iteration(*parts)[0]
+
+        device = self.accelerator.device
+        result = replay(Path(file), self.task, self.folder, self._checkpoints, device, update)
+        self._console.print(replay_line(result), soft_wrap=True, markup=False, highlight=False)
+        return result
+
     # The run -----------------------------------------------------------------------------------------------------
 
     def _has_work(self) -> bool:
@@ -192,13 +212,12 @@ class VBoNTrainer:
                 self._train_offline(progress)
             self._validate()
             self._checkpoints.save(checkpoint.ONLINE, 0, state)
-        bond = config.objective == "bond"
-        pool_loss = best_of_n_loss(self._learner, data_of(self.task, config, self.ref_policy), config) if bond else None
+        pool_loss = self._pool_loss()
         while config.algorithm != "offline" and not self._is_last():
             if self._refinement is not None:
                 self._refinement.before(self._learner, state.iteration)
             metrics, rollouts = run_iteration(
-                self._learner, self.ref_policy, self.task, config, state.iteration, pool_loss
+                self._learner, self.ref_policy, self.task, config, state.iteration, pool_loss, self._sample
             )
             if self._refinement is not None:
                 self._refinement.after(self._learner, rollouts)
@@ -229,6 +248,18 @@ class VBoNTrainer:
         if config.algorithm != "offline" and state.offline_step == self._num_offline_steps:
             # The online phase has its own moments and step sizes.
             self._learner.optimizer.reset()
+
+    def _pool_loss(self) -> PoolLoss | None:
+        if self.config.objective != "bond":
+            return None
+        return best_of_n_loss(self._learner, data_of(self.task, self.config, self.ref_policy), self.config)
+
+    def _sample(self, *arguments: Any) -> Rollouts:
+        """Sample the rollouts of an iteration, and save them before the update if --save-rollouts is given."""
+        rollouts = sample_rollouts(*arguments)
+        if self.config.save_rollouts:
+            save_rollouts(self.folder.own / "rollouts", rollouts, self.task, self._state.iteration)
+        return rollouts
 
     def _at_milestones(self, rollouts: Rollouts) -> None:
         iteration, last = self._state.iteration, self._is_last()
@@ -331,6 +362,7 @@ class VBoNTrainer:
         assert state.best is not None
         failed = (RANK_TEST,) if state.failed_rank_test else ()
         made = Provenance(self.provenance.fingerprint, (*self.provenance.allowed_mismatches, *failed))
+        num_samples = int(self.validation.cdf.num_samples.min())
         result = {
             "iterations": state.iteration,
             "num_processes": self.accelerator.num_processes,
@@ -339,7 +371,7 @@ class VBoNTrainer:
             "validated_on_training_prompts": self._validates_on_training_prompts,
             "out_of_time": self._out_of_time(),
             **{key: value for key, value in state.best.items() if key.startswith("validation/")},
-            "kl_policy_bon_floor": kl_floor(int(self.validation.cdf.num_samples.min()), target_of(self.config)),
+            "kl_policy_bon_floor": kl_floor(num_samples, target_of(self.config), self.config.tail),
             "kl_bon_ref": kl_from_reference(target_of(self.config)),
         }
         self.policy = exported(policy, self.validation, self.config)

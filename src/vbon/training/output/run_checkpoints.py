@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from vbon.errors import VbonError
 from vbon.training.output import checkpoint
 from vbon.training.output.state import RunState
 from vbon.training.parallel.learner import Learner
@@ -40,8 +41,28 @@ class RunCheckpoints:
     def restore(self) -> RunState | None:
         """Fill networks and optimizer from the last checkpoint and return its state, or None if there is none."""
         found = checkpoint.latest(self._folder)
-        if found is None:
-            return None
+        return None if found is None else self._load(found)
+
+    def restore_before(self, iteration: int) -> RunState:
+        """Fill networks and optimizer as they were before an iteration, counted from 0.
+
+        Raises:
+            VbonError: there is no checkpoint of that moment.
+        """
+        found = checkpoint.numbered(self._folder, checkpoint.ONLINE, iteration)
+        if not found.is_dir():
+            raise VbonError(
+                f"{found}: there is no such checkpoint; train with --checkpoint-every 1 and more --keep-checkpoints"
+            )
+        return self._load(found)
+
+    def save_beside(self, folder: Path, iteration: int, state: RunState) -> Path:
+        """Save networks and optimizer in another folder, and return where."""
+        path = checkpoint.numbered(folder, checkpoint.ONLINE, iteration)
+        checkpoint.save(path, self._modules(), self._learner.full_optimizer(), state.to_json())
+        return path
+
+    def _load(self, found: Path) -> RunState:
         progress = checkpoint.load(found, self._modules(), self._learner.full_optimizer())
         self._learner.full_state.scatter()
         return RunState.from_json(progress, str(found))
