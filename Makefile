@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Files of tests go to two processes of one thread each: single tests hardly use a second core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-fast test-slow test-verl test-ray test-trackers test-faults check audit format clean
+.PHONY: help demo test test-fast test-slow test-verl test-ray test-trackers test-faults docs numbers pictures check audit format clean
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -54,6 +54,16 @@ test-faults: $(STAMP) ## 50 SIGKILLs for each of collect, train (ten ways), eval
 	$(BIN)/python -m tests.faults.kills --kills 50
 	$(BIN)/python -m tests.faults.fuzz --inputs 100000
 
+docs: $(STAMP)  ## the documentation site in docs/_build, from the pages, the configs and the docstrings; no network
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site -b html . docs/_build
+	@echo 'open docs/_build/index.html'
+
+numbers: $(STAMP) ## the tables of README and the pages again, from the committed results
+	$(BIN)/python docs/site/result_tables.py
+
+pictures: $(STAMP) ## the drawings of the pages again
+	$(BIN)/python docs/site/pictures.py
+
 check: $(STAMP) ## lint (ruff's security rules among it), format, types, the direction of imports, the audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,4 +81,4 @@ format: $(STAMP) ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format .
 
 clean:          ## remove the virtual environment and caches; runs/ stays
-	rm -rf $(VENV) .venv-audit .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-audit .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache docs/_build

@@ -48,7 +48,7 @@ def write(
     content |= {"best_of_n_curve": curve}
     text = table(content)
     replace_file(folder / "results.json", (json.dumps(content, indent=2) + "\n").encode())
-    replace_file(folder / "results.md", text.encode())
+    replace_file(folder / "results.md", f"# Sentiment control: results\n\n{text}".encode())
     draw(content, folder)
     return text
 
@@ -130,7 +130,7 @@ def _table(one: dict[str, Any], where: str) -> str:
     n, v = one["n"], one["verdict"]
     head = (
         f"N = {n:g}, {one['test_prompts']} test prompts × {one['samples_per_prompt']} samples, pool of M = "
-        f"{one['num_samples']}; {where}; 95 % bootstrap intervals over prompts.\n"
+        f"{one['num_samples']};\n{where};\n95 % bootstrap intervals over prompts.\n"
     )
     names = ("reward", "win rate", "KL(·‖π_ref)", "KL(·‖π_bon)", "share of best-of-N's gain", "KL / best-of-N's")
     lines = [f"| | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
@@ -139,9 +139,10 @@ def _table(one: dict[str, Any], where: str) -> str:
         lines.append(_row(name, row, share=_cell(row["reward_gain_share"]), ratio=f"{row['kl_ratio']:.2f}"))
     lines.append(_row(f"best-of-{n:g}", one["best_of_n"], share="1", ratio="1"))
     tail = (
-        f"Median share of the gain {v['median_reward_gain_share']:.3f} (wanted ≥ {GAIN_WANTED:.2f}), lowest 95 % bound "
-        f"{v['lowest_bound_of_gain_share']:.3f} (≥ {GAIN_LOW_WANTED:.2f}), median KL ratio {v['median_kl_ratio']:.3f} "
-        f"(≤ {KL_WANTED:.2f}). KL(·‖π_bon) reads {one['kl_policy_bon_floor']:.3f} at best-of-N itself."
+        f"Median share of the gain {v['median_reward_gain_share']:.3f} (wanted ≥ {GAIN_WANTED:.2f}), lowest 95 %\n"
+        f"bound {v['lowest_bound_of_gain_share']:.3f} (≥ {GAIN_LOW_WANTED:.2f}), median KL ratio "
+        f"{v['median_kl_ratio']:.3f} (≤ {KL_WANTED:.2f}).\n"
+        f"For best-of-N itself KL(·‖π_bon) is estimated as {one['kl_policy_bon_floor']:.3f}."
     )
     return "\n".join([head, *lines, "", tail, ""])
 

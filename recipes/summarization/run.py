@@ -127,7 +127,7 @@ class Recipe:
         if self._judges():
             share = read_object(self.out / AGREEMENT)["agreement"]
             text += f"\nThe reward model is right about {share:.1%} of pairs of samples of papers it has not seen.\n"
-        replace_file(self.out / "results.md", text.encode())
+        replace_file(self.out / "results.md", f"# Summaries in one sentence: results\n\n{text}".encode())
         print(text)
 
     def _papers(self) -> tuple[list[Paper], list[Paper]]:

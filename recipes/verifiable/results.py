@@ -60,7 +60,7 @@ def write(
     }
     text = table(content)
     replace_file(folder / "results.json", (json.dumps(content, indent=2) + "\n").encode())
-    replace_file(folder / "results.md", text.encode())
+    replace_file(folder / "results.md", f"# Arithmetic with a verifier: results\n\n{text}".encode())
     replace_file(folder / "figure.svg", draw(content).encode())
     return text
 
@@ -125,8 +125,8 @@ def table(content: dict[str, Any]) -> str:
     """results.md: one line for the reference, best-of-N and every run; one by carries; the verdict."""
     n = content["n"]
     head = [
-        f"N = {n:g}, {content['num_problems']} held-out problems. 95 % intervals over problems; the difference and the "
-        f"share are to the reference's pass@{n:g}, paired.\n",
+        f"N = {n:g}, {content['num_problems']} held-out problems. 95 % intervals over problems; the difference\n"
+        f"and the share are to the reference's pass@{n:g}, paired.\n",
         f"| | pass@1 | difference | share | KL(·‖ref) | KL(·‖bon) | KL(bon‖·) | pass@{n:g} |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
         f"| reference, 1 sample | {_cell(content['reference']['pass_at_1'])} | | | 0 | | | "
@@ -150,8 +150,8 @@ def verdict(content: dict[str, Any]) -> str:
     shares = sorted(row["share"]["value"] for row in content["runs"]["vbon"].values())
     return (
         f"vbon: pass@1 is {statistics.median(shares):.3f} of the reference's pass@{content['n']:g} (median of "
-        f"{len(shares)} seeds, {shares[0]:.3f} to {shares[-1]:.3f}; wanted ≥ {SHARE_WANTED:.2f}). KL(·‖bon) reads "
-        f"{content['kl_policy_bon_floor']:.3f} at best-of-N itself."
+        f"{len(shares)} seeds, {shares[0]:.3f} to {shares[-1]:.3f}; wanted ≥ {SHARE_WANTED:.2f}).\n"
+        f"For best-of-N itself KL(·‖bon) is estimated as {content['kl_policy_bon_floor']:.3f}."
     )
 
 

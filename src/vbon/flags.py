@@ -76,20 +76,20 @@ def _parser(cls: type[Any], prog: str, *, show_all: bool) -> argparse.ArgumentPa
         exit_on_error=False,
     )
     hints, helps = typing.get_type_hints(cls), field_help(cls)
-    for title, fields in _groups(cls).items() if show_all else list(_groups(cls).items())[:2]:
+    for title, fields in groups(cls).items() if show_all else list(groups(cls).items())[:2]:
         group = parser.add_argument_group(title)
         for f in fields:
             _add_field(group, f, hints[f.name], helps[f.name])
     every = parser.add_argument_group("every verb")
-    for name, (placeholder, text) in COMMON.items():
-        every.add_argument(flag(name), action="append", metavar=placeholder, help=text)
+    for name, (form, text) in COMMON.items():
+        every.add_argument(flag(name), action="append", metavar=form, help=text)
     more = [title for title, _ in getattr(cls, "GROUPS", ())[1:]]
     if more:
         every.add_argument("--help-all", action="store_true", help=f"List all flags, also for: {', '.join(more)}.")
     return parser
 
 
-def _groups(cls: type[Any]) -> dict[str, list[dataclasses.Field[Any]]]:
+def groups(cls: type[Any]) -> dict[str, list[dataclasses.Field[Any]]]:
     """Map each group to its fields: the required fields, then the groups of the config, or one group for the rest."""
     required, fields = required_fields(cls), {f.name: f for f in dataclasses.fields(cls)}
     others = " ".join(name for name, f in fields.items() if f not in required)
@@ -98,7 +98,7 @@ def _groups(cls: type[Any]) -> dict[str, list[dataclasses.Field[Any]]]:
 
 
 def _add_field(group: argparse._ArgumentGroup, f: dataclasses.Field[Any], hint: Any, field: Help) -> None:
-    text = " ".join([field.text, _default(f)]).strip().replace("%", "%%")
+    text = " ".join([field.text, default_text(f)]).strip().replace("%", "%%")
     is_list = typing.get_origin(hint) is tuple
     if hint is bool:
         group.add_argument(spelling(f), dest=f.name, action=argparse.BooleanOptionalAction, help=text)
@@ -110,7 +110,7 @@ def _add_field(group: argparse._ArgumentGroup, f: dataclasses.Field[Any], hint: 
         return
     if is_list:
         options |= {"action": "append"} if "repeat" in f.metadata else {"action": "extend", "nargs": "+"}
-    group.add_argument(spelling(f), dest=f.name, metavar=field.placeholder or _placeholder(hint), **options)
+    group.add_argument(spelling(f), dest=f.name, metavar=field.placeholder or placeholder(hint), **options)
 
 
 def _reader(name: str, hint: Any) -> Callable[[str], Any]:
@@ -124,12 +124,14 @@ def _reader(name: str, hint: Any) -> Callable[[str], Any]:
     return read
 
 
-def _placeholder(hint: Any) -> str:
+def placeholder(hint: Any) -> str:
+    """The form of a flag's value in the help: its choices, or `INT`, `FLOAT` or `TEXT`."""
     kind = item_type(hint)
     return "|".join(typing.get_args(kind)) if typing.get_origin(kind) is Literal else _PLACEHOLDERS[kind]
 
 
-def _default(f: dataclasses.Field[Any]) -> str:
+def default_text(f: dataclasses.Field[Any]) -> str:
+    """The sentence that says a field's default, or nothing where the help of the field has to say it."""
     has_default = type(f.default) in (int, float, str) or f.default is True
     return f"Default: {'on' if f.default is True else f.default}." if has_default else ""
 

@@ -14,7 +14,8 @@ from vbon import cli, config, flags
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = {path.stem: path.read_text() for path in (ROOT / "docs" / "guides").glob("*.md")}
 RUN_HERE = sorted(
-    set(GUIDES) - {"hosts", "ray", "rewards", "extending", "best-of-n-tools", "questions"}
+    set(GUIDES)
+    - {"hosts", "ray", "rewards", "extending", "best-of-n-tools", "questions", "compare-methods", "troubleshooting"}
 )  # hosts: test_guide.py; the others: their flags below, their code in tests/test_guides.py
 # Flags that make a command small, where it does not set them itself.
 SMALL = {
@@ -68,6 +69,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "other.py").write_text(
         "def score(prompts, completions):\n    return [-float(len(c)) for c in completions]\n"
     )
+    logged = [{"prompt": text, "completions": ["a", "b c"], "rewards": [0.4, 0.9]} for text in PROMPTS]
+    write(folder / "logged.jsonl", logged)
     write(folder / "train.jsonl", [{"prompt": text} for text in PROMPTS])
     write(folder / "test.jsonl", [{"prompt": text + "!"} for text in PROMPTS])
     write(folder / "answers.jsonl", [{"prompt": text, "answer": "a"} for text in PROMPTS])
@@ -106,7 +109,7 @@ def test_the_commands_of_a_guide_run(guide: str, workplace: Path, monkeypatch: p
         run(shlex.split(command))
 
 
-@pytest.mark.parametrize("guide", ["ray", "rewards", "best-of-n-tools", "questions"])
+@pytest.mark.parametrize("guide", ["ray", "rewards", "best-of-n-tools", "questions", "compare-methods"])
 def test_the_commands_of_a_guide_are_valid(guide: str):
     """The guide on Ray needs a cluster (`make test-ray`); the others name rewards and pools that no guide makes."""
     printed = [shlex.split(command) for command in commands(guide)]
