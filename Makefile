@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Files of tests go to two processes of one thread each: single tests hardly use a second core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-fast test-slow test-verl test-ray test-trackers test-faults docs numbers pictures check audit format clean
+.PHONY: help demo test test-fast test-slow test-wheel test-verl test-ray test-trackers test-faults docs numbers pictures check audit format clean
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -29,11 +29,19 @@ test: $(STAMP)  ## unit, learning and recipe tests
 test-fast: $(STAMP)  ## unit tests only
 	$(PYTEST) -m "not learning and not recipes and not gpu"
 
-test-slow:      ## every slow suite, one after the other: faults at full size, Ray, trackers, verl and OpenRLHF
+test-slow:      ## every slow suite, one after the other: faults at full size, the wheel, Ray, trackers, verl and OpenRLHF
 	$(MAKE) --no-print-directory test-faults
+	$(MAKE) --no-print-directory test-wheel
 	$(MAKE) --no-print-directory test-ray
 	$(MAKE) --no-print-directory test-trackers
 	$(MAKE) --no-print-directory test-verl
+
+test-wheel: $(STAMP) ## the wheel, installed in a clean environment away from the clone, runs every stage
+	rm -rf build .wheel && mkdir .wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir .wheel .
+	$(PYTHON) -m venv .wheel/venv
+	.wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls .wheel/*.whl)[report]"
+	bash tests/wheel_smoke.sh $(CURDIR)/.wheel/venv/bin "$$(mktemp -d)"
 
 test-verl:      ## contracts with verl and OpenRLHF, in .venv-verl: verl pins another transformers
 	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl
@@ -81,4 +89,4 @@ format: $(STAMP) ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format .
 
 clean:          ## remove the virtual environment and caches; runs/ stays
-	rm -rf $(VENV) .venv-audit .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache docs/_build
+	rm -rf $(VENV) .venv-audit build .wheel .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache docs/_build
