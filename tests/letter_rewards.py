@@ -40,6 +40,14 @@ def positions(prompts, completions):
     return [sum(row) + 0.7 * math.sin(3 * sum((i + 1) * v for i, v in enumerate(row))) for row in values]
 
 
+def summed(prompts, completions):
+    return [s + n for s, n in zip(score(prompts, completions), length(prompts, completions), strict=True)]
+
+
+def summed_scaled(prompts, completions):
+    return [s + n for s, n in zip(scaled(prompts, completions), length(prompts, completions), strict=True)]
+
+
 def levels(prompts, completions):
     return [float(c.count("a")) for c in completions]
 

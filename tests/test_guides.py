@@ -9,10 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.enumerable import make_enumerable, write_pool
 
+from vbon.config.methods import METHODS
+from vbon.config.train import TrainConfig
 from vbon.core.objectives import OBJECTIVES
-from vbon.core.reward_cdf import RewardCDF
+from vbon.core.reward_cdf import Interval, RewardCDF
+from vbon.lab.exact import kl, tilted
 from vbon.rewards import load_reward
+from vbon.training.train import train
 
 GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guides"
 WAIT = 30.0  # seconds for a server to come up
@@ -62,14 +67,49 @@ def test_the_function_and_the_judge_are_rewards(tmp_path):
     np.testing.assert_array_equal(judge(["p"] * 3, ["a", "ccc", "bb"]), [0, 1, 0.5])
 
 
-def test_the_templates_of_an_extension_run(monkeypatch):
-    reward_code, objective_code = blocks("extending.md")
+@pytest.fixture
+def extension():
+    """The names that the templates of the guide define, while they are in place."""
     names: dict = {}
-    exec(reward_code, names)
-    np.testing.assert_array_equal(names["reward"](["p", "p"], ["a!", "b!!"]), [1, 2])
-    monkeypatch.setattr("vbon.core.objectives.OBJECTIVES", OBJECTIVES.copy())
-    exec(objective_code, names)
+    for code in blocks("extending.md"):
+        exec(code, names)
+    yield names
+    for table in (OBJECTIVES, METHODS):
+        del table["capped"]
+
+
+def test_the_templates_of_an_extension_run(extension):
+    np.testing.assert_array_equal(extension["reward"](["p", "p"], ["a!", "b!!"]), [1, 2])
     interval = RewardCDF(np.arange(99.0), [99]).interval([0, 0, 0], [10.5, 95.5, 98.5])
-    signal = names["OBJECTIVES"]["capped"](np.zeros(3), interval, 5.0)
+    signal = OBJECTIVES["capped"](np.zeros(3), interval, 5.0, None)
     np.testing.assert_allclose(signal.sequence_reward, np.log([0.115, 0.9, 0.9]))
-    assert signal.kl_coef == 0.25 and "capped" not in OBJECTIVES
+    assert signal.kl_coef == 0.25
+
+
+@pytest.mark.learning
+def test_the_method_of_the_template_trains_towards_the_optimum_of_its_objective(extension, tmp_path):
+    world = make_enumerable(tmp_path)
+    config = TrainConfig(
+        method="capped",
+        pool=str(write_pool(world, tmp_path / "pool", 1000)),
+        model=world.model,
+        reward=world.reward(),
+        n=8.0,
+        out=str(tmp_path / "run"),
+        warm_start="none",
+        num_iterations=30,
+        num_epochs=4,
+        rollouts_per_iteration=128,
+        minibatch_size=64,
+        learning_rate=5e-3,
+        validation_every=30,
+        validation_fraction=0.0,
+        device="cpu",
+        tracker="none",
+    )
+    result = train(config)
+    truth = world.truth()
+    lower, upper = truth.cdf
+    signal = OBJECTIVES["capped"](truth.rewards, Interval(lower, upper, upper - lower), config.n, None)
+    optimum = tilted(truth, signal.sequence_reward, signal.kl_coef)
+    assert kl(world.logprobs(result["out"]), optimum) < 0.1 * kl(world.ref_logprobs, optimum)

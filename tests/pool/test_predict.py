@@ -4,10 +4,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.special import gamma
+from scipy.special import gamma, gammaln
 
-from vbon.core import best_of_n
-from vbon.core.rank_tilts import kl_floor, log_weight, parse
+from vbon.core import best_of_n, rank_tilts
+from vbon.core.rank_tilts import RankTilt, kl_floor, log_weight, parse
 from vbon.pool.predict import predict, sample_weights
 
 EXACT = 1e-12  # float64 sums of a few hundred terms
@@ -143,3 +143,57 @@ def test_the_floor_against_simulation(text: str):
         k / 41, (k + 1) / 41, tilt
     )
     assert kl_floor(40, tilt) == pytest.approx(gaps.mean(), abs=4 * gaps.std() / np.sqrt(len(gaps)))
+
+
+MASS = np.array([0.5, 0.2, 0.3])
+LEVELS = np.array([-1.0, 0.5, 3.0])
+
+
+def expected_over_pools(num_samples: int, estimate) -> float:
+    """E[estimate(rewards)] over every pool of M draws of a law with three levels."""
+    total = 0.0
+    for a in range(num_samples + 1):
+        for b in range(num_samples + 1 - a):
+            counts = np.array([a, b, num_samples - a - b])
+            log_prob = gammaln(num_samples + 1) - gammaln(counts + 1).sum() + counts @ np.log(MASS)
+            total += np.exp(log_prob) * estimate(np.repeat(LEVELS, counts))
+    return float(total)
+
+
+def mean_of_law(tilt) -> float:
+    upper = np.cumsum(MASS)
+    return float(MASS * np.exp(rank_tilts.log_weight(upper - MASS, upper, tilt)) @ LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("text", "n"), [("best", 4), ("worst", 4), ("kth:1", 4), ("kth:2", 4), ("kth:3", 5), ("kth:4", 4), ("poisson", 1.5)]
+)
+def test_the_reward_of_a_tilt_has_no_bias_over_all_pools(text: str, n: float):
+    tilt = parse(text, n)
+    found = expected_over_pools(14, lambda rewards: predict(rewards, tilt).reward)
+    assert found == pytest.approx(mean_of_law(tilt), abs=1e-10)  # of Poisson, 14 draws or more have mass 1e-15
+
+
+@pytest.mark.parametrize(("quantile", "n", "num_samples"), [(0.9, 8.0, 24), (0.6, 4.0, 16), (0.95, 16.0, 48)])
+def test_the_reward_of_a_capped_tilt_has_little_bias(quantile, n, num_samples):
+    tilt = RankTilt("capped", n, quantile)
+    exact = mean_of_law(tilt)
+    plug_in = expected_over_pools(num_samples, lambda rewards: sample_weights(rewards, tilt) @ rewards) - exact
+    left = expected_over_pools(num_samples, lambda rewards: predict(rewards, tilt).reward) - exact
+    assert abs(left) < abs(plug_in) / 3
+
+
+@pytest.mark.parametrize("text", ["best", "worst", "poisson", "capped:0.8", "kth:2"])
+@pytest.mark.parametrize("n", [4.0, 7.5, 60.0])
+def test_the_weights_of_a_pool_are_probabilities(text: str, n: float):
+    if text == "kth:2" and n % 1:
+        return
+    rewards = np.random.default_rng(3).integers(0, 12, 40) / 4
+    weights = sample_weights(rewards, parse(text, n))
+    assert weights.min() >= 0 and weights.sum() == pytest.approx(1, abs=1e-12)
+    assert all(np.ptp(weights[rewards == one]) < 1e-15 for one in np.unique(rewards))
+
+
+def test_the_weights_of_best_of_n_are_those_of_core():
+    rewards = np.random.default_rng(4).integers(0, 12, 40) / 4
+    np.testing.assert_array_equal(sample_weights(rewards, 5), best_of_n.tie_averaged_weights(rewards, 5))

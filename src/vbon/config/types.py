@@ -172,6 +172,8 @@ AllowedMismatch = Annotated[
 def combining_conflict(config: Any) -> tuple[bool, str]:
     """Whether the flags that combine rewards do not fit each other, and the error."""
     given, pools = len(config.combine_rewards), len(config.combine_with)
+    if pools and any((spec or "").startswith("pairwise:") for spec in (config.reward, *config.combine_rewards)):
+        return True, "--combine-with: a pairwise reward cannot be combined; it ranks among k opponents, not all samples"
     return (
         given not in (0, pools),
         f"--combine-reward is given {given} times for {pools} of --combine-with; name the reward of each pool, or none",

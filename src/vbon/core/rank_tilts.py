@@ -105,6 +105,43 @@ def log_weight(cdf_lt: ArrayLike, cdf_le: ArrayLike, target: Target) -> Float:
         return np.asarray(_MEAN_DENSITIES[target.kind](a, b, target))
 
 
+def order_statistic_weights(num_samples: int, target: Target) -> Float:
+    """Compute weights of the M ordered samples of a pool, under which they represent the tilted policy.
+
+    For best-, worst- and k-th best of a whole N ≤ M they are the probabilities that a sample is the chosen one of N
+    drawn without replacement, and for Poisson their mixture over the number of draws. Expectations under these are
+    unbiased; draws of more than M are taken to be of M. Otherwise they are ∫w over ((j−1)/M, j/M), biased by O(1/M).
+
+    Args:
+        num_samples: M.
+        target: the tilt, or N of best-of-N.
+
+    Returns:
+        float64 (M,), lowest reward first, ≥ 0, with sum 1.
+    """
+    m = num_samples
+    if target == 1:
+        return np.full(m, 1 / m)
+    tilt = as_tilt(target)
+    whole = tilt.n % 1 == 0 and tilt.n <= m
+    if tilt.kind == "poisson":
+        draws = np.arange(1, min(m, int(tilt.n + 12 * np.sqrt(tilt.n) + 40)) + 1)
+        log_pmf = (draws - 1) * np.log(tilt.n - 1) - (tilt.n - 1) - log_gamma(draws.astype(np.float64))
+        pmf = np.exp(log_pmf)
+        pmf[-1] += 1 - pmf.sum()
+        return np.asarray(pmf @ np.array([best_of_n.order_statistic_weights(m, int(n)) for n in draws]))
+    if tilt.kind == "capped" or not whole:
+        edges = np.arange(m + 1) / m
+        return np.asarray(np.exp(log_weight(edges[:-1], edges[1:], tilt)) / m)
+    n, k = int(tilt.n), {"best": 1, "worst": int(tilt.n)}.get(tilt.kind, int(tilt.parameter or 0))
+    if k == 1:
+        return best_of_n.order_statistic_weights(m, n)
+    below, above = np.arange(m, dtype=np.float64), np.arange(m, dtype=np.float64)[::-1]
+    possible = (below >= n - k) & (above >= k - 1)
+    ways = log_binomial(np.maximum(below, n - k), n - k) + log_binomial(np.maximum(above, k - 1), k - 1)
+    return np.asarray(np.exp(np.where(possible, ways - log_binomial(m, n), -np.inf)))
+
+
 def kl_from_reference(target: Target) -> float:
     """KL(π‖π_ref) = ∫ w log w, nats, for continuous rewards; an upper bound where rewards tie."""
     tilt = as_tilt(target)

@@ -102,6 +102,7 @@ def print_evaluation(record: Mapping[str, Any], throughput: Mapping[str, Any], c
     console.print(_table(record))
     if record.get("dials"):
         console.print(_dial_table(record["dials"]))
+    console.print(f"rank test of the pool: χ² p = {record['rank_test']['p_value']:.3g}", highlight=False)
     for line in _speed_lines(throughput):
         console.print(line, highlight=False)
     for line in record["warnings"]:
@@ -157,9 +158,11 @@ def _table(summary: Mapping[str, Any]) -> Table:
 
 def _dial_table(dials: Sequence[Mapping[str, Any]]) -> Table:
     """Runs with N turned after training, each against best-of-N of its own N."""
-    table = Table(title="N turned after training (--dial)", box=SIMPLE, show_edge=False, title_justify="left")
-    for header in ("", "N", "λ", "reward", "win rate", "KL(·‖ref)", "KL(·‖bon)", "floor"):
-        table.add_column(header, justify="right" if header else "left")
+    title = "N turned after training (--dial)"
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title_justify="left")
+    table.add_column("", overflow="fold")
+    for header in ("N", "λ", "reward", "win rate", "KL(·‖ref)", "KL(·‖bon)", "floor"):
+        table.add_column(header, justify="right", no_wrap=True)
     for row in dials:
         cells = (_cell(row["metrics"][key]) for key in list(_COLUMNS)[:4])
         table.add_row(row["policy"], f"{row['n']:g}", f"{row['share']:.3f}", *cells, f"{row['floor']:.3f}")

@@ -1,8 +1,8 @@
 """Prediction of best-of-N on the prompts of a pool, before anything is trained.
 
-Reward: the unbiased order-statistic mean (core.best_of_n.tie_averaged_weights). For the win rate and KL(π_bon‖π_ref), a
-sample without ties is taken to be one of a continuum, and samples that tie to be an atom of mass (b − a). So a pool
-without ties gives the closed forms exactly, whatever M is. What an atom takes away from them is
+Reward: the unbiased order-statistic mean (core.rank_tilts.order_statistic_weights). For the win rate and
+KL(π_bon‖π_ref), a sample without ties is taken to be one of a continuum, and samples that tie to be an atom of mass (b
+− a). So a pool without ties gives the closed forms exactly, whatever M is. What an atom takes away from them is
 
     win rate:  ∫_a^b N u^N du − (b^N − a^N)(a + b)/2
     KL:        ∫_a^b N u^{N−1} log(N u^{N−1}) du − (b^N − a^N) log W_N(a, b)
@@ -11,7 +11,8 @@ At the a and b of M samples both are biased: hard verifiers would look as if bes
 win rate is that of N + 1 samples without replacement, which is unbiased, where N < M is an integer; all else is
 corrected by the delete-one jackknife, which removes the bias of order 1/M.
 
-For an N that is not an integer, or is above M, the reward uses the weights Ŵ_i/M, which are biased unless N ≪ M.
+For an N that is not an integer, or is above M, the reward uses the weights Ŵ_i/M, which are biased unless N ≪ M; so
+it does for a capped tilt, but for the jackknife.
 """
 
 from collections.abc import Callable
@@ -21,9 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vbon.core import rank_tilts
-from vbon.core.best_of_n import kl_from_reference, log_weight, tie_averaged_weights, win_rate
+from vbon.core.best_of_n import kl_from_reference, log_weight, win_rate
 from vbon.core.rank_tilts import RankTilt, Target
-from vbon.core.reward_cdf import RewardCDF
 from vbon.core.special import log_binomial
 from vbon.core.tail_cdf import Tail, tail_mean
 
@@ -58,15 +58,30 @@ def predict(rewards: ArrayLike, n: Target, tail: Tail = "counts") -> Prediction:
 def sample_weights(rewards: ArrayLike, n: Target) -> Float:
     """Compute weights, (M,) with sum 1, under which the M samples of one prompt represent best-of-N or another tilt.
 
-    They are unbiased (core.best_of_n.tie_averaged_weights) for best- and worst-of-N with an integer N ≤ M; otherwise
-    they are Ŵ_i/M, which are those of draws with replacement.
+    They are `core.rank_tilts.order_statistic_weights`, averaged over samples of equal reward: unbiased where those are.
     """
     rewards = np.asarray(rewards, np.float64)
-    kind, number = (n.kind, n.n) if isinstance(n, RankTilt) else ("best", n)
-    if kind in ("best", "worst") and number % 1 == 0 and number <= len(rewards):
-        return tie_averaged_weights(rewards if kind == "best" else -rewards, int(number))
-    interval = RewardCDF(rewards, [len(rewards)]).pool_interval()
-    return np.asarray(np.exp(rank_tilts.log_weight(interval.cdf_lt, interval.cdf_le, n)) / len(rewards))
+    return _averaged_over_ties(rewards, rank_tilts.order_statistic_weights(len(rewards), n))
+
+
+def _averaged_over_ties(rewards: Float, weights: Float) -> Float:
+    """Weights of the ordered samples, as those of the samples in the order of `rewards`."""
+    cumulative = np.concatenate([[0.0], np.cumsum(weights)])
+    ordered = np.sort(rewards)
+    low, high = np.searchsorted(ordered, rewards, "left"), np.searchsorted(ordered, rewards, "right")
+    return np.asarray((cumulative[high] - cumulative[low]) / (high - low))
+
+
+def _mean_reward(rewards: Float, tilt: RankTilt) -> float:
+    """The mean reward of a tilt; for the capped one corrected by the jackknife, which removes the bias of order 1/M."""
+    ordered, m = np.sort(rewards), len(rewards)
+    whole = rank_tilts.order_statistic_weights(m, tilt)
+    if tilt.kind != "capped" or m == 1:
+        return float(whole @ ordered)
+    rest, place = rank_tilts.order_statistic_weights(m - 1, tilt), np.arange(m)
+    # Of m pools without one sample, m − 1 − place leave this one its place, and `place` move it down by one.
+    left_out = (np.append(rest, 0) * (m - 1 - place) + np.append(0, rest) * place) / m
+    return float((m * whole - (m - 1) * left_out) @ ordered)
 
 
 def _predict_tilt(rewards: Float, tilt: RankTilt) -> Prediction:
@@ -88,7 +103,7 @@ def _predict_tilt(rewards: Float, tilt: RankTilt) -> Prediction:
 
     win = rank_tilts.win_rate(tilt) + _jackknifed(lambda a, b: excess(a, b)[0], counts)
     kl = rank_tilts.kl_from_reference(tilt) + _jackknifed(lambda a, b: excess(a, b)[1], counts)
-    return Prediction(float(sample_weights(rewards, tilt) @ rewards), win, kl)
+    return Prediction(_mean_reward(rewards, tilt), win, kl)
 
 
 def _win_rate(counts: NDArray[np.int64], n: float) -> float:

@@ -107,10 +107,10 @@ def replay(
     return {"iteration": iteration, "weights": str(after), "same_weights_as_the_run": same, **metrics}
 
 
-def _same_weights(one: Path, other: Path) -> bool:
-    """Whether two checkpoints hold the same bytes of every network and moment."""
-    names = [sorted(file.name for file in folder.glob("*.safetensors")) for folder in (one, other)]
-    return names[0] == names[1] and all((one / name).read_bytes() == (other / name).read_bytes() for name in names[0])
+def _same_weights(then: Path, now: Path) -> bool:
+    """Whether a checkpoint holds the bytes of every network and moment of another."""
+    files = [file for file in now.glob("*.safetensors") if (then / file.name).is_file()]
+    return bool(files) and all(file.read_bytes() == (then / file.name).read_bytes() for file in files)
 
 
 def replay_line(result: dict[str, Any]) -> str:

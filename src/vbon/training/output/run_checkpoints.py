@@ -59,7 +59,7 @@ class RunCheckpoints:
     def save_beside(self, folder: Path, iteration: int, state: RunState) -> Path:
         """Save networks and optimizer in another folder, and return where."""
         path = checkpoint.numbered(folder, checkpoint.ONLINE, iteration)
-        checkpoint.save(path, self._modules(), self._learner.full_optimizer(), state.to_json())
+        checkpoint.save(path, self._learner.modules(), self._learner.full_optimizer(), state.to_json())
         return path
 
     def _load(self, found: Path) -> RunState:
