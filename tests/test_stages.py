@@ -46,7 +46,7 @@ def test_a_recipe_ends_with_one_line(capsys):
     assert exit_status("sums", lambda: fail(VbonError("no such file"))) == 2
     assert capsys.readouterr().err == "sums: error: no such file\n"
     assert exit_status("sums", lambda: fail(KeyboardInterrupt())) == 130
-    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert "interrupted; the same command continues" in capsys.readouterr().err
 
 
 def test_seconds_are_those_of_all_calls_that_a_piece_of_work_took(tmp_path):

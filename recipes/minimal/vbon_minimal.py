@@ -27,7 +27,7 @@ LETTER_VALUE = (0.9, -1.3, 0.2, -0.4, 1.1)
 
 
 def make_reference(seed):
-    """A random GPT-2, sharpened until it prefers some completions to others; it never draws a prompt token."""
+    """A random GPT-2, sharpened until it prefers some completions to others; it never draws a token of the prompts."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=8,

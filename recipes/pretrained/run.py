@@ -88,7 +88,7 @@ class Recipe:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the recipe; exit status 2 and one line for what the user can mend, 130 for Ctrl-C."""
+    """Run the recipe; exit status 2 and one line for what the user can fix, 130 for Ctrl-C."""
     args = _parser().parse_args(argv)
 
     def work() -> None:

@@ -6,7 +6,7 @@
 
 `prepare` makes tokenizer, reference, classifier and prompts, and prints the ordinary commands that do the rest; `run`
 does the rest too. `results` writes table and figure of what was measured either way. A command that was stopped, or has
-used up its `--minutes`, goes on when it is given again.
+used up its `--minutes`, continues when it is given again.
 """
 
 import argparse
@@ -25,7 +25,7 @@ DEFAULT = "small"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 2 and one line for what the user can mend, 130 for Ctrl-C; 0 too for a pause, or what is skipped."""
+    """Exit status 2 and one line for what the user can fix, 130 for Ctrl-C; 0 too for a pause, or what is skipped."""
     args = _parser().parse_args(argv)
     budget = Budget(args.minutes)
 

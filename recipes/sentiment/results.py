@@ -122,7 +122,7 @@ def each_n(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 def table(content: dict[str, Any]) -> str:
     """Markdown: for each N reference, every seed, best-of-N; 95 % intervals over prompts."""
-    where = f"`{content['command']}`, commit {content['commit']}, {content['hardware']}"
+    where = f"`{content['command']}`, commit\n{content['commit']}, {content['hardware']}"
     return "\n".join(_table(one, where) for one in each_n(content))
 
 

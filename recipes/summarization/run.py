@@ -180,7 +180,7 @@ def _cell(estimate: dict[str, float] | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 2 and one line for what the user can mend, 130 for Ctrl-C."""
+    """Exit status 2 and one line for what the user can fix, 130 for Ctrl-C."""
     args = _parser().parse_args(argv)
 
     def work() -> None:

@@ -70,6 +70,6 @@ class Homework:
 
 
 def answer_loss(model: GPT2LMHeadModel, ids: Tensor, real: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of what is to be learnt, nats a token; padding on the right is never seen."""
+    """Cross-entropy of what is to be learnt, nats per token; padding on the right is never seen."""
     logits = model(end_padded(model, ids, real)).logits[:, :-1]
     return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)

@@ -83,7 +83,7 @@ class Recipe:
             self._once_vbon(f"pool-{name}", "collect", {**self.common, **flags, **self.preset.collect})
 
     def inspect(self) -> None:
-        """What best-of-N would buy, before anything is trained."""
+        """The gain of best-of-N, before anything is trained."""
         counts = sorted({1 + int(self.preset.train["n"]) // 2, *(int(k * self.preset.train["n"]) for k in (1, 2, 4))})
         self._once_vbon("inspect", "inspect", {"n": counts}, [self._pool("test")])
 
@@ -132,7 +132,7 @@ class Recipe:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 2 and one line for what the user can mend, 130 for Ctrl-C."""
+    """Exit status 2 and one line for what the user can fix, 130 for Ctrl-C."""
     args = _parser().parse_args(argv)
 
     def work() -> None:

@@ -6,7 +6,7 @@ class Paused(Exception):
 
 
 class VbonError(Exception):
-    """A mistake the user can mend. One line: what is wrong, where (file, row or flag), how to mend it.
+    """A mistake the user can fix. One line: what is wrong, where (file, row or flag), how to fix it.
 
     A message may quote what a file holds: its lines are joined, and what a terminal would obey is spelled out.
     """

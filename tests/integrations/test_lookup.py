@@ -126,7 +126,7 @@ def test_prompts_the_pool_lacks_or_holds_twice(lab, draw_pool, tmp_path):
     with pytest.raises(VbonError, match="pool: has no samples of prompt 00ff"):
         found.find("00ff", "start")
     found._by_text['"start"'].append(make_prompt("start", {"answer": 2}))
-    with pytest.raises(VbonError, match="2 entries, told apart by their columns, for prompt"):
+    with pytest.raises(VbonError, match="2 entries, distinguished by their columns, for prompt"):
         found.find(None, "start")
 
 

@@ -38,7 +38,7 @@ def test_only_unknown_ones_are_computed_where_the_known_are_right():
 
 @pytest.mark.parametrize("wrong", [lambda true: true * 2, lambda true: true + 0.01])
 def test_where_they_are_of_another_model_all_are_computed(wrong):
-    with pytest.warns(UserWarning, match="differ from this model's by up to .* nats a token"):
+    with pytest.warns(UserWarning, match="differ from this model's by up to .* nats per token"):
         np.testing.assert_array_equal(checked(wrong(TRUE), Model()), TRUE)
 
 

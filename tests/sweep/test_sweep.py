@@ -48,7 +48,7 @@ def test_a_sweep_stopped_at_any_time_repeats_no_finished_run_and_ends_in_the_sam
     ):
         status, said = stop_when(command, out, pattern, count, how)
         if how == signal.SIGINT:
-            assert status == 130 and "the same command goes on" in said.splitlines()[-1]
+            assert status == 130 and "the same command continues" in said.splitlines()[-1]
         else:
             assert status == -signal.SIGKILL, said[-2000:]
         now = finished_runs(out)

@@ -213,7 +213,7 @@ def test_an_export_that_is_not_the_policy_is_refused(configure, monkeypatch):
 
     monkeypatch.setattr("vbon.training.output.export.merged", merged_wrongly)
     config = configure(lora_rank=2)
-    refuse(config, "the model to export differs from the trained policy by .* nats a token and is not written")
+    refuse(config, "the model to export differs from the trained policy by .* nats per token and is not written")
     assert not (Path(config.out) / "model.safetensors").exists()
 
 

@@ -114,9 +114,9 @@ def _parse_line(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = parse_json(line.decode("utf-8"), where)
     except UnicodeDecodeError:
-        raise VbonError(f"{where}: not UTF-8; mend or remove this line") from None
+        raise VbonError(f"{where}: not UTF-8; fix or remove this line") from None
     if not isinstance(row, dict):
-        raise VbonError(f"{where}: not a JSON object; mend or remove this line")
+        raise VbonError(f"{where}: not a JSON object; fix or remove this line")
     return row
 
 

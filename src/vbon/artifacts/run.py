@@ -171,8 +171,8 @@ class RunFolder:
             check_same_settings(self.path, then, settings_of(config), may_change=may_change)
             if sources is not None and self.sources.is_file():
                 then = read_object(self.sources, format_version=FORMAT_VERSION)
-                mend = "put it back, or choose another --out"
-                check_same_settings(self.path, then, sources, spell=lambda name: f"the {name}", mend=mend)
+                fix = "put it back, or choose another --out"
+                check_same_settings(self.path, then, sources, spell=lambda name: f"the {name}", fix=fix)
 
     def open(self, config: TrainConfig, sources: Mapping[str, str] | None = None) -> None:
         """Make the folder, keep other processes out, write the settings. The run is no longer a finished one.
@@ -240,7 +240,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = read_lines(path)
     for number, row in enumerate(rows, start=1):
         if not type(row.get("iteration")) is type(row.get("offline_step", 0)) is int:
-            raise VbonError(f"{path}:{number}: not a row of a run's metrics or samples; mend or remove this line")
+            raise VbonError(f"{path}:{number}: not a row of a run's metrics or samples; fix or remove this line")
     return rows
 
 

@@ -27,7 +27,7 @@ def check_same_settings(
     may_change: Collection[str] = MAY_CHANGE,
     missing_differs: bool = False,
     spell: Callable[[str], str] = flag,
-    mend: str = "choose another --out",
+    fix: str = "choose another --out",
 ) -> None:
     """Refuse to continue with other settings than the work was started with.
 
@@ -41,7 +41,7 @@ def check_same_settings(
         may_change: Names that are not compared, those inside mappings among them.
         missing_differs: Whether a setting that only one side has is a difference.
         spell: How a setting is named in the error; by default its flag on the command line.
-        mend: What the user can do other than repeat the settings.
+        fix: What the user can do other than repeat the settings.
 
     Raises:
         VbonError: naming every setting that differs, with both values.
@@ -53,7 +53,7 @@ def check_same_settings(
         for name, before, after in _differences("", then, now, may_change)
     ]
     if differences:
-        raise VbonError(f"{where}: was started with other settings ({'; '.join(differences)}); repeat them, or {mend}")
+        raise VbonError(f"{where}: was started with other settings ({'; '.join(differences)}); repeat them, or {fix}")
 
 
 _MISSING = object()

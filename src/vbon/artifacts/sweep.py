@@ -40,7 +40,7 @@ class SweepFolder:
         self.report = self.path / "report.html"
 
     def open(self, sweep: Sweep) -> FolderLock:
-        """Make the folder or go on in it; one process at a time. Raises VbonError for other settings than before."""
+        """Make the folder or continue in it; one process at a time. Raises VbonError for other settings than before."""
         try:
             for name in _SUBFOLDERS:
                 (self.path / name).mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ class StorySize:
 def demo(config: DemoConfig) -> dict[str, Any]:
     """Tell the story in `config.out`, print the closing table, return what it holds.
 
-    Stopped at any moment, the same command goes on. Raises VbonError where the folder holds a story told otherwise.
+    Stopped at any moment, the same command continues. Raises VbonError where the folder holds a demo with other settings.
     """
     return tell(config, StorySize())
 
@@ -115,8 +115,8 @@ def _open_folder(config: DemoConfig, size: StorySize) -> Path:
         raise VbonError(f"--out {folder}: cannot be made ({error.strerror}); name another directory") from None
     record = folder / "demo.json"
     if record.is_file():
-        mend = "choose another --out, or remove it"
-        check_same_settings(record, read_object(record), settings, may_change=(), mend=mend)
+        fix = "choose another --out, or remove it"
+        check_same_settings(record, read_object(record), settings, may_change=(), fix=fix)
     elif any(folder.iterdir()):
         raise VbonError(f"--out {folder}: holds files that are not the demo's; choose another --out")
     write_json(record, settings)

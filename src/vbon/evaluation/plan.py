@@ -47,7 +47,7 @@ class EvaluationPlan(NamedTuple):
 def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     """Fill the defaults from runs and pool, load the reference and the rewards.
 
-    Raises VbonError for what is missing or does not belong together, naming the flag that would mend it.
+    Raises VbonError for what is missing or does not belong together, naming the flag that would fix it.
     """
     runs = read_runs(config.runs)
     pool = _select(ReferencePool.open(config.pool), config)

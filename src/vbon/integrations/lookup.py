@@ -1,4 +1,4 @@
-"""From a reward to the sequence reward ρ: against a pool, or against reference rewards that ride with the prompt."""
+"""From a reward to the sequence reward ρ: against a pool, or against reference rewards that are stored with the prompt."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Scores(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """A prompt as it rides to a host: what the reward reads, and its M reference rewards if they ride along.
+    """A prompt as it is handed to a host: what the reward reads, and its M reference rewards if they are included.
 
     `keys`: `tie_keys` of the completions that have these rewards, by which a copy is known. int64 (M,).
     """
@@ -56,7 +56,7 @@ def sequence_rewards(rewards: ArrayLike, ref_rewards: Sequence[ArrayLike], n: fl
 class SequenceReward:
     """A base reward and N, as the reward of a host: scores completions and ranks them among reference samples.
 
-    `pool` is asked for the references that do not ride along, by prompt_id or by the prompt itself.
+    `pool` is asked for the references that a row does not hold, by prompt_id or by the prompt itself.
     Raises VbonError where the pool was scored by another reward, or lacks a prompt.
     """
 
@@ -92,7 +92,7 @@ class SequenceReward:
             return self.pool.prompts[self.pool.index_of(prompt_id)]
         found = self._by_text.get(canonical_json(prompt), [])
         if len(found) != 1:
-            what = "no samples of" if not found else f"{len(found)} entries, told apart by their columns, for"
+            what = "no samples of" if not found else f"{len(found)} entries, distinguished by their columns, for"
             raise VbonError(f"{self.pool.path}: has {what} prompt {canonical_json(prompt):.80}; pass its prompt_id")
         return found[0]
 
@@ -104,7 +104,7 @@ class SequenceReward:
             texts = [completions[i] for i in new]
             return self.reward([prompt.prompt for prompt in chosen], texts, **reward_columns(chosen))
 
-        if not self._measured:  # what rides along does not say how exact the reward is
+        if not self._measured:  # what the row holds does not say how exact the reward is
             texts = [prompt.prompt for prompt in prompts]
             self._measured.append(rescore(self.reward, texts, completions, reward_columns(prompts)).resolution)
         pools = [np.asarray(reference.rewards, np.float64) for reference in references]
@@ -167,7 +167,7 @@ def reference_columns(pool: ReferencePool, index: int) -> dict[str, Any]:
 def read_reference(payload: str | Mapping[str, Any], find: Find, where: str) -> Reference:
     """The Reference in what `encode_reference` wrote, or in a mapping with prompt_id and, possibly, ref_rewards.
 
-    `find(prompt_id, prompt)` is asked for what did not ride along. Raises VbonError beginning with `where`.
+    `find(prompt_id, prompt)` is asked for what the row does not hold. Raises VbonError beginning with `where`.
     """
     row = parse_json(payload, where) if isinstance(payload, str) else payload
     if not isinstance(row, Mapping):
@@ -180,7 +180,7 @@ def read_reference(payload: str | Mapping[str, Any], find: Find, where: str) -> 
 
 
 def checked_keys(values: Any, count: int, where: str) -> Int | None:
-    """Keys of the completions that reference rewards belong to, int64 (M,), None where none ride along.
+    """Keys of the completions that reference rewards belong to, int64 (M,), None where the row holds none.
 
     Raises VbonError beginning with `where` unless they are `count` whole numbers of 64 bits.
     """

@@ -1,7 +1,7 @@
 """vBoN in OpenRLHF: `reward_func` returns ρ, and the flags make its KL-in-reward training the vBoN objective.
 
 OpenRLHF scores one completion a call, from threads, and swallows what a reward function raises: errors are logged
-first. `queries` hold prompt and completion with special tokens; the prompt and its reference rewards ride in `labels`.
+first. `queries` hold prompt and completion with special tokens; the prompt and its reference rewards are in `labels`.
 Its default reward clip of ±10 never touches ρ, which lies in [−log(M+1), log N/(N−1)].
 """
 

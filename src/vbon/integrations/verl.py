@@ -1,7 +1,7 @@
 """vBoN in verl: `compute_score` returns ρ, and the configuration makes its KL-in-reward PPO the vBoN objective.
 
 verl scores one completion a call, from threads of several worker processes, and shows the function neither prompt
-nor EOS: the prompt and its reference rewards ride in `extra_info` (`encode_reference` under the key "vbon", or plain
+nor EOS: the prompt and its reference rewards are in `extra_info` (`encode_reference` under the key "vbon", or plain
 prompt_id and ref_rewards).
 """
 
@@ -38,7 +38,7 @@ def compute_score(
 ) -> dict[str, float]:
     """verl's reward function: {"score": ρ, "base_reward": r, "win_rate": share of the pool beaten}.
 
-    `reward`, `n` and, where references do not ride along, `pool` come from `custom_reward_function.reward_kwargs`.
+    `reward`, `n` and, where rows hold no references, `pool` come from `custom_reward_function.reward_kwargs`.
     Logs before it raises: a worker's exception may come out far from its cause.
     """
     try:

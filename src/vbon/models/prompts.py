@@ -12,7 +12,7 @@ Messages = list[dict[str, Any]]
 PromptText = str | Messages
 
 ANCHOR_TOKENS = 8
-"""How many of a prompt's last tokens a completion is decoded behind, at least."""
+"""Least number of the prompt's last tokens that a completion is decoded with."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptText]) -> list[list[int]]:

@@ -94,16 +94,16 @@ def check_samples_match(pool: ReferencePool, other: ReferencePool) -> None:
     """Raise VbonError, naming a prompt, unless `other` holds the same completions of the pool's prompts, in order."""
     own = other.select([prompt.prompt_id for prompt in pool.prompts])
     where = f"{other.path}: does not hold the samples of {pool.path}"
-    mend = "rewards are combined on the same samples; make the pool with `vbon rescore`"
+    fix = "rewards are combined on the same samples; make the pool with `vbon rescore`"
     if pool.has_completion_ids != own.has_completion_ids or None in (pool.completions[0], own.completions[0]):
-        raise VbonError(f"{where}, or one of them does not know its completions; {mend}")
+        raise VbonError(f"{where}, or one of them does not know its completions; {fix}")
     counts = pool.num_samples != own.num_samples
     if not counts.any():
         columns = [one.completion_ids if one.has_completion_ids else one.completions for one in (pool, own)]
         moved = tie_keys(columns[0]) != tie_keys(columns[1])
         counts = np.array([part.any() for part in pool.per_prompt(moved)])
     if counts.any():
-        raise VbonError(f"{where} for prompt {shorten(pool.prompts[int(counts.argmax())].prompt)}; {mend}")
+        raise VbonError(f"{where} for prompt {shorten(pool.prompts[int(counts.argmax())].prompt)}; {fix}")
 
 
 def load_criteria(

@@ -121,7 +121,7 @@ def ray_shards(
             yield int(row["index"]), bytes(row["content"])
     except ray.exceptions.RayError as error:
         raise VbonError(
-            f"--engine ray: {' '.join(str(error).split())[:300]}; finished shards are stored; the same command goes on"
+            f"--engine ray: {' '.join(str(error).split())[:300]}; finished shards are stored; the same command continues"
         ) from error
     finally:
         if begun:

@@ -15,7 +15,7 @@ Int = NDArray[np.int64]
 
 ROWS_COMPARED = 16
 TOLERANCE = 1e-4
-"""Nats a token: what two float32 forward passes of one model differ by at most."""
+"""Nats per token: what two float32 forward passes of one model differ by at most."""
 
 
 def checked_ref_logprobs(
@@ -40,7 +40,7 @@ def checked_ref_logprobs(
     wrong = not float(gap.max()) <= TOLERANCE
     if wrong:
         warnings.warn(
-            f"{path}: its stored log π_ref differ from this model's by up to {gap.max():.2g} nats a token (another "
+            f"{path}: its stored log π_ref differ from this model's by up to {gap.max():.2g} nats per token (another "
             "precision, engine or setting); all are computed anew",
             stacklevel=2,
         )

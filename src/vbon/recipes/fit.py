@@ -140,8 +140,8 @@ def checkpoint_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[Pat
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(begun, json_value(settings))
-    then, now, mend = read_object(begun), json_value(settings), "choose another --out, or remove it to begin again"
-    check_same_settings(folder, then, now, may_change=(), spell=str, mend=mend)
+    then, now, fix = read_object(begun), json_value(settings), "choose another --out, or remove it to begin again"
+    check_same_settings(folder, then, now, may_change=(), spell=str, fix=fix)
     remove_leftovers(folder)
     yield folder
     shutil.rmtree(folder)

@@ -89,7 +89,7 @@ def train_reference(
     seed: int = 0,
     options: FitOptions = DEFAULT,
 ) -> dict[str, float]:
-    """Tokenizer and language model at `out`, whole or not at all. Returns held-out cross-entropy, nats a token.
+    """Tokenizer and language model at `out`, whole or not at all. Returns held-out cross-entropy, nats per token.
 
     Raises:
         Paused: as `fit` does.

@@ -99,8 +99,8 @@ class Records:
         return {path.stem: read_object(path)["seconds"] for path in sorted(self.folder.glob("*.json"))}
 
     def _check(self, name: str, settings: dict[str, Any], stored: dict[str, Any], made: str) -> None:
-        now, mend = json_value(settings), f"choose another --out, or remove {made}"
-        check_same_settings(self._path(name), stored, now, may_change=(), missing_differs=True, spell=str, mend=mend)
+        now, fix = json_value(settings), f"choose another --out, or remove {made}"
+        check_same_settings(self._path(name), stored, now, may_change=(), missing_differs=True, spell=str, fix=fix)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -180,7 +180,7 @@ def first_until(stages: Sequence[str], last: str) -> Sequence[str]:
 
 
 def exit_status(recipe: str, work: Callable[[], None]) -> int:
-    """Do the work; exit status 2 and one line for what the user can mend, 130 for Ctrl-C, 0 for a pause."""
+    """Do the work; exit status 2 and one line for what the user can fix, 130 for Ctrl-C, 0 for a pause."""
     try:
         work()
     except (VbonError, OSError) as error:
@@ -189,6 +189,6 @@ def exit_status(recipe: str, work: Callable[[], None]) -> int:
     except Paused as pause:
         print(f"{recipe}: paused: {pause}", file=sys.stderr)
     except KeyboardInterrupt:
-        print(f"\n{recipe}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"\n{recipe}: interrupted; the same command continues from here", file=sys.stderr)
         return 130
     return 0

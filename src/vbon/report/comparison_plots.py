@@ -45,7 +45,7 @@ def distance_plot(comparison: Comparison) -> Drawing | None:
     floor = Line("best-of-N itself (floor)", ns, floors, style="--", series=TARGET_SERIES)
     ends = [f"{line.name} {number(value_of(line.y[0]), 2)} to {number(value_of(line.y[-1]), 2)}" for line in found]
     alt = f"KL to best-of-N over N, nats: {'; '.join(ends)}"
-    panel = Panel("", "N", "KL(π_θ‖π_bon), nats a completion", [floor, *_apart(found)])
+    panel = Panel("", "N", "KL(π_θ‖π_bon), nats per completion", [floor, *_apart(found)])
     svg = draw_panels("by-n", [panel], alt=alt, size=LARGE, legend=LEGEND)
     caption = (
         f"Lower is nearer to best-of-N. {POINTS} The dashed line is what the estimate reads at best-of-N itself, where "

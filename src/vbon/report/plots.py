@@ -20,7 +20,7 @@ TRAINING = {
     "kl_policy_ref": ("KL to the reference", "KL(π_θ‖π_ref), nats"),
     "kl_policy_bon": ("KL to best-of-N", "KL(π_θ‖π_bon), nats"),
     "win_rate": ("Win rate", "win rate"),
-    "entropy": ("Entropy", "nats a completion"),
+    "entropy": ("Entropy", "nats per completion"),
 }
 VALIDATION = "validation/"
 PROMPTS_SHOWN = 4
@@ -69,7 +69,7 @@ def against_kl(
     Returns:
         The SVG element.
     """
-    panel = Panel("", "KL(π_θ‖π_ref), nats a completion", y_label, lines, x_log=False, y_log=False)
+    panel = Panel("", "KL(π_θ‖π_ref), nats per completion", y_label, lines, x_log=False, y_log=False)
     return draw_panels(key, [panel], alt=alt, size=size, legend=legend)
 
 
@@ -135,7 +135,7 @@ def _distance_plot(evaluation: Evaluation, key: str) -> Drawing | None:
         return None
     said = "; ".join(f"{name} {number(value.value, 2)} nats" for name, value, _ in rows)
     floor = evaluation.kl_policy_bon_floor
-    alt, x_label = f"Distance to best-of-N: {said}", "KL(π_θ‖π_bon), nats a completion"
+    alt, x_label = f"Distance to best-of-N: {said}", "KL(π_θ‖π_bon), nats per completion"
     svg = draw_bars(key, rows, floor=floor, x_label=x_label, alt=alt)
     caption = "Shorter is better. The dashed line is what the estimate reads at best-of-N itself, for this pool's M."
     return Drawing("Distance to best-of-N", svg, caption)

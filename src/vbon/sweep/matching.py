@@ -43,7 +43,7 @@ def _matched(method: MethodName, ns: Sequence[float], pool: ReferencePool) -> tu
         unseen = kl - float(np.mean([kl_of_samples_tilt(one, scale) for one in scores]))
         if unseen > MOST_UNSEEN * kl:
             warnings.warn(
-                f"{method} at N = {n:g}: {pool.num_samples.min()} samples a prompt show {kl - unseen:.2f} of its "
+                f"{method} at N = {n:g}: {pool.num_samples.min()} samples per prompt show {kl - unseen:.2f} of its "
                 f"{kl:.2f} nats; the rest is an estimate, so that its KL may be another by as much: a larger M helps",
                 stacklevel=2,
             )

@@ -1,4 +1,4 @@
-"""One job in a process of its own: train (or go on), evaluate, leave one line behind where it fails."""
+"""One job in a process of its own: train (or continue), evaluate, leave one line behind where it fails."""
 
 import multiprocessing
 import os

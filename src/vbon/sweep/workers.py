@@ -1,4 +1,4 @@
-"""Jobs in several processes: one that fails, or dies, is recorded and the others go on."""
+"""Jobs in several processes: one that fails, or dies, is recorded and the others continue."""
 
 import multiprocessing
 from collections import deque

@@ -57,7 +57,7 @@ def noisy_cdf(n: Target, num_samples: int, *, vbon_objective: bool) -> str | Non
     if not vbon_objective or kl_floor(num_samples, n) <= NOISY_FLOOR:
         return None
     return (
-        f"F̂ is noisy for this N: with M = {num_samples} samples a prompt, KL(π_θ‖π_bon) reads "
+        f"F̂ is noisy for this N: with M = {num_samples} samples per prompt, KL(π_θ‖π_bon) is estimated as "
         f"{kl_floor(num_samples, n):.2f} nats at best; M ≥ {round(25 * as_tilt(n).n)} or a smaller --n helps"
     )
 

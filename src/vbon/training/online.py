@@ -21,7 +21,7 @@ from vbon.training.validation import rollout_metrics
 
 PoolLoss = Callable[[tuple[int, ...], torch.Tensor, int], torch.Tensor]
 """(key of the draw, rows, of how many) → the share of these rollouts of a minibatch in the cross-entropy on best-of-N
-from the pool, nats a completion: BOND's forward half."""
+from the pool, nats per completion: BOND's forward half."""
 MAX_LOGPROB_GAP = 1e-4  # nats a token, float32: sampling and training forward passes differ by shapes only
 
 

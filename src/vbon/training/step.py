@@ -12,7 +12,7 @@ from vbon.training.parallel.learner import Learner
 from vbon.training.update import Minibatch, UpdateSettings, advantage_scale, critic_loss, losses
 
 PoolPart = Callable[[Tensor, int], Tensor]
-"""(rows, of how many) → the share of these rollouts of a minibatch in the loss on pool samples, nats a completion."""
+"""(rows, of how many) → the share of these rollouts of a minibatch in the loss on pool samples, nats per completion."""
 SUMMED = ("policy_loss", "pool_loss", "value_loss")  # over micro-batches
 MAX_LOSS = 1e4  # nats a token; advantages are bounded by 10 nats, so only a ratio that has run away gets here
 
@@ -82,11 +82,11 @@ def _check_loss(learner: Learner, loss: Tensor) -> None:
     """FloatingPointError, before the weights change and in all processes alike, where the loss has exploded."""
     value = float(learner.accelerator.reduce(loss, "mean"))
     if not abs(value) <= MAX_LOSS:
-        raise FloatingPointError(f"the loss is {value:.3g} nats a token")
+        raise FloatingPointError(f"the loss is {value:.3g} nats per token")
 
 
 def combined(parts: Sequence[dict[str, Tensor]], tokens: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Compute the diagnostics of a minibatch from those of its micro-batches, of so many completion tokens each."""
+    """Compute the diagnostics of a minibatch from those of its micro-batches, with the number of completion tokens of each."""
     if len(parts) == 1:
         return parts[0]
     columns = {name: torch.stack([part[name].double() for part in parts]) for name in parts[0]}

@@ -14,7 +14,7 @@ from vbon.training.task import Task
 
 COMPARED_ROWS = 8
 MOST_GAP, MOST_GAP_ROUNDED = 1e-3, 0.25
-"""Nats a token: merged adapters against adapters beside the weights, in float32 and in types of 16 bits."""
+"""Nats per token: merged adapters against adapters beside the weights, in float32 and in types of 16 bits."""
 
 
 def exported(policy: nn.Module, task: Task, config: TrainConfig) -> PreTrainedModel:
@@ -30,7 +30,7 @@ def exported(policy: nn.Module, task: Task, config: TrainConfig) -> PreTrainedMo
     gap = float((completion_logprobs(plain, rows, task.sampling.temperature) - measured).abs().max())
     if not gap <= (MOST_GAP if next(plain.parameters()).dtype == torch.float32 else MOST_GAP_ROUNDED):
         raise VbonError(
-            f"{config.out}: the model to export differs from the trained policy by {gap:.2g} nats a token and is not "
+            f"{config.out}: the model to export differs from the trained policy by {gap:.2g} nats per token and is not "
             "written; the policy itself is in its checkpoints"
         )
     return plain
