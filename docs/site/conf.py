@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from sphinx.application import Sphinx
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent)]
 
@@ -32,6 +35,7 @@ myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
 default_role = "code"
+add_module_names = False
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -51,3 +55,14 @@ html_theme_options = {"top_of_page_buttons": []}
 html_baseurl = ""
 smartquotes = False
 suppress_warnings: list[str] = []
+
+
+def setup(app: Sphinx) -> None:
+    """Write the dash between a parameter's name and its description as a dash, which napoleon spells with hyphens."""
+
+    def dashes(_: Sphinx, document: nodes.document) -> None:
+        for text in document.findall(nodes.Text):
+            if text.startswith(" -- "):
+                text.parent.replace(text, nodes.Text(text.replace(" -- ", " – ", 1)))
+
+    app.connect("doctree-read", dashes)

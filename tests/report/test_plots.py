@@ -27,11 +27,14 @@ def test_best_of_k_goes_from_the_policys_win_rate_up_to_k_of_n(drawings: dict[st
 
 def test_latency_is_shown_beside_the_rate(drawings: dict[str, Drawing]):
     assert "n8 0.25 s; reference 0.25 s; best-of-8 0.5 s" in drawings["Latency at batch 1"].svg
-    assert "best-of-8 120 completions a second" in drawings["Speed"].svg
+    assert "best-of-8 120 completions per second" in drawings["Speed"].svg
 
 
 def test_reward_cdfs_of_the_first_four_prompts_mark_the_policys_samples(drawings: dict[str, Drawing]):
-    svg, caption = drawings["F of a few prompts"].svg, drawings["F of a few prompts"].caption
+    svg, caption = (
+        drawings["Ranks of rewards for a few prompts"].svg,
+        drawings["Ranks of rewards for a few prompts"].caption,
+    )
     assert all(f"prompt {place}, samples of n8 at 0.50, 0.62" in svg for place in (1, 2, 3, 4))
     assert "prompt 5" not in svg and "samples of reference" not in svg
     assert "1 “first”" in caption and "4 “fourth”" in caption and "fifth" not in caption

@@ -69,7 +69,10 @@ def test_plateau_names_the_last_improvement():
 
 def test_a_pool_too_small_for_n_is_named_before_the_start():
     line = noisy_cdf(N, 16, vbon_objective=True)
-    assert f"M = 16 samples per prompt, KL(π_θ‖π_bon) is estimated as {kl_floor(16, N):.2f} nats" in line and "M ≥ 200" in line
+    assert (
+        f"M = 16 samples per prompt, KL(π_θ‖π_bon) is estimated as {kl_floor(16, N):.2f} nats" in line
+        and "M ≥ 200" in line
+    )
     assert noisy_cdf(N, 200, vbon_objective=True) is None
     assert noisy_cdf(N, 16, vbon_objective=False) is None
 

@@ -3,7 +3,7 @@
 per_prompt.parquet   a row for each policy and prompt, a column for each metric
 samples.parquet      a few completions of each policy and prompt
 reference.parquet    the reference's rewards of each prompt, at even shares
-throughput.json      completions a second and latencies, where they were timed; the only wall-clock
+throughput.json      completions per second and latencies, where they were timed; the only wall-clock
 inputs.json          the settings of the evaluation, and digests of what was evaluated
 evaluation.json      the result; written last, so an evaluation that has it is complete
 unfinished/          while the evaluation lasts: the settings, and one file for each policy that has been measured

@@ -56,7 +56,7 @@ class StorySize:
 def demo(config: DemoConfig) -> dict[str, Any]:
     """Tell the story in `config.out`, print the closing table, return what it holds.
 
-    Stopped at any moment, the same command continues. Raises VbonError where the folder holds a demo with other settings.
+    Stopped at any moment, the same command continues. Raises VbonError where the folder holds other settings.
     """
     return tell(config, StorySize())
 

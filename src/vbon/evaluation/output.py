@@ -188,6 +188,9 @@ def _speeds_record(speeds: Mapping[str, Speed]) -> dict[str, Any]:
 
 
 def _speed_lines(throughput: Mapping[str, Any]) -> Iterator[str]:
-    for title, key in (("completions a second", "completions_per_second"), ("one prompt, seconds", "latency_seconds")):
+    for title, key in (
+        ("completions per second", "completions_per_second"),
+        ("one prompt, seconds", "latency_seconds"),
+    ):
         if key in throughput:
             yield f"{title}: " + ", ".join(f"{name} {value:.3g}" for name, value in throughput[key].items())

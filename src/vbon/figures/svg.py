@@ -105,7 +105,7 @@ def draw_bars(
     Args:
         key: The figure's name, with which its ids begin.
         rows: Name, value and series of each policy.
-        floor: What best-of-N itself reads, a dashed line.
+        floor: The estimate for best-of-N itself, a dashed line.
         x_label: Of the values.
         alt: The figure in words.
 
@@ -124,7 +124,7 @@ def draw_bars(
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(x_label)
         if floor is not None:
-            axes.axvline(floor, color=TARGET, linestyle="--", label=f"best-of-N itself reads {floor:.3f}")
+            axes.axvline(floor, color=TARGET, linestyle="--", label=f"best-of-N itself: {floor:.3f}")
             axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0))
 
     return _as_svg(key, draw, alt, (5.4, 1.5 + 0.42 * len(rows)))

@@ -1,4 +1,4 @@
-"""From a reward to the sequence reward ρ: against a pool, or against reference rewards that are stored with the prompt."""
+"""From a reward to the sequence reward ρ: against a pool, or reference rewards that are stored with the prompt."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

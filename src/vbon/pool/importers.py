@@ -99,7 +99,9 @@ def read_sample_rows(record: Mapping[str, Any], prompt: str | Messages, text_rul
     per_prompt = _one_of(record, _REWARDS, where)
     if (per_prompt is None) == (record.get("reward") is None):
         columns = ", ".join(map(str, record))
-        raise VbonError(f"{where}: needs 'reward' (one row per sample) or 'rewards' (one row per prompt); columns: {columns}")
+        raise VbonError(
+            f"{where}: needs 'reward' (one row per sample) or 'rewards' (one row per prompt); columns: {columns}"
+        )
     if per_prompt is None:
         name, ids_name = _one_of(record, _TEXT, where), _one_of(record, _IDS, where)
         text = None if name is None else _completion(record[name], name, prompt, text_rule, where)

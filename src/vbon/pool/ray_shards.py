@@ -121,7 +121,7 @@ def ray_shards(
             yield int(row["index"]), bytes(row["content"])
     except ray.exceptions.RayError as error:
         raise VbonError(
-            f"--engine ray: {' '.join(str(error).split())[:300]}; finished shards are stored; the same command continues"
+            f"--engine ray: {' '.join(str(error).split())[:300]}; finished shards are stored; repeat the command"
         ) from error
     finally:
         if begun:

@@ -48,8 +48,8 @@ def distance_plot(comparison: Comparison) -> Drawing | None:
     panel = Panel("", "N", "KL(π_θ‖π_bon), nats per completion", [floor, *_apart(found)])
     svg = draw_panels("by-n", [panel], alt=alt, size=LARGE, legend=LEGEND)
     caption = (
-        f"Lower is nearer to best-of-N. {POINTS} The dashed line is what the estimate reads at best-of-N itself, where "
-        "the truth is 0: a reading cannot be told from a perfect match below it."
+        f"Lower is nearer to best-of-N. {POINTS} The dashed line is the estimate for best-of-N itself, "
+        "above 0 because the pool is finite: a value near it cannot be distinguished from a perfect match."
     )
     return Drawing("Distance to best-of-N, by N", svg, caption)
 
@@ -109,7 +109,7 @@ def speed_plots(comparison: Comparison) -> list[Drawing]:
     """One sample of a trained policy against best-of-n, at a full batch and at batch 1."""
     drawings = []
     for key, title, timings, unit in (
-        ("rate", "Speed", comparison.rates, "completions a second"),
+        ("rate", "Speed", comparison.rates, "completions per second"),
         ("latency", "Latency at batch 1", comparison.latencies, "seconds for one prompt"),
     ):
         rows = [(_speed_name(name), Estimate(v, v, v), _speed_series(name)) for name, v in timings.items()]

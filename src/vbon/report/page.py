@@ -100,7 +100,7 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
         against = f"{best}: {number(target['kl_policy_ref'].value, 2)}"
         tiles.append(_tile("nats from the reference", number(metrics["kl_policy_ref"].value, 2), against))
     if "kl_policy_bon" in metrics and evaluation.kl_policy_bon_floor is not None:
-        against = f"a perfect match reads {number(evaluation.kl_policy_bon_floor, 2)}"
+        against = f"a perfect match: {number(evaluation.kl_policy_bon_floor, 2)}"
         tiles.append(_tile(f"nats from {best}", number(metrics["kl_policy_bon"].value, 2), against))
     rates = evaluation.throughput
     if {name, "best-of-n"} <= rates.keys():

@@ -11,23 +11,12 @@ from vbon.core import best_of_n
 from vbon.core.estimate import Estimate
 from vbon.figures.shapes import REFERENCE_SERIES, TARGET_SERIES, Line, Panel, highest, value_of
 from vbon.figures.svg import draw_bars, draw_panels
+from vbon.report.captions import LATENCY_CAPTION, SPEED_CAPTION, TRAINING
 from vbon.report.read import Run
 from vbon.report.words import n_text, number
 
-# metric → (title, axis label, whether validation lines are drawn as well)
-TRAINING = {
-    "sequence_reward": ("Sequence reward ρ", "ρ = log W/(N−1)"),
-    "kl_policy_ref": ("KL to the reference", "KL(π_θ‖π_ref), nats"),
-    "kl_policy_bon": ("KL to best-of-N", "KL(π_θ‖π_bon), nats"),
-    "win_rate": ("Win rate", "win rate"),
-    "entropy": ("Entropy", "nats per completion"),
-}
 VALIDATION = "validation/"
 PROMPTS_SHOWN = 4
-SPEED_CAPTION = "Measured within the evaluation, at saturated batch; best-of-N draws N and scores them for each one."
-LATENCY_CAPTION = (
-    "One prompt at a time: shorter is better. Best-of-N draws its N together, as one batch, and scores them."
-)
 
 
 class Drawing(NamedTuple):
@@ -89,13 +78,13 @@ def evaluation_plots(evaluation: Evaluation, key: str) -> list[Drawing]:
 def training_plots(runs: Sequence[Run], key: str) -> list[Drawing]:
     """One figure a metric, all runs in it: rollouts as lines, validation prompts dashed."""
     drawings = []
-    for metric, (title, label) in TRAINING.items():
+    for metric, (title, label, caption) in TRAINING.items():
         lines = list(_lines(runs, metric))
         if lines:
             alt = f"{title} over training iterations: {'; '.join(map(_ends, lines))}"
             panel = Panel("", "iteration", label, lines, x_log=False, y_log=False, level=_level(runs, metric))
             svg = draw_panels(f"{key}-{metric}", [panel], alt=alt, size=(4.4, 2.8), legend=_legend(panel))
-            drawings.append(Drawing(title, svg, alt))
+            drawings.append(Drawing(title, svg, caption))
     return drawings
 
 
@@ -109,8 +98,9 @@ def _win_rate_plot(evaluation: Evaluation, key: str) -> Drawing | None:
     alt = _alt("Win rate", points, evaluation, "win_rate")
     svg = against_kl(key, [*lines, *points], y_label="win rate against the reference", alt=alt)
     caption = (
-        "Dashed: best-of-n for every n, (log n − (n−1)/n, n/(n+1)), where rewards do not tie. A policy below the curve "
-        "pays more KL than best-of-n does for the same win rate. Bars: 95 % intervals over prompts."
+        "To the right: further from the reference. Upwards: more wins against it. The dashed curve is best-of-n for "
+        "every n, if rewards do not tie. A policy below the curve has moved further than best-of-n for the same win "
+        "rate. Bars: 95 % intervals over prompts."
     )
     return Drawing("Win rate against KL", svg, caption)
 
@@ -121,7 +111,10 @@ def _reward_plot(evaluation: Evaluation, key: str) -> Drawing | None:
         return None
     alt = _alt("Reward", points, evaluation, "reward")
     svg = against_kl(key, [*_targets(evaluation, "reward"), *points], y_label="mean reward", alt=alt)
-    caption = "The star is best-of-N of the reference, predicted from the pool without bias."
+    caption = (
+        "Mean reward against the distance from the reference. The star is best-of-N of the reference, predicted from "
+        "the pool; a policy that matches best-of-N lies on it. Bars: 95 % intervals over prompts."
+    )
     return Drawing("Reward against KL", svg, caption)
 
 
@@ -137,7 +130,10 @@ def _distance_plot(evaluation: Evaluation, key: str) -> Drawing | None:
     floor = evaluation.kl_policy_bon_floor
     alt, x_label = f"Distance to best-of-N: {said}", "KL(π_θ‖π_bon), nats per completion"
     svg = draw_bars(key, rows, floor=floor, x_label=x_label, alt=alt)
-    caption = "Shorter is better. The dashed line is what the estimate reads at best-of-N itself, for this pool's M."
+    caption = (
+        "How far each policy is from best-of-N; shorter is better. The dashed line is the estimate for a perfect "
+        "policy, which is above 0 because the pool is finite."
+    )
     return Drawing("Distance to best-of-N", svg, caption)
 
 
@@ -147,8 +143,8 @@ def _timing_plots(evaluation: Evaluation, key: str) -> Iterable[Drawing]:
             "speed",
             "Speed",
             evaluation.throughput,
-            "completions a second",
-            "{:,.0f} completions a second",
+            "completions per second",
+            "{:,.0f} completions per second",
             SPEED_CAPTION,
         ),
         ("latency", "Latency at batch 1", evaluation.latency, "seconds for one prompt", "{:.3g} s", LATENCY_CAPTION),
@@ -183,7 +179,10 @@ def _best_of_k_plot(evaluation: Evaluation, key: str) -> Drawing | None:
     alt = f"Win rate of the best of k samples, k from 1: {'; '.join(map(_ends, lines))}"
     panel = Panel("", "k, samples to choose from", "win rate", lines, x_log=False, y_log=False, level=level)
     svg = draw_panels(key, [panel], alt=alt, size=(4.4, 2.8), legend=_legend(panel))
-    caption = "What choosing among a policy's own samples still gains: a flat line is a policy without diversity."
+    caption = (
+        "The win rate if the best of k samples is taken from each policy in turn. A line that rises shows variety that "
+        "is left; a flat line is a policy that always writes the same."
+    )
     return Drawing("Best of k of each policy", svg, caption)
 
 
@@ -201,10 +200,11 @@ def _cdf_plot(evaluation: Evaluation, key: str) -> Drawing | None:
     # Prompts are named here and not in the figure: its font may lack their letters.
     prompts = "; ".join(f"{place} “{row.get('prompt')!s:.60}”" for place, row in enumerate(shown, 1))
     caption = (
-        "Points: each policy's first samples, at their reward and the share of the pool that they beat. The dashed "
-        f"line is the CDF of best-of-N's rewards, so most of its own samples lie high on F. Prompts: {prompts}."
+        "For each reward, the share of samples that do not exceed it: of the reference (solid) and of best-of-N "
+        "(dashed). Points are samples of the policies, at the share of the reference's samples that they beat; like "
+        f"best-of-N's, most should lie near the top of the solid line. Prompts: {prompts}."
     )
-    return Drawing("F of a few prompts", svg, caption)
+    return Drawing("Ranks of rewards for a few prompts", svg, caption)
 
 
 def reward_cdf(title: str, rewards: Sequence[float], marks: Sequence[Line], n: float) -> Panel:

@@ -73,7 +73,7 @@ def _figures(metrics: Metrics, evaluation: Evaluation, best: str) -> Iterator[st
         yield f"Its distance to {best} itself, KL(π_θ‖π_bon), is {estimate_text(metrics['kl_policy_bon'])} nats" + (
             "."
             if evaluation.kl_policy_bon_floor is None
-            else f"; a perfect match would read {evaluation.kl_policy_bon_floor:.2f}."
+            else f"; for a perfect match the estimate is {evaluation.kl_policy_bon_floor:.2f}."
         )
 
 

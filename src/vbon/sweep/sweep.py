@@ -24,7 +24,7 @@ from vbon.sweep.workers import run_jobs
 def sweep_command(config: SweepConfig) -> dict[str, Any]:
     """Do what is left of the sweep, print its table, return its runs and its report.
 
-    Stopped at any moment, the same command continues: a finished run is never repeated, a run that failed is tried again.
+    Stopped at any moment, the same command continues: a finished run is not repeated, a failed one is tried again.
     Raises VbonError for a mistake in SWEEP.yaml, other settings than it was started with, and, at the end, runs that
     failed: the others are in the table and the report by then.
     """

@@ -86,7 +86,7 @@ def _check_loss(learner: Learner, loss: Tensor) -> None:
 
 
 def combined(parts: Sequence[dict[str, Tensor]], tokens: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Compute the diagnostics of a minibatch from those of its micro-batches, with the number of completion tokens of each."""
+    """Compute the diagnostics of a minibatch from those of its micro-batches, by the completion tokens of each."""
     if len(parts) == 1:
         return parts[0]
     columns = {name: torch.stack([part[name].double() for part in parts]) for name in parts[0]}

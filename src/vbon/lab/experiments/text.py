@@ -176,7 +176,7 @@ def _moved(case: Case, job: TextJob, jobs: dict[tuple[Case, int], TextJob]) -> d
 def panels(result: dict[str, Any]) -> list[Panel]:
     rows, every = result["rows"], result["pools"][0]["samples"]
     floors = [(target["n"], target["floor"]) for target in result["targets"]]
-    floor = Line("best-of-N itself reads", [n for n, _ in floors], [value for _, value in floors], style="--")
+    floor = Line("best-of-N itself", [n for n, _ in floors], [value for _, value in floors], style="--")
     sizes = where(rows, question="samples")
     n = sizes[0]["n"]
     rule = sorted({row["num_samples"] for row in sizes})
