@@ -1,6 +1,6 @@
 """Instructions with constraints on a pretrained chat model: best-of-N distilled into one sample; can be stopped.
 
-    python recipes/pretrained/run.py --model MODEL --out runs/pretrained [--preset small] [--until collect]
+    python recipes/pretrained/run.py --model MODEL --out runs/pretrained [--preset short] [--until collect]
 
 MODEL is a directory or a hub id of a chat model. The same command continues where it was stopped. README.md beside
 this file says how to get a small model without a hub.
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="directory or hub id of a chat model")
     parser.add_argument("--out", type=Path, required=True, help="folder of everything that is made")
-    parser.add_argument("--preset", default="small", help="small, or a YAML file of the same sections")
+    parser.add_argument("--preset", default="small", help="small, short, or a YAML file of the same sections")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="a run of each")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to do")
     return parser
