@@ -115,7 +115,7 @@ def library_loss(minimal, policy, pool, batch):
         sequences=Sequences(prompts, torch.ones_like(prompts, dtype=torch.bool), batch["completions"], mask),
         old_logprobs=batch["old"],
         ref_logprobs=batch["ref"],
-        ref_log_softmax=None,
+        ref_states=None,
         finished=torch.ones(len(index), dtype=torch.bool),
         rewards=rewards,
         interval=interval,

@@ -111,7 +111,7 @@ def test_online_gradients_are_those_of_the_whole_minibatch(world, task, configur
         torch.arange(6),
         seeds.uniforms((6, 4, STEPS), 1),
         partial(vbon, n=N),
-        keep_ref_log_softmax=config.kl_estimator == "full",
+        keep_ref_states=config.kl_estimator == "full",
         value_head=copy.deepcopy(head).float() if head is not None else None,
     )
     pool_loss = best_of_n_loss(learner, PoolData(task, N), config) if name == "bond" else None

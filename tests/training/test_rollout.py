@@ -36,7 +36,7 @@ def rollouts(world: Enumerable, policy, task) -> Rollouts:
         index,
         seeds.uniforms((3, 16, STEPS), 1),
         partial(vbon, n=N),
-        keep_ref_log_softmax=True,
+        keep_ref_states=True,
     )
 
 
@@ -61,10 +61,14 @@ def test_logprobs_are_those_of_a_plain_forward_pass(world, policy, rollouts):
     assert np.abs((rollouts.old_logprobs - rollouts.ref_logprobs).numpy()).max() > 0.1
 
 
-def test_the_whole_reference_distribution_is_kept_on_demand(rollouts):
-    picked = rollouts.ref_log_softmax.gather(2, rollouts.sequences.completion_ids[..., None])[..., 0]
+def test_the_whole_reference_distribution_can_be_made_on_demand(rollouts):
+    ids = rollouts.sequences.completion_ids
+    table = rollouts.ref_states.log_softmax(torch.arange(ids.numel()), 1.0).unflatten(0, ids.shape)
+    picked = table.gather(2, ids[..., None])[..., 0]
     np.testing.assert_allclose((picked * rollouts.mask).numpy(), rollouts.ref_logprobs.numpy(), atol=FLOAT32)
-    assert torch.logsumexp(rollouts.ref_log_softmax, -1)[rollouts.mask].abs().max() < FLOAT32
+    assert torch.logsumexp(table, -1)[rollouts.mask].abs().max() < FLOAT32
+    few = rollouts.ref_states.select(torch.tensor([5, 2]), 1).log_softmax(torch.tensor([1, 0]), 1.0)
+    assert torch.equal(few, table[[2, 5], 0])
 
 
 def test_rewards_and_ranks_are_those_of_the_text(world, task, rollouts):

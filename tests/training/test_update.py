@@ -2,19 +2,22 @@
 
 import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from tests.enumerable import COMPLETIONS, PROMPTS, STEPS, TASK, every_completion, plain_token_logprobs
+from tests.enumerable import COMPLETIONS, PROMPTS, STEPS, TASK, VOCABULARY, every_completion, plain_token_logprobs
 
 from vbon.config.train import TrainConfig
 from vbon.core import seeds
 from vbon.core.objectives import vbon
 from vbon.models import load
+from vbon.models.batch_size import LIMITS, Limit
+from vbon.models.copies import sharing_weights
 from vbon.models.value_head import Critic, value_head, values_of
-from vbon.training.online import update, update_settings
+from vbon.training.online import sample_rollouts, update, update_settings
 from vbon.training.parallel.learner import make_learner
 from vbon.training.rollout import roll_out
 from vbon.training.update import Minibatch, UpdateSettings, critic_loss, losses, make_baseline, minibatches
@@ -44,6 +47,18 @@ def settings_of(**changes) -> UpdateSettings:
     return dataclasses.replace(update_settings(config, 1.0), **changes)
 
 
+class KnownReference(NamedTuple):
+    """The reference's log-probabilities over the vocabulary, (B, T, V), by a plain forward pass."""
+
+    table: torch.Tensor
+
+    def select(self, rows: torch.Tensor, steps: int) -> "KnownReference":
+        return KnownReference(self.table[rows][:, :steps])
+
+    def log_softmax(self, token: torch.Tensor, temperature: float) -> torch.Tensor:
+        return self.table.flatten(0, 1)[token]
+
+
 def enumeration(world, policy, prompt: str = PROMPT) -> Minibatch:
     """Every completion of the prompt as if rolled out by `policy`, with the exact log W."""
     index = PROMPTS.index(prompt)
@@ -60,7 +75,7 @@ def enumeration(world, policy, prompt: str = PROMPT) -> Minibatch:
         sequences=batch,
         old_logprobs=old,
         ref_logprobs=ref,
-        ref_log_softmax=log_softmax,
+        ref_states=KnownReference(log_softmax),
         sequence_reward=log_w / (N - 1),
         kl_coef=1 / (N - 1),
         **nothing,
@@ -72,13 +87,13 @@ def row_of(batch: Minibatch, row: int) -> Minibatch:
     rows = torch.tensor([row])
     sequences = batch.sequences.select(rows)
     steps = sequences.completion_ids.shape[1]
-    token_level = ("old_logprobs", "ref_logprobs", "ref_log_softmax", "values", "returns")
+    token_level = ("old_logprobs", "ref_logprobs", "values", "returns")
     parts = {name: getattr(batch, name) for name in (*token_level, "sequence_reward", "baseline")}
     cut = {
         name: None if value is None else value[rows][:, :steps] if name in token_level else value[rows]
         for name, value in parts.items()
     }
-    return dataclasses.replace(batch, sequences=sequences, **cut)
+    return dataclasses.replace(batch, sequences=sequences, ref_states=batch.ref_states.select(rows, steps), **cut)
 
 
 def flat_gradient(policy, loss: torch.Tensor) -> torch.Tensor:
@@ -147,7 +162,7 @@ def test_grpo_follows_the_reward_and_the_kl_of_each_prefix_but_not_the_kl_to_com
     logprobs = plain_token_logprobs(policy, batch.sequences).sum(1)
     ids = torch.cat([batch.sequences.prompt_ids, batch.sequences.completion_ids], 1)
     log_p = policy(ids).logits.double().log_softmax(-1)[:, batch.sequences.prompt_ids.shape[1] - 1 : -1]
-    token_kl = (log_p.exp() * (log_p - batch.ref_log_softmax.double())).sum(-1) * batch.mask
+    token_kl = (log_p.exp() * (log_p - batch.ref_states.table.double())).sum(-1) * batch.mask
     kept = logprobs.detach().exp() @ token_kl.sum(1)
     exact = flat_gradient(policy, kept - logprobs.exp() @ (batch.sequence_reward / batch.kl_coef))
     settings = settings_of(algorithm="grpo", kl_estimator=kl_estimator)
@@ -327,3 +342,26 @@ def test_policy_and_critic_step_one_after_the_other_by_both_gradients(rollouts, 
     assert seen[-1] and step["value_loss"] > 0
     apart = torch.cat([p.grad.double().flatten() for p in networks.parameters() if p.grad is not None])
     assert torch.equal(apart, together)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_full_kl_of_a_large_vocabulary_is_taken_in_chunks(world, task, configure, monkeypatch, lora_rank):
+    """The same step, while no head computes more logits at a time than a chunk has."""
+    config = configure(kl_estimator="full", lora_rank=lora_rank)
+    found, most = [], []
+    for limit in (2**24, 3 * len(VOCABULARY)):
+        monkeypatch.setitem(LIMITS["log-softmax"], "cpu", Limit(limit))
+        reference = load.load_policy(world.model)
+        policy = sharing_weights(reference) if lora_rank else load.load_policy(world.model)
+        with torch.no_grad():
+            learner = make_learner(policy, config, Accelerator(cpu=True))
+            for parameter in (p for group in learner.optimizer.param_groups for p in group["params"]):
+                parameter.add_(0.05 * torch.sin(torch.arange(parameter.numel())).view(parameter.shape))
+        rollouts = sample_rollouts(learner, reference, task, config, 0)
+        most.append([])
+        for model in (reference, learner.policy):
+            model.get_output_embeddings().register_forward_hook(lambda _, __, out: most[-1].append(out.shape[-2]))
+        update(learner, rollouts, update_settings(config, 1.0), 0)
+        found.append(torch.cat([p.detach().flatten() for p in learner.policy.parameters()]))
+    assert torch.allclose(*found, rtol=0, atol=1e-5)
+    assert max(most[1]) == 3 < max(most[0])

@@ -40,7 +40,7 @@ def measured_at_head(model: nn.Module, ids: Tensor, at: Tensor, token: Tensor, m
     hidden = _hidden(model, ids, at)
 
     def chunk(states: Tensor, tokens: Tensor) -> Sequence[Tensor]:
-        return measure(_logits(model, states), states, tokens)
+        return measure(logits_of(model, states), states, tokens)
 
     pieces = zip(hidden.split(rows), token.split(rows), strict=True)
     if torch.is_grad_enabled():
@@ -63,7 +63,7 @@ def _hidden(model: nn.Module, ids: Tensor, at: Tensor) -> Tensor:
     return found[0]
 
 
-def _logits(model: nn.Module, hidden: Tensor) -> Tensor:
+def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
     """Compute logits (N, V) from the input (N, H) of the output head, and what the architecture does to them then."""
     inner = unwrapped(model)
     with _without_trunk(architecture(inner).base_model, hidden), head_input(inner, lambda _: hidden[None]):

@@ -156,7 +156,7 @@ def sample_rollouts(
         index,
         uniforms,
         objective_of(config),
-        keep_ref_log_softmax=config.kl_estimator == "full",
+        keep_ref_states=config.kl_estimator == "full",
         value_head=learner.module("critic") if config.critic == "shared" else None,
     )
 

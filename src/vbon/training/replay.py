@@ -63,7 +63,7 @@ def load_rollouts(path: Path, task: Task, device: torch.device) -> tuple[int, Ro
     return saved.iteration, Rollouts(
         prompt_index=prompt_index,
         sequences=sequences,
-        ref_log_softmax=None,
+        ref_states=None,
         rewards=rewards,
         interval=interval,
         kl_coef=saved.kl_coef,

@@ -12,8 +12,31 @@ from vbon.core.objectives import BoundObjective
 from vbon.core.reward_cdf import Interval
 from vbon.models.batch import Sequences, pad_left
 from vbon.models.batch_size import rows_at_a_time
-from vbon.models.logprobs import completion_logits, log_softmax, policy_logprobs, token_logprobs
+from vbon.models.head import logits_of
+from vbon.models.logprobs import at_completion_tokens, log_softmax, token_logprobs
 from vbon.training.task import Task
+
+
+@dataclass(frozen=True)
+class RefStates:
+    """The input of the reference's output head at each completion token, from which log π_ref(·) is made in chunks.
+
+    Over the vocabulary of a real model the log-probabilities themselves take 50 to 100 times as much memory.
+    """
+
+    hidden: Tensor
+    """(B, T, H), in the model's dtype; 0 outside the mask."""
+    ref_policy: nn.Module
+
+    def select(self, rows: Tensor, steps: int) -> "RefStates":
+        """Select rows, and their first `steps` tokens."""
+        return RefStates(self.hidden[rows][:, :steps], self.ref_policy)
+
+    @torch.no_grad()
+    def log_softmax(self, token: Tensor, temperature: float) -> Tensor:
+        """Compute log π_ref(·), float32 (N, V), at flat places of N tokens in (B, T)."""
+        hidden = self.hidden.flatten(0, 1).index_select(0, token)
+        return log_softmax(logits_of(self.ref_policy, hidden), temperature)
 
 
 @dataclass(frozen=True)
@@ -24,7 +47,7 @@ class Rollouts:
     sequences: Sequences
     old_logprobs: Tensor
     ref_logprobs: Tensor
-    ref_log_softmax: Tensor | None
+    ref_states: "RefStates | None"
     finished: Tensor
     rewards: NDArray[np.float64]
     interval: Interval
@@ -51,7 +74,7 @@ def roll_out(
     uniforms: Tensor,
     objective: BoundObjective,
     *,
-    keep_ref_log_softmax: bool = False,
+    keep_ref_states: bool = False,
     value_head: nn.Module | None = None,
 ) -> Rollouts:
     """Sample K completions for each of P prompts, score and rank them, and measure them under the reference.
@@ -63,7 +86,7 @@ def roll_out(
         prompt_index: int64 (P,), which of the task's prompts.
         uniforms: float64 (P, K, T) in [0, 1); the draws are a function of these.
         objective: (rewards, interval) → sequence rewards and β.
-        keep_ref_log_softmax: also keep log π_ref over the vocabulary (B, T, V), for the full-vocabulary KL.
+        keep_ref_states: also keep what log π_ref over the vocabulary is made from, for the full-vocabulary KL.
         value_head: the critic that shares the policy's trunk, whose values are kept from sampling.
 
     Returns:
@@ -81,15 +104,13 @@ def roll_out(
     index = prompt_index.repeat_interleave(num_samples)
     rewards, interval = task.score(index.numpy(), completions.rows())
     signal = objective(rewards, interval)
-    ref_logprobs, ref_log_softmax = _reference(
-        ref_policy, sequences, sampling.temperature, keep_log_softmax=keep_ref_log_softmax
-    )
+    ref_logprobs, ref_states = _reference(ref_policy, sequences, sampling.temperature, keep_states=keep_ref_states)
     return Rollouts(
         prompt_index=index,
         sequences=sequences,
         old_logprobs=completions.logprobs[:, :steps],
         ref_logprobs=ref_logprobs,
-        ref_log_softmax=ref_log_softmax,
+        ref_states=ref_states,
         finished=completions.finished,
         rewards=rewards,
         interval=interval,
@@ -101,15 +122,18 @@ def roll_out(
 
 @torch.no_grad()
 def _reference(
-    ref_policy: nn.Module, sequences: Sequences, temperature: float, *, keep_log_softmax: bool
-) -> tuple[Tensor, Tensor | None]:
+    ref_policy: nn.Module, sequences: Sequences, temperature: float, *, keep_states: bool
+) -> tuple[Tensor, RefStates | None]:
     parts, kept = [], []
     rows = rows_at_a_time("reference", sequences.prompt_ids.device)
     for part in map(Sequences._make, zip(*(tensor.split(rows) for tensor in sequences), strict=True)):
-        if keep_log_softmax:
-            logits = completion_logits(ref_policy, part)
-            kept.append(log_softmax(logits, temperature))
-            parts.append(token_logprobs(logits, part.completion_ids, temperature) * part.completion_mask)
-        else:
-            parts.append(policy_logprobs(ref_policy, part, temperature))
-    return torch.cat(parts), torch.cat(kept) if keep_log_softmax else None
+        ids = part.completion_ids.flatten()
+
+        def measure(logits: Tensor, hidden: Tensor, token: Tensor, ids: Tensor = ids) -> list[Tensor]:
+            logprobs = token_logprobs(logits, ids[token], temperature)
+            return [logprobs, hidden] if keep_states else [logprobs]
+
+        logprobs, *hidden = at_completion_tokens(ref_policy, part, measure)
+        parts.append(logprobs)
+        kept += hidden
+    return torch.cat(parts), RefStates(torch.cat(kept), ref_policy) if keep_states else None

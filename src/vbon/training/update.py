@@ -33,7 +33,7 @@ from vbon.core.policy_gradient import (
 from vbon.models.batch import Sequences
 from vbon.models.logprobs import at_completion_tokens, log_softmax, token_logprobs
 from vbon.models.value_head import values_of
-from vbon.training.rollout import Rollouts
+from vbon.training.rollout import RefStates, Rollouts
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Minibatch:
     sequences: Sequences
     old_logprobs: Tensor
     ref_logprobs: Tensor
-    ref_log_softmax: Tensor | None
+    ref_states: RefStates | None
     sequence_reward: Tensor
     kl_coef: float
     values: Tensor | None
@@ -102,7 +102,7 @@ class Minibatch:
             sequences=sequences,
             old_logprobs=self.old_logprobs[rows][:, :steps],
             ref_logprobs=self.ref_logprobs[rows][:, :steps],
-            ref_log_softmax=cut(self.ref_log_softmax),
+            ref_states=None if self.ref_states is None else self.ref_states.select(rows, steps),
             sequence_reward=self.sequence_reward[rows],
             values=cut(self.values),
             returns=cut(self.returns),
@@ -134,7 +134,7 @@ def minibatches(rollouts: Rollouts, baseline: Baseline, settings: UpdateSettings
         sequences=rollouts.sequences,
         old_logprobs=rollouts.old_logprobs,
         ref_logprobs=rollouts.ref_logprobs,
-        ref_log_softmax=rollouts.ref_log_softmax,
+        ref_states=rollouts.ref_states,
         sequence_reward=rollouts.sequence_reward,
         kl_coef=rollouts.kl_coef,
         values=baseline.values,
@@ -214,8 +214,8 @@ def _forward(
     def measure(logits: Tensor, hidden: Tensor, token: Tensor) -> list[Tensor]:
         found = [token_logprobs(logits, ids[token], temperature)]
         if full:
-            assert batch.ref_log_softmax is not None
-            ref_log_softmax = batch.ref_log_softmax.flatten(0, 1).index_select(0, token)
+            assert batch.ref_states is not None
+            ref_log_softmax = batch.ref_states.log_softmax(token, temperature)
             found.append(kl.full_vocabulary_kl(log_softmax(logits, temperature), ref_log_softmax))
         return found if value_head is None else [*found, values_of(value_head, hidden)]
 
