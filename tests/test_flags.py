@@ -115,7 +115,7 @@ def test_declared_values_keep_their_own_equals_signs():
 @pytest.mark.parametrize(
     ("cls", "args", "named"),
     [
-        (TrainConfig, [], ["missing --pool, --model, --reward, --n, --out;", "vbon verb --help"]),
+        (TrainConfig, [], ["missing --pool, --n, --out;", "vbon verb --help"]),
         (TrainConfig, TRAIN[2:], ["missing --pool;"]),
         (InspectConfig, [], ["missing POOL;"]),
         (ImportConfig, [], ["missing FILE, --out;"]),

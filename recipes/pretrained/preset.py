@@ -46,5 +46,5 @@ SECTIONS: dict[str, type[Any]] = {
 
 
 def load_preset(name: str) -> Preset:
-    """Read `small` or `short`, or a YAML file of the same sections. Raises VbonError naming the file, section and key."""
+    """Read `small`, `short` or a YAML file of their sections. Raises VbonError naming the file, section and key."""
     return Preset(**read_preset(name, HERE, SECTIONS, _FILLED_IN))

@@ -68,6 +68,13 @@ VERBS = {
         "GenerateConfig",
         "vbon.evaluation.generate:generate_command",
     ),
+    "verify": Verb(
+        "Test whether a server samples as the same model does here.",
+        "vbon verify --model runs/n8 --base-url http://127.0.0.1:8000/v1 --reward reward.py:score "
+        "--prompts prompts.jsonl --out served",
+        "VerifyConfig",
+        "vbon.evaluation.verify:verify",
+    ),
     "import": Verb(
         "Turn samples that were scored elsewhere into a pool.",
         "vbon import samples.jsonl --out pools/train --declare temperature=1.0 --declare max_new_tokens=40",
@@ -112,6 +119,7 @@ EXTRAS = {
     "matplotlib": "report",
     "jinja2": "report",
     "peft": "peft",
+    "gguf": "gguf",
     "trl": "trl",
     "ray": "ray",
     "vllm": "vllm",

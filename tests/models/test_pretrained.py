@@ -99,16 +99,6 @@ def test_weights_without_a_place_are_listed(tmp_path):
         load.load_policy(str(tmp_path))
 
 
-def _adapter(folder):
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
-    (folder / "adapter_model.safetensors").write_bytes(b"")
-
-
-def _adapter_with_config(folder):
-    _adapter(folder)
-    (folder / "config.json").write_text("{}")
-
-
 def _gguf(folder):
     (folder / "tiny-q4.gguf").write_bytes(b"GGUF")
 
@@ -131,9 +121,7 @@ def _nothing(folder):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (_adapter, "is an adapter of some/base, not a model; merge it first"),
-        (_adapter_with_config, "is an adapter of some/base, not a model; merge it first"),
-        (_gguf, "GGUF files are not read"),
+        (_gguf, "name the GGUF file itself"),
         (_trainer_output, "its subdirectory checkpoint-500 has one"),
         (_nothing, "config.json is missing there"),
     ],
@@ -164,9 +152,9 @@ def test_what_could_be_either_is_told_both(monkeypatch):
 
 
 def test_a_file_is_no_model_directory(tmp_path):
-    file = tmp_path / "tiny.gguf"
-    file.write_bytes(b"GGUF")
-    with pytest.raises(VbonError, match="is a GGUF file, which is not read, not a model directory"):
+    file = tmp_path / "tiny.bin"
+    file.write_bytes(b"x")
+    with pytest.raises(VbonError, match="is a file, not a model directory"):
         load.load_policy(str(file))
 
 

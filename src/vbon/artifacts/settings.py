@@ -8,7 +8,7 @@ from vbon.errors import VbonError
 
 CONFIG_NAME = "config.yaml"
 """The settings that a pool or a run was started with, as a config of its verb."""
-_WHERE = ("out", "device", "num_threads", "num_workers", "concurrency", "reward_concurrency")
+_WHERE = ("out", "device", "num_threads", "num_workers", "concurrency", "reward_concurrency", "dry_run")
 _HOW_LONG = ("max_seconds", "max_comparisons", "reward_timeout", "request_timeout")
 # Sums of floats may be rounded differently; nothing else changes.
 _AT_A_TIME = ("batch_size", "reward_batch_size", "gradient_checkpointing")

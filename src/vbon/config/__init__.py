@@ -7,9 +7,11 @@ from vbon.config.pool import CollectConfig, ExportConfig, ImportConfig, InspectC
 from vbon.config.secrets import without_secrets
 from vbon.config.sweep import SweepConfig
 from vbon.config.train import TrainConfig
+from vbon.config.verify import VerifyConfig
 from vbon.config.yaml_file import load_yaml, merged_text, read_values
 
 __all__ = [
+    "VerifyConfig",
     "CollectConfig",
     "DemoConfig",
     "EvaluateConfig",

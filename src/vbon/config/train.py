@@ -33,23 +33,23 @@ class TrainConfig:
         ),
         (
             "reward and pool",
-            "reward_batch_size reward_concurrency reward_dtype reward_timeout opponents judge_orders "
+            "model reward reward_batch_size reward_concurrency reward_dtype reward_timeout opponents judge_orders "
             "max_comparisons allow_mismatch",
         ),
-        ("LoRA", "lora_alpha lora_target_modules"),
+        ("LoRA", "lora_alpha lora_target_modules adapter_only"),
         ("search for a fault", "save_rollouts replay"),
         (
             "machine and tracking",
-            "device dtype gradient_checkpointing num_threads tracker push_to_hub trust_remote_code",
+            "device dtype gradient_checkpointing num_threads tracker push_to_hub trust_remote_code dry_run",
         ),
     )
 
     pool: types.Directory
     """Pool of scored reference samples, made by `vbon collect` or `vbon import`."""
-    model: types.Model
-    """Reference model, where training starts: a directory or a hub id."""
-    reward: types.RewardSpec
-    """Reward that scored the pool, spelled as for `vbon collect`."""
+    model: types.Model | None = None
+    """Reference model, where training starts. Default: the one that made the pool."""
+    reward: types.RewardSpec | None = None
+    """Reward that scored the pool, spelled as for `vbon collect`. Default: as the pool says."""
     n: types.BestOf
     """N of best-of-N: any number greater than 1. A larger N moves the policy further from the reference."""
     out: types.Directory
@@ -186,6 +186,9 @@ class TrainConfig:
     """Scale of the adapters: their output is multiplied by alpha / rank."""
     lora_target_modules: tuple[str, ...] = ()
     """Modules that get adapters. Default: peft's choice for the architecture."""
+    adapter_only: bool = False
+    """Save the adapters alone, a few megabytes, instead of the model with them merged into its weights. Every verb
+    takes the run's directory as a model, as long as its reference is where it was."""
 
     device: types.Device = "auto"
     dtype: types.Dtype = "float32"
@@ -201,6 +204,9 @@ class TrainConfig:
     push_to_hub: types.Repository | None = None
     """Upload the finished run, without checkpoints, to this hub repository. A new repository is private."""
     trust_remote_code: types.TrustRemoteCode = False
+    dry_run: bool = False
+    """Show what the run will hold in memory and on the disk, and the flags that help if it does not fit; load no
+    weights, train nothing."""
 
     def __post_init__(self) -> None:
         """Replace each `auto` that a method decides, so that the config names what runs."""
@@ -249,7 +255,7 @@ def _conflicts_of_combining(config: TrainConfig) -> Iterator[tuple[bool, str]]:
         "leave --tail, --refine-tail, --tie-rule order, --rounds and an objective that reads the reward itself out"
     )
     yield (
-        config.reward.startswith("pairwise:") and reads_one,
+        (config.reward or "").startswith("pairwise:") and reads_one,
         f"--reward pairwise: has no number for a completion alone: {without}",
     )
     yield types.combining_conflict(config)
@@ -277,6 +283,8 @@ def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
         config.tail != "counts" and (config.objective == "reward" or method.whole_n),
         f"--tail {config.tail} changes ranks, which --method {config.method_name} does not read; leave it out",
     )
+    yield config.adapter_only and not config.lora_rank, "--adapter-only needs --lora-rank; leave it out"
+    yield config.adapter_only and config.rounds > 1, "--rounds trains on whole models; leave out --adapter-only"
     yield offline and config.objective != "vbon", f"--algorithm offline needs --objective vbon, not {config.objective}"
     yield (
         config.refine_tail and (offline or config.tie_rule == "order"),

@@ -85,7 +85,7 @@ Tail = Annotated[
 ]
 
 # Settings that several verbs share.
-Model = Annotated[str, Help("Model: a directory or a hub id.", "MODEL")]
+Model = Annotated[str, Help("Model: a directory (also of adapters), a hub id or a GGUF file.", "MODEL")]
 RewardSpec = Annotated[
     str,
     Help(

@@ -24,6 +24,7 @@ from vbon.evaluation.samples import Advance, PolicySamples, best_of_k, draw_samp
 from vbon.evaluation.task import EvalTask
 from vbon.evaluation.warnings import judge_warnings, task_warnings
 from vbon.models import load
+from vbon.models.plan_lines import sampling_lines, show
 from vbon.progress import ProgressBar
 
 Float = NDArray[np.float64]
@@ -45,6 +46,7 @@ def evaluate_command(config: EvaluateConfig) -> dict[str, Any]:
     folder = EvaluationFolder(config.out)
     try:
         if not folder.open(plan.settings, sources_of(plan)):
+            show(partial(_plan_lines, plan, config))
             write_evaluation(folder, _evaluate_plan(plan, config, folder))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{folder.path}: stopped; run the same command to continue") from None
@@ -115,6 +117,14 @@ def _measure(
     if with_throughput:
         speeds[name] = throughput.one_sample_speed(policy, task)
     return Measured(samples, per_prompt, speeds)
+
+
+def _plan_lines(plan: EvaluationPlan, config: EvaluateConfig) -> list[str]:
+    task, models = plan.task, 2  # the reference stays loaded beside each policy
+    longest = max(map(len, task.prompt_ids)) + task.sampler.max_new_tokens
+    stored = len(task.prompt_ids) * config.samples_per_prompt * (len(plan.runs) + 1)
+    rows = min(config.batch_size, stored)
+    return sampling_lines(task.sampler.model, rows, longest, stored, config.out, reward=task.reward.name, models=models)
 
 
 def _evaluate_plan(plan: EvaluationPlan, config: EvaluateConfig, folder: EvaluationFolder) -> Measurements:

@@ -18,6 +18,7 @@ from vbon.models import load
 from vbon.pool.combined_rewards import Criterion, load_criteria, settle, tried
 from vbon.pool.judged import check_judges
 from vbon.pool.manifest import manifest_to_json
+from vbon.pool.names import recorded_in
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import (
     Sampler,
@@ -53,8 +54,10 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     pool = _select(ReferencePool.open(config.pool), config)
     device = load.resolve_device(config.device)
     ref_model = _ref_model(config, runs, pool)
-    sampler = _sampler(config, ref_model, pool, device)
-    reward = load_configured_reward(_reward_spec(config, runs, pool), config, str(device))
+    with recorded_in(pool, "model", config.model):
+        sampler = _sampler(config, ref_model, pool, device)
+    with recorded_in(pool, "reward", config.reward):
+        reward = load_configured_reward(_reward_spec(config, runs, pool), config, str(device))
     judges = tuple(load_configured_reward(spec, config, str(device)) for spec in config.judges)
     check_judges(judges)
     if isinstance(reward, PairwiseReward):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vbon.artifacts.run import RECORD_NAME, RunFolder, RunRecord
 from vbon.errors import VbonError
+from vbon.models.converted import is_adapter
 
 DIALLED = ("vbon", "vbon-bound", "bond")
 """Objectives whose optimum is best-of-N or close to it."""
@@ -37,7 +38,7 @@ def read_run(path: str, name: str) -> Run:
         return Run(name, path, folder.read_record())
     if folder.is_started:
         raise VbonError(f"{path}: this run is not finished; repeat its `vbon train` command to finish it")
-    if folder.path.is_dir() and not (folder.path / "config.json").is_file():
+    if folder.path.is_dir() and not (is_adapter(path) or (folder.path / "config.json").is_file()):
         raise VbonError(f"{path}: neither a run ({RECORD_NAME}) nor a model directory (config.json)")
     return Run(name, path)
 

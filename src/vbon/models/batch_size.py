@@ -36,7 +36,7 @@ LIMITS: dict[Use, dict[str, Limit]] = {
     # Likewise, beside the weights, gradients and moments of training.
     "rollouts": {"cpu": Limit(2**29), "cuda": Limit(None, 2048)},
     # Bytes of what a forward pass keeps for its gradient. On a GPU this is fixed too: rows follow from the settings.
-    "training": {"cpu": Limit(2**30), "cuda": Limit(2**33)},
+    "training": {"cpu": Limit(2**29), "cuda": Limit(2**33)},
     # Tokens, at least: fewer would be paid for in overhead (kernel launches on a GPU), more in padding.
     "forward": {"cpu": Limit(384), "cuda": Limit(16384)},
     # Logits that are raised to float32 and exponentiated (64 MB): a large vocabulary's never lie there twice.
@@ -84,10 +84,14 @@ def rows_that_fit(model: Any, tokens: int, use: Use = "sampling") -> int:
 def bytes_per_row(model: Any, tokens: int) -> int:
     """Compute the bytes that a row needs for keys and values of every layer and for drawing the next token."""
     config: Any = model.config.get_text_config()
+    return int(cached_values(config) * tokens * model.dtype.itemsize + BYTES_PER_LOGIT * config.vocab_size)
+
+
+def cached_values(config: Any) -> int:
+    """Compute how many numbers the keys and values of one token are, over all layers, by a text model's config."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * head_size * tokens * model.dtype.itemsize
-    return int(cache + BYTES_PER_LOGIT * config.vocab_size)
+    return int(2 * config.num_hidden_layers * heads * head_size)
 
 
 def power_of_two(rows: int) -> int:

@@ -23,6 +23,7 @@ from transformers import (
 
 from vbon.config import CollectConfig, EvaluateConfig, GenerateConfig, TrainConfig
 from vbon.errors import VbonError
+from vbon.models.converted import model_directory
 from vbon.models.fused import fuse_activations
 from vbon.models.pretrained import from_pretrained, hub_file, load_weights, raw_config
 
@@ -57,7 +58,7 @@ def resolve_device(device: str) -> torch.device:
 def load_policy(
     name: str, *, dtype: str = "float32", device: str | torch.device = "cpu", trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """Load a causal language model in eval mode, from a directory or a hub id.
+    """Load a causal language model in eval mode, from a directory, a hub id, a GGUF file or adapters.
 
     Dropout stays off in training too, so that the KL to the reference is 0 before the first update.
 
@@ -76,7 +77,11 @@ def load_policy(
     if dtype not in DTYPES:
         raise VbonError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
     model, unexpected = load_weights(
-        AutoModelForCausalLM, name, "a causal language model", dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+        AutoModelForCausalLM,
+        model_directory(name),
+        "a causal language model",
+        dtype=DTYPES[dtype],
+        trust_remote_code=trust_remote_code,
     )
     if unexpected:
         warnings.warn(f"{name}: {len(unexpected)} weights have no place in the model: {unexpected[0]}, …", stacklevel=2)
@@ -96,7 +101,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
         VbonError: there is no tokenizer.
     """
     tokenizer: PreTrainedTokenizerBase = from_pretrained(
-        AutoTokenizer, name, "a tokenizer", trust_remote_code=trust_remote_code
+        AutoTokenizer, model_directory(name), "a tokenizer", trust_remote_code=trust_remote_code
     )
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a folder without its files
         raise VbonError(f"{name!r} has no tokenizer files; save the model's tokenizer there")
@@ -109,7 +114,9 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
     Raises:
         VbonError: there is no config.
     """
-    config: PretrainedConfig = from_pretrained(AutoConfig, name, "a config", trust_remote_code=trust_remote_code)
+    config: PretrainedConfig = from_pretrained(
+        AutoConfig, model_directory(name), "a config", trust_remote_code=trust_remote_code
+    )
     return config
 
 
@@ -118,12 +125,13 @@ def load_raw_config(name: str) -> PretrainedConfig | dict[str, Any]:
     try:
         return load_config(name)
     except VbonError:
-        content: dict[str, Any] = raw_config(name)
+        content: dict[str, Any] = raw_config(model_directory(name))
         return content
 
 
 def load_generation_config(name: str) -> GenerationConfig | None:
     """Load the generation config of a directory or hub id; None where it has none."""
+    name = model_directory(name)
     local = Path(name) / "generation_config.json"
     if not (local.is_file() if Path(name).is_dir() else hub_file(name, local.name)):
         return None
@@ -186,6 +194,7 @@ def model_fingerprint(name: str) -> str:
 
     It does not depend on how the weights are divided into files.
     """
+    name = model_directory(name)
     return f"{_weights_fingerprint(name)} config:{config_fingerprint(load_raw_config(name))}"
 
 

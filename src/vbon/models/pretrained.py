@@ -39,7 +39,8 @@ def from_pretrained(auto_class: Any, name: str, what: str, **options: Any) -> An
     Raises:
         VbonError: it cannot be loaded; the message says what is there instead, or what helps.
     """
-    require_model_directory(name, what)
+    if "gguf_file" not in options:
+        require_model_directory(name, what)
     try:
         with quiet_transformers():
             return auto_class.from_pretrained(name, **options)
@@ -162,7 +163,7 @@ def _adapter_message(name: str, config: Path) -> str:
 
 def _what_it_holds(path: Path) -> str:
     if any(path.glob("*.gguf")):
-        return f"; GGUF files are not read: {_SAFETENSORS}"
+        return "; name the GGUF file itself"
     if any(file for pattern in _PICKLES for file in path.glob(pattern)):
         return (
             "; pickled weights are not loaded, since they can run code: convert them with AutoModelForCausalLM."

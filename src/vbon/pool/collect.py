@@ -8,6 +8,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from vbon.artifacts.files import replace_file
@@ -15,8 +16,9 @@ from vbon.artifacts.settings import CONFIG_NAME
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import merged_text
 from vbon.errors import Paused, VbonError
+from vbon.models.plan_lines import sampling_lines, show
 from vbon.pool.described import describe_model
-from vbon.pool.engines import load_engine
+from vbon.pool.engines import TransformersEngine, load_engine
 from vbon.pool.job import Part, make_shard, part_of, try_reward
 from vbon.pool.manifest import Manifest
 from vbon.pool.pairwise_ranks import share_of_cycles
@@ -46,6 +48,8 @@ def collect(config: CollectConfig, *, progress: bool = True, should_pause: Calla
     local = None if config.engine == "ray" else load_engine(config)
     engine = local or describe_model(config)
     whole = Part(prompts, engine.encode(prompts, config.prompts))
+    if progress and isinstance(engine, TransformersEngine):
+        show(partial(_plan_lines, config, engine, whole))
     reward = load_configured_reward(config.reward, config, engine.device)
     with _open_writer(config, _manifest(config, whole, engine, reward)) as writer:
         if isinstance(reward, PairwiseReward):
@@ -56,8 +60,8 @@ def collect(config: CollectConfig, *, progress: bool = True, should_pause: Calla
         try:
             if local is not None and _missing(writer, whole):
                 try_reward(local, reward, whole, writer.manifest)
-            with ProgressBar("samples", len(prompts) * config.num_samples, show=progress) as bar:
-                bar.advance(sum(shard.rows for shard in writer.manifest.shards))
+            done = sum(shard.rows for shard in writer.manifest.shards)
+            with ProgressBar("samples", len(prompts) * config.num_samples, done=done, show=progress) as bar:
                 if local is None:
                     stored = _fill_by_ray(config, writer, whole, bar)
                 else:
@@ -75,6 +79,13 @@ def collect(config: CollectConfig, *, progress: bool = True, should_pause: Calla
         share = f"{cycles / triples:.1%}" if triples else "no share"
         print(f"{reward.name}: {cycles} of {triples} compared triples are cycles ({share})", file=sys.stderr)
     return writer.folder
+
+
+def _plan_lines(config: CollectConfig, engine: TransformersEngine, whole: Part) -> list[str]:
+    longest = max(map(len, whole.prompt_ids)) + config.max_new_tokens
+    rows = min(config.batch_size or engine.batch_size(whole.prompt_ids), len(whole.prompts) * config.num_samples)
+    stored = len(whole.prompts) * config.num_samples
+    return sampling_lines(engine.sampler.model, rows, longest, stored, config.out, reward=config.reward)
 
 
 def _manifest(config: CollectConfig, whole: Part, engine: Described, reward: Reward) -> Manifest:

@@ -140,12 +140,12 @@ def find_dialect(server: Server, query: Query) -> Server:
         try:
             candidate.ask(query)
         except TransientError as error:
-            raise _server_error(server, error) from None
+            raise server_error(server, error) from None
         except RewardError as error:
             refusal = error
         else:
             return candidate
-    raise _server_error(server, refusal)
+    raise server_error(server, refusal)
 
 
 def read_choices(answer: bytes, endpoint: Endpoint) -> list[Choice]:
@@ -192,6 +192,10 @@ class OpenAIEngine:
         """Encode every prompt; see `Described.encode`."""
         return self.model.encode(prompts, source)
 
+    def text_of(self, prompt: Prompt) -> str:
+        """Return the text that the server is sent for a prompt."""
+        return text_of(self.model.tokenizer, prompt.prompt)
+
     def batch_size(self, prompt_ids: Sequence[list[int]]) -> int:
         """Return the number of completions of one request."""
         return self.model.batch_size(prompt_ids)
@@ -201,9 +205,7 @@ class OpenAIEngine:
     ) -> Drawn:
         """Yield the samples of one prompt at a time; see `Engine.draw`."""
         queries = [
-            Query(
-                text_of(self.model.tokenizer, prompt.prompt), list(ids), num_samples, seed_for(prompt.prompt_id, seed)
-            )
+            Query(self.text_of(prompt), list(ids), num_samples, seed_for(prompt.prompt_id, seed))
             for prompt, ids in zip(prompts, prompt_ids, strict=True)
         ]
         if self.server.dialect != "tokens":
@@ -215,7 +217,7 @@ class OpenAIEngine:
         try:
             choices = self.server.sample(query)
         except RewardError as error:
-            raise _server_error(self.server, error) from None
+            raise server_error(self.server, error) from None
         texts, ids, finished = zip(*choices, strict=True)
         known = [row for row in ids if row is not None]
         if len(known) == len(choices):  # a server's text is its own way of decoding; the policy's samples have ours
@@ -265,7 +267,8 @@ def load_openai_engine(config: CollectConfig) -> OpenAIEngine:
     return OpenAIEngine(server, described, config.concurrency, str(load.resolve_device(config.device)))
 
 
-def _server_error(server: Server, error: RewardError) -> VbonError:
+def server_error(server: Server, error: RewardError) -> VbonError:
+    """Make the error that names the server's address."""
     message = str(error).replace(REWARD_TOKEN_VARIABLE, TOKEN_VARIABLE)
     return VbonError(f"--base-url {server.endpoint.shown}: {message}")
 

@@ -23,6 +23,7 @@ from vbon.config import CollectConfig
 from vbon.config.train import TrainConfig
 from vbon.models.load import load_generation_config
 from vbon.pool.collect import collect
+from vbon.pool.names import name_of
 from vbon.pool.prompts import canonical_json
 from vbon.pool.store import ReferencePool
 from vbon.training.parallel.accelerator import refuse_deepspeed
@@ -101,7 +102,7 @@ def _collect(config: TrainConfig, pool: ReferencePool, number: int) -> None:
     collect(
         CollectConfig(
             model=str(model),
-            reward=config.reward,
+            reward=name_of(pool, "reward", config.reward),
             prompts=str(prompts),
             out=str(out),
             num_samples=int(pool.num_samples.min()),

@@ -15,6 +15,7 @@ from vbon.core.tail_cdf import kl_floor
 from vbon.errors import Paused, VbonError
 from vbon.models import load
 from vbon.pool.combined_rewards import Criterion, tried
+from vbon.pool.names import name_of
 from vbon.pool.store import ReferencePool
 from vbon.progress import ProgressBar
 from vbon.rewards import Reward
@@ -62,7 +63,7 @@ class VBoNTrainer:
         reward: the reward that scored the pool.
         pool: M scored samples of `ref_policy` for each training prompt.
         config: as on the command line; `config.out` is where the run goes.
-        tokenizer: default: the one of `config.model`.
+        tokenizer: default: the one of `config.model`, or of the model that the pool records.
         accelerator: default: a new one, on `config.device`.
         provenance: what the run is made with, for its record; default: unknown.
         others: further rewards of the pool's samples, in pools of their own; `config.combine` says how their ranks are
@@ -101,7 +102,7 @@ class VBoNTrainer:
         if self.accelerator.num_processes > 1 and (config.save_rollouts or config.replay):
             raise VbonError("--save-rollouts and --replay need one process, which has all rollouts of an iteration")
         check_sets(pool, config)
-        tokenizer = tokenizer or load.load_tokenizer(config.model)
+        tokenizer = tokenizer or load.load_tokenizer(name_of(pool, "model", config.model))
         training, validation = split_pool(pool, config)
         self._validates_on_training_prompts = validation is training
         sampling = sampling_of(policy, tokenizer, pool, config)
@@ -155,7 +156,8 @@ class VBoNTrainer:
             return self.folder.result()
         self._open()
         try:
-            with ProgressBar("iterations", self._num_steps(), console=self._console) as progress:
+            done = self._state.offline_step + self._state.iteration
+            with ProgressBar("iterations", self._num_steps(), done=done, console=self._console) as progress:
                 self._run(progress)
             return self._finish()
         except (KeyboardInterrupt, Paused) as stop:
@@ -205,7 +207,6 @@ class VBoNTrainer:
 
     def _run(self, progress: ProgressBar) -> None:
         config, state = self.config, self._state
-        progress.advance(state.offline_step + state.iteration)
         # A run that ran out of time in its first phase is validated, and continues there where it now has more time.
         if not state.validations or (state.offline_step < self._num_offline_steps and not self._out_of_time()):
             if self._trains_offline:
@@ -213,6 +214,7 @@ class VBoNTrainer:
             self._validate()
             self._checkpoints.save(checkpoint.ONLINE, 0, state)
         pool_loss = self._pool_loss()
+        progress.begin("iterations", config.num_iterations - state.iteration)
         while config.algorithm != "offline" and not self._is_last():
             if self._refinement is not None:
                 self._refinement.before(self._learner, state.iteration)
@@ -235,6 +237,7 @@ class VBoNTrainer:
         config, state = self.config, self._state
         take_step = critic_step if config.warm_start == "critic" else offline_step
         data = data_of(self.task, config, self.ref_policy)
+        progress.begin("steps on the pool", self._num_offline_steps - state.offline_step)
         while state.offline_step < self._num_offline_steps and not self._out_of_time():
             metrics = take_step(self._learner, data, config, state.offline_step)
             state.offline_step += 1
@@ -374,9 +377,12 @@ class VBoNTrainer:
             "kl_policy_bon_floor": kl_floor(num_samples, target_of(self.config), self.config.tail),
             "kl_bon_ref": kl_from_reference(target_of(self.config)),
         }
+        if self.config.adapter_only and self.accelerator.is_main_process:
+            save_model(self.folder.path, policy, self.task.tokenizer, self.task)
         self.policy = exported(policy, self.validation, self.config)
         if self.accelerator.is_main_process:
-            save_model(self.folder.path, self.policy, self.task.tokenizer, self.task)
+            if not self.config.adapter_only:
+                save_model(self.folder.path, self.policy, self.task.tokenizer, self.task)
             self.folder.write_card(model_card(self.config, self.task, made.allowed_mismatches, result))
             record = run_record(self.config, self._given, self.task, self.validation, made, result)
             self.folder.write_record(record)

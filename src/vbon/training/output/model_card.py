@@ -103,7 +103,7 @@ def _what_it_is(config: TrainConfig, task: Task, result: dict[str, Any]) -> str:
 
 def _front_matter(config: TrainConfig) -> dict[str, Any]:
     tags = ["vbon", "best-of-n", "rlhf"]
-    base = {} if Path(config.model).exists() else {"base_model": config.model}
+    base = {} if config.model is None or Path(config.model).exists() else {"base_model": config.model}
     return {"library_name": "transformers", "pipeline_tag": "text-generation", **base, "tags": tags}
 
 

@@ -14,19 +14,19 @@ from vbon.training.task import Task
 from vbon.training.validation import prompts_measured
 
 
-def save_model(path: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
+def save_model(path: Path, policy: Any, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
     """Write weights (safetensors), tokenizer, and a generation config that samples as in training.
 
     Args:
         path: the folder of the run.
-        policy: the policy, without adapters.
+        policy: the policy; with adapters, these alone are written, and the name of the model that they belong to.
         tokenizer: its tokenizer.
         task: it says how completions were drawn.
 
     Raises:
         VbonError: The disk is full or refuses. The last checkpoint holds what the same command needs to try again.
     """
-    policy.generation_config = GenerationConfig(
+    generation = GenerationConfig(
         do_sample=True,
         temperature=task.sampling.temperature,
         top_p=1.0,
@@ -36,8 +36,11 @@ def save_model(path: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokeniz
         pad_token_id=task.sampling.pad_token_id,
         bos_token_id=policy.config.get_text_config().bos_token_id,
     )
+    if isinstance(policy, PreTrainedModel):
+        policy.generation_config = generation
     try:
         policy.save_pretrained(path)
+        generation.save_pretrained(path)
         tokenizer.save_pretrained(path)
     except (OSError, SafetensorError) as error:
         message = f"{path}: the model cannot be written ({error}); free some space and run the same command again"

@@ -42,6 +42,8 @@ def with_adapters(model: nn.Module, config: TrainConfig) -> nn.Module:
         except ValueError as error:
             raise VbonError(f"--lora-target-modules: {' '.join(str(error).split())}") from None
     _refuse_shared(adapted, holders)
+    for one in adapted.peft_config.values():
+        one.base_model_name_or_path = config.model  # not where it was converted to
     return adapted
 
 

@@ -62,7 +62,7 @@ def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Acce
     refuse_deepspeed(accelerator)
     networks: dict[str, nn.Module] = {"policy": policy.to(accelerator.device)}
     if config.algorithm == "ppo":  # copied before adapters go into the policy, in place
-        networks["critic"] = _make_critic(policy, config).to(accelerator.device)
+        networks["critic"] = make_critic(policy, config).to(accelerator.device)
     networks["policy"] = with_adapters(policy, config)
     held = bytes_per_token(networks["policy"], checkpointed=config.gradient_checkpointing)
     if config.gradient_checkpointing:
@@ -96,7 +96,8 @@ def _replicated(network: nn.Module, accelerator: Accelerator) -> nn.Module:
     return prepared
 
 
-def _make_critic(policy: PreTrainedModel, config: TrainConfig) -> nn.Module:
+def make_critic(policy: PreTrainedModel, config: TrainConfig) -> nn.Module:
+    """Make the critic of PPO: a head on the policy's trunk, or a trunk of its own with adapters if that has some."""
     if config.critic == "shared":
         return value_head(policy)
     critic = Critic(policy, config.critic_layers, sharing_weights if config.lora_rank else copy.deepcopy)
