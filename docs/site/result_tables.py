@@ -1,4 +1,4 @@
-"""Tables of README and the pages, made from the committed results: `make numbers` rewrites them.
+"""Tables of README and the pages, made from the committed results and from formulas: `make numbers` rewrites them.
 
 A table stands between two comments of a Markdown file, `<!-- numbers: NAME -->` and `<!-- end -->`. With `--check` the
 command changes nothing, and fails if a table is not the one that the results give.
@@ -15,6 +15,9 @@ from typing import Any
 
 from rich.console import Console
 
+from vbon.config.pool import CollectConfig
+from vbon.core.best_of_n import kl_from_reference, win_rate
+from vbon.core.pool_size import TOLERANCE, kl_from_pool, num_samples_for
 from vbon.demo.closing import closing_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,6 +170,32 @@ def _bold(value: float, *, is_best: bool) -> str:
     return f"**{value:.2f}**" if is_best else f"{value:.2f}"
 
 
+NS = (2, 4, 8, 16, 32, 64)
+
+
+def best_of_n_table() -> str:
+    """Win rate and KL of best-of-N by N, without ties, from the formulas."""
+    return table(
+        ("N", *map(str, NS)),
+        [
+            ("win rate against one sample, N/(N+1)", *(f"{win_rate(n):.3f}" for n in NS)),
+            ("KL(π_bon‖π_ref) = log N − (N−1)/N, nats", *(f"{kl_from_reference(n):.3f}" for n in NS)),
+        ],
+    )
+
+
+def pool_size() -> str:
+    """The M that N needs, and the cost of the default M, from the formulas."""
+    num_samples = CollectConfig.num_samples
+    return table(
+        ("N", *map(str, NS)),
+        [
+            (f"M for which this cost is at most {TOLERANCE} nats", *(f"{num_samples_for(n):,}" for n in NS)),
+            (f"cost of the default M = {num_samples}, in nats", *(f"{kl_from_pool(num_samples, n):.3f}" for n in NS)),
+        ],
+    )
+
+
 def demo() -> str:
     """The closing table of the demo, for each seed whose result is committed."""
     rows = []
@@ -207,6 +236,8 @@ def demo_closing() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
+    "best-of-n": best_of_n_table,
+    "pool-size": pool_size,
     "cost": cost,
     "pool": pool,
     "ties": ties,
