@@ -67,7 +67,7 @@ def training_size(config: TrainConfig) -> Size:
 
 
 def work_of(config: TrainConfig, pool: ReferencePool, device: torch.device, longest: int) -> Work:
-    """Collect the settings of a run that its memory depends on, and what is held beside its networks.
+    """Collect the settings of a run that its memory depends on, and what is held in addition to its networks.
 
     Args:
         config: the configured training.
