@@ -1,6 +1,6 @@
 """Where training ends if the KL in the reward is estimated by k1 or by k3: exact, on an enumerable world.
 
-python -m benchmarks.kl_in_reward [--json FILE]
+python -m benchmarks.kl_in_reward [--n 4 8 32] [--json FILE]
 
 The policy follows its expected gradient over all 3,906 completions, with the KL of each token detached in the reward:
 k1 = log π/π_ref, or k3 = π_ref/π − 1 + log π/π_ref. The fixed point of k1 is best-of-N; k3 has another one.
@@ -84,9 +84,10 @@ def main() -> None:
     """Print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--n", type=int, nargs="+", default=[4, 8, 32], help="values of N")
     parser.add_argument("--steps", type=int, default=6000, help="steps of the flow")
     given = parser.parse_args()
-    rows = distances(steps=given.steps)
+    rows = distances(given.n, given.steps)
     print(f"{'N':>3}  estimator  KL(π‖π_bon)  KL(π‖π_ref)  of best-of-N  entropy")
     for row in rows:
         numbers = (f"{row[key]:.3f}" for key in ("kl_policy_bon", "kl_policy_ref", "kl_bon_ref", "entropy"))

@@ -164,6 +164,7 @@ def test_the_tail_prints_what_its_guide_shows(demo: Path, monkeypatch: pytest.Mo
 
 
 SERVED = "Does the server give what was trained?"
+IMPORTED = "I already have completions with their rewards. Can I train on them?"
 
 
 def test_the_questions_are_answered_as_shown(questions: Path, monkeypatch: pytest.MonkeyPatch):
@@ -179,10 +180,11 @@ def test_the_questions_are_answered_as_shown(questions: Path, monkeypatch: pytes
 def test_the_question_about_a_server_is_answered_as_shown(questions: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(questions)
     monkeypatch.setenv("COLUMNS", "200")
-    assert Path("runs/own").is_dir()  # of the test above
+    for text, _ in sections("questions")[IMPORTED] if not Path("runs/own").is_dir() else ():
+        run(text)  # it serves the run of an earlier answer
     start, *commands = sections("questions")[SERVED]
     assert start == ("transformers serve runs/own --port 8000 &", [])
-    with stock_server.transformers_serve(Path("runs/own").resolve(), questions) as url:
+    with stock_server.transformers_serve(Path("runs/own"), questions) as url:
         for text, shown in commands:
             check_shown(shown, run(text.replace("http://127.0.0.1:8000/v1", url)), structure)
     summary = json.loads(Path("evals/served/evaluation.json").read_text())

@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(PYTHON is None, reason="VBON_SERVERS_PYTHON is not set: run `make test-servers`"),
     pytest.mark.timeout(1800),
 ]
-PROMPTS, SAMPLES = 2, 6
+PROMPTS, SAMPLES = 2, 12
 WORLD = dataclasses.replace(TASK, letters=2, max_new_tokens=2, prompts=("one", "two"))
 """Seven completions a prompt, so that the judge is asked about 84 pairs at most."""
 
@@ -48,15 +48,19 @@ def judge(folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [PYTHON, str(Path(__file__).with_name("llama_server.py"))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, **pipes) as model:
+    model = subprocess.Popen(command, **pipes)
+    server = None
+    try:
         address = model.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), f"llama.cpp's server did not come up: {address!r}"
-        with subprocess.Popen([sys.executable, str(folder / "judge_server.py"), address, str(port)]) as server:
-            while server.poll() is None and not _answers(port):
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}/"
-            server.terminate()
-        model.stdin.close()
+        server = subprocess.Popen([sys.executable, str(folder / "judge_server.py"), address, str(port)])
+        while server.poll() is None and not _answers(port):
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        for process in filter(None, (server, model)):
+            process.kill()
+            process.wait()
 
 
 def _answers(port: int) -> bool:
@@ -76,15 +80,15 @@ def test_a_pool_is_judged_continued_and_trained_on(tmp_path, capsys):
         )
         collect = ["collect", *shared, "--prompts", str(tmp_path / "prompts.jsonl"), "--limit", str(PROMPTS)]
         collect += ["--num-samples", str(SAMPLES), "--max-new-tokens", "2", "--device", "cpu", "--out", str(pool)]
-        assert main([*collect, "--max-comparisons", "10"]) == 1
+        assert main([*collect, "--max-comparisons", "5"]) == 1
         assert "--max-comparisons is reached" in capsys.readouterr().err
         asked = preferences(pool)
-        assert len(asked) == 10
+        assert len(asked) == 5
         assert main(collect) == 0
         assert "compared triples are cycles" in capsys.readouterr().err
         made = ReferencePool.open(pool)
         first = preferences(pool)
-        assert first[:10] == asked  # none was asked twice
+        assert first[:5] == asked  # none was asked twice
         texts = [set(made.completions[made.rows_of(index)]) for index in range(PROMPTS)]
         assert len(first) == sum(len(one) * (len(one) - 1) for one in texts)  # each pair of texts in both orders
         assert np.abs(first).max() <= 1 and np.std(first) > 0.01  # a model's probabilities, not one answer

@@ -70,8 +70,8 @@ def test_evaluate_ranks_and_predicts_with_the_tail(world, configure, small, tmp_
     run = Path(configure().out)
     assert json.loads((run / "vbon" / "run.json").read_text())["config"]["tail"] == "exponential"
 
-    def evaluated(tail: str):
-        out = tmp_path / tail
+    def evaluated(tail: str, name: str | None = None):
+        out = tmp_path / (name or tail)
         config = EvaluateConfig(
             runs=(str(run),), pool=str(small), out=str(out), throughput=False, device="cpu", tail=tail, n=64.0
         )
@@ -86,6 +86,14 @@ def test_evaluate_ranks_and_predicts_with_the_tail(world, configure, small, tmp_
     np.testing.assert_allclose([row["log_weight"] for row in shown], expected, rtol=1e-9)
     assert summary["floor"]["kl_policy_bon"] < plain["floor"]["kl_policy_bon"]
     assert summary["settings"]["tail"] == "exponential" and summary["rank_test"] == plain["rank_test"]
+    inputs = tmp_path / "counts" / "inputs.json"  # as an earlier version wrote it
+    before = json.loads(inputs.read_text())
+    del before["settings"]["tail"]
+    inputs.write_text(json.dumps(before))
+    again, _ = evaluated("counts")
+    assert again == plain
+    with pytest.raises(VbonError, match="--tail was 'counts', now it is 'exponential'"):
+        evaluated("exponential", "counts")
 
 
 def test_inspect_extrapolates_the_reward_of_n_above_m(tmp_path, world):
