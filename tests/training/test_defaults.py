@@ -47,6 +47,8 @@ def test_the_rate_falls_as_the_model_widens(configure, pool):
     def rate(width: int) -> float:
         sizes = transformers.GPT2Config(vocab_size=8, n_positions=16, n_embd=width, n_layer=1, n_head=2)
         model = transformers.GPT2LMHeadModel(sizes)
-        return with_defaults(configure(learning_rate=None), model, ReferencePool.open(pool)).learning_rate
+        return with_defaults(
+            configure(learning_rate=None, algorithm="rloo"), model, ReferencePool.open(pool)
+        ).learning_rate
 
     assert [rate(32), rate(128), rate(256)] == [8e-4, 1e-4, 5e-5]

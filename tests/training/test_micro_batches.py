@@ -21,7 +21,10 @@ from vbon.training.offline import best_of_n_loss, offline_step
 from vbon.training.online import update, update_settings
 from vbon.training.parallel.learner import make_learner
 from vbon.training.pool_data import PoolData
+from vbon.training.residual import residual_minibatches, residual_step
 from vbon.training.rollout import roll_out
+from vbon.training.rollout_buffer import RolloutBuffer
+from vbon.training.task import objective_of
 
 N = 4.0
 RELATIVE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -211,3 +214,22 @@ def test_other_errors_are_not_taken_for_memory_that_runs_out(world, configure, n
     with pytest.raises(RuntimeError, match="shapes"):
         accumulate(learner, torch.full((8,), 3), failing(1, RuntimeError("shapes differ"))[0])
     assert not HALVED and out_of_memory.HALVED is HALVED and np.isfinite(learner.bytes_per_token)
+
+
+@pytest.mark.parametrize("dtype", list(RELATIVE))
+def test_gradients_of_residuals_are_those_of_the_whole_minibatch(world, task, configure, monkeypatch, dtype):
+    config = configure(algorithm="residual", minibatch_size=16)
+    learner = learner_of(world, config, dtype)
+    torch.nn.init.normal_(learner.critic.weight)
+    reference = load.load_policy(world.model)
+    uniforms = seeds.uniforms((8, 4, task.sampling.max_new_tokens), 5)
+    rollouts = roll_out(reference, reference, task, torch.arange(8), uniforms, objective_of(config))
+    buffer = RolloutBuffer(task, 32, config.advantage_clip)
+    buffer.add(rollouts, learner.gather_rows)
+    settings = update_settings(config, 1.0)
+    [batch] = residual_minibatches(learner, buffer, settings, 1, 3)
+
+    def run():
+        return residual_step(learner, buffer, batch, settings, 3.0)
+
+    check_same(monkeypatch, learner, run, ["policy_loss", "residual", "ratio_gap"], dtype)

@@ -14,7 +14,8 @@ from vbon.training.train import train
 
 KEPT = {"checkpoint_every": 1, "keep_checkpoints": 9, "save_rollouts": True, "num_iterations": 3}
 WAYS = {
-    "rloo": {},
+    "rloo": {"algorithm": "rloo"},
+    "residual": {"algorithm": "residual"},
     "ppo": {"algorithm": "ppo"},
     "shared": {"algorithm": "ppo", "critic": "shared"},
     "grpo": {"algorithm": "grpo"},

@@ -40,7 +40,7 @@ def test_worst_of_n_of_a_reward_is_best_of_n_of_its_negative(world, configure, p
 
 def test_a_run_records_its_tilt_and_evaluate_reads_it(world, configure, pool, tmp_path):
     out = Path(configure().out)
-    train(configure(tilt="worst", num_iterations=30, validation_every=10))
+    train(configure(tilt="worst", num_iterations=30, validation_every=10, learning_rate=3e-3))
     assert json.loads((out / "vbon" / "run.json").read_text())["tilt"] == "worst"
     config = EvaluateConfig(
         runs=(str(out),), pool=str(pool), out=str(tmp_path / "eval"), throughput=False, device="cpu"

@@ -96,6 +96,7 @@ def _tuples(settings: dict) -> dict:
     ("changes", "step", "count"),
     [
         ({}, "run_iteration", 1),
+        ({"algorithm": "residual", "buffer_iterations": 2}, "run_iteration", 3),
         ({"algorithm": "ppo"}, "run_iteration", 3),
         ({"algorithm": "ppo", "critic": "shared", "lora_rank": 2}, "run_iteration", 3),
         ({"warm_start": "offline"}, "offline_step", 1),
@@ -129,7 +130,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(configure, tmp_path, monkeypatch
     [
         ({"n": 5.0}, r"--n was 4.0, now it is 5.0"),
         ({"learning_rate": 2e-3}, r"--learning-rate was 0.001, now it is 0.002"),
-        ({"learning_rate": None}, r"--learning-rate was 0.001, now it is 0.0023"),
+        ({"learning_rate": None}, r"--learning-rate was 0.001, now it is 0.0068"),
         ({"stop_token_ids": (0, 1)}, r"--stop-token-ids was \[0\], now it is \[0, 1\]"),
     ],
 )

@@ -67,7 +67,9 @@ def _offline(loss: str) -> dict[str, tuple[str, ...]]:
 
 
 METHODS: dict[MethodName, Method] = {
-    "vbon": Method("maximise −KL(π_θ‖π_bon), exactly", "vbon", "best-of-n", _online("vbon")),
+    "vbon": Method(
+        "maximise −KL(π_θ‖π_bon), exactly", "vbon", "best-of-n", _online("vbon", (AUTO, "rloo", "ppo", "residual"))
+    ),
     "vbon-bound": Method("the paper's (N−1)·log F in its place", "vbon", "near best-of-n", _online("vbon-bound")),
     "kl-rl": Method(
         "the reward itself under a KL penalty (RLHF)", "kl-rl", "kl-rl-tilt", _online("reward"), knob="kl_coef"

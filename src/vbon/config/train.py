@@ -10,7 +10,7 @@ from vbon.config.methods import DEFAULTS, METHODS, MethodName, method_of, resolv
 from vbon.errors import VbonError
 
 Objective = Literal["auto", "vbon", "vbon-bound", "reward", "quantile", "bond"]
-Algorithm = Literal["auto", "ppo", "rloo", "grpo", "offline"]
+Algorithm = Literal["auto", "ppo", "rloo", "residual", "grpo", "offline"]
 OfflineLoss = Literal["auto", "weighted-sft", "sft", "regression", "listwise", "dpo", "bonbon"]
 KlEstimator = Literal["auto", "k1", "k3", "full"]
 
@@ -61,8 +61,9 @@ class TrainConfig:
     """Quantity to maximise; --method sets it. vbon: −KL(π_θ‖π_bon). vbon-bound: the paper's (N−1)·log F. reward: the
     reward. quantile: its rank. bond: the objective of BOND."""
     algorithm: Algorithm = "auto"
-    """ppo uses a critic, rloo a leave-one-out baseline, grpo a KL term in the loss; offline learns from the pool and
-    needs no rollouts. Choose ppo for long or varied completions. auto: as --method says, otherwise rloo."""
+    """ppo uses a critic, rloo a leave-one-out baseline, grpo a KL term in the loss; residual fits log π_θ/π_ref to
+    log W on the rollouts of many iterations; offline learns from the pool and needs no rollouts. Choose ppo for long
+    or varied completions. auto: as --method says; otherwise residual if completions recur in the pool, else rloo."""
     warm_start: Literal["auto", "none", "offline", "critic"] = "auto"
     """Part to fit to the pool before the first rollout. offline: the policy, good for short, repetitive completions.
     critic: only the critic of ppo, good for ordinary text with --gae-lambda 0.5. auto: offline if the method leads to
@@ -99,9 +100,12 @@ class TrainConfig:
     """Passes over the rollouts of an iteration."""
     minibatch_size: types.Count = 64
     """Completions per optimiser step, in as many forward and backward passes as memory asks for."""
+    buffer_iterations: types.Count = 20
+    """Iterations whose rollouts --algorithm residual trains on, the present one among them."""
     learning_rate: types.Positive | None = None
     """Learning rate of the policy. Default: 0.0128 / hidden size, for example 1.7e-5 at 768; larger for models narrower
-    than 128. The default is meant for training all weights; LoRA usually needs a larger one."""
+    than 128, and three times that with --algorithm residual. The default is meant for training all weights; LoRA
+    usually needs a larger one."""
     critic: Literal["separate", "shared"] = "separate"
     """Critic of ppo. separate: a network of its own. shared: a head on the policy, cheaper and less accurate."""
     critic_layers: types.Count | None = None
@@ -290,6 +294,7 @@ def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
         config.refine_tail and (offline or config.tie_rule == "order"),
         "--refine-tail needs rollouts and --tie-rule random; leave one flag out",
     )
+    yield from _residual_conflicts(config)
     yield (offline and config.warm_start == "offline", "--warm-start offline repeats --algorithm offline; leave it out")
     yield critic_start and shared, "--warm-start critic needs --critic separate; leave --critic shared out"
     yield (
@@ -323,8 +328,21 @@ def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
         f"--rollouts-per-iteration {rollouts} must be a multiple of --samples-per-prompt {per_prompt}",
     )
     yield (
-        config.algorithm in ("rloo", "grpo") and per_prompt < 2,
+        config.algorithm in ("auto", "rloo", "grpo") and per_prompt < 2,
         f"--samples-per-prompt must be at least 2: --algorithm {config.algorithm} compares samples of one prompt",
+    )
+
+
+def _residual_conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
+    """Flags that mean nothing to --algorithm residual."""
+    residual = config.algorithm == "residual"
+    yield (
+        residual and config.refine_tail,
+        "--refine-tail changes ranks of earlier rollouts, which --algorithm residual trains on; use --algorithm rloo",
+    )
+    yield (
+        residual and (config.whiten_advantages or config.kl_estimator != "k1" or config.critic == "shared"),
+        "--algorithm residual has no advantages to whiten, no --kl-estimator and no --critic; leave these flags out",
     )
 
 

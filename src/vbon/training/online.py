@@ -1,8 +1,10 @@
 """The online loop, in five numbered steps; PPO with a critic, RLOO and GRPO without."""
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +14,9 @@ from vbon.core import seeds
 from vbon.errors import VbonError
 from vbon.training.parallel.accelerator import is_mixed
 from vbon.training.parallel.learner import Learner, set_learning_rates
+from vbon.training.residual import residual_minibatches, residual_step
 from vbon.training.rollout import Rollouts, roll_out
+from vbon.training.rollout_buffer import RolloutBuffer
 from vbon.training.schedule import learning_rate_factor
 from vbon.training.step import step
 from vbon.training.task import Task, objective_of, prompt_slots, target_of
@@ -52,6 +56,7 @@ def run_iteration(
     iteration: int,
     pool_loss: PoolLoss | None = None,
     sample: Callable[..., Rollouts] | None = None,
+    buffer: RolloutBuffer | None = None,
 ) -> tuple[dict[str, float], Rollouts]:
     """Run one iteration: sample, set the learning rate, update, measure, and once check the sampler.
 
@@ -63,6 +68,7 @@ def run_iteration(
         iteration: the number of the iteration, counted from 0.
         pool_loss: the loss on pool samples that every minibatch adds (bond), or None.
         sample: what gives the rollouts in place of `sample_rollouts`, from the same arguments (training.replay).
+        buffer: the rollouts of earlier iterations, to which this one's are added (residual), or None.
 
     Returns:
         The metrics over all processes, and this process's rollouts.
@@ -82,7 +88,7 @@ def run_iteration(
     settings = update_settings(config, task.sampling.temperature, learner.accelerator.num_processes)
     try:
         key = (config.seed, seeds.ROLLOUT, iteration)
-        steps = update(learner, rollouts, settings, *key, pool_loss=pool_loss)
+        steps = update(learner, rollouts, settings, *key, pool_loss=pool_loss, buffer=buffer)
     except BadMinibatch as bad:
         raise FloatingPointError(f"iteration {iteration + 1}, {bad.named(task)}") from None
     # 4. Measure.
@@ -100,15 +106,21 @@ def run_iteration(
 
 
 def update(
-    learner: Learner, rollouts: Rollouts, settings: UpdateSettings, *key: int, pool_loss: PoolLoss | None = None
+    learner: Learner,
+    rollouts: Rollouts,
+    settings: UpdateSettings,
+    *key: int,
+    pool_loss: PoolLoss | None = None,
+    buffer: RolloutBuffer | None = None,
 ) -> list[dict[str, torch.Tensor]]:
-    """Take clipped steps over minibatches of the rollouts, in an order that is a function of the key.
+    """Take steps over minibatches of the rollouts, or of the buffer with them, in an order that the key decides.
 
     Args:
         learner: policy and critic with their optimizer.
         rollouts: this process's share of the iteration.
         settings: the settings of the update.
         pool_loss: as in `run_iteration`.
+        buffer: as in `run_iteration`.
 
     Returns:
         The diagnostics of each step, scalars.
@@ -116,13 +128,27 @@ def update(
     Raises:
         BadMinibatch: its loss or gradient is not finite or has exploded.
     """
-    baseline = make_baseline(rollouts, learner.critic, settings)
-    steps: list[dict[str, torch.Tensor]] = []
     tokens_per_row = learner.accelerator.reduce(rollouts.mask.sum(1).float().mean(), "mean").item()
-    for batch in minibatches(rollouts, baseline, settings, *key):
-        forward = None if pool_loss is None else partial(pool_loss, (*key, len(steps)))
+    take: Callable[[Any, int], dict[str, torch.Tensor]]
+    batches: Iterator[Any]
+    if buffer is None:
+        batches = minibatches(rollouts, make_baseline(rollouts, learner.critic, settings), settings, *key)
+
+        def take(batch: Any, number: int) -> dict[str, torch.Tensor]:
+            forward = None if pool_loss is None else partial(pool_loss, (*key, number))
+            return step(learner, batch, settings, tokens_per_row, forward)
+    else:
+        buffer.add(rollouts, learner.gather_rows)
+        num_steps = settings.num_epochs * math.ceil(len(rollouts.prompt_index) / settings.minibatch_size)
+        batches = residual_minibatches(learner, buffer, settings, num_steps, *key)
+
+        def take(batch: Any, number: int) -> dict[str, torch.Tensor]:
+            return residual_step(learner, buffer, batch, settings, tokens_per_row)
+
+    steps: list[dict[str, torch.Tensor]] = []
+    for batch in batches:
         try:
-            steps.append(step(learner, batch, settings, tokens_per_row, forward))
+            steps.append(take(batch, len(steps)))
         except FloatingPointError as error:
             raise BadMinibatch(str(error), len(steps) + 1, batch.prompt_index) from None
     return steps

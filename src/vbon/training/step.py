@@ -52,7 +52,7 @@ def step(
     found = accumulate(learner, lengths, backward)
     sums = {name: torch.stack([one.pop(name) for one in found]).sum() for name in SUMMED if name in found[0]}
     diagnostics = combined(found, tokens[-len(found) :]) | sums
-    _check_loss(learner, diagnostics["policy_loss"])
+    check_loss(learner, diagnostics["policy_loss"])
     diagnostics["grad_norm"] = learner.optimizer.step()["policy"]
     return diagnostics
 
@@ -78,7 +78,7 @@ def _backward(
     return diagnostics
 
 
-def _check_loss(learner: Learner, loss: Tensor) -> None:
+def check_loss(learner: Learner, loss: Tensor) -> None:
     """FloatingPointError, before the weights change and in all processes alike, where the loss has exploded."""
     value = float(learner.accelerator.reduce(loss, "mean"))
     if not abs(value) <= MAX_LOSS:

@@ -37,6 +37,7 @@ from vbon.training.pool_data import PoolData
 from vbon.training.refinement import Refinement
 from vbon.training.replay import replay, replay_line, save_rollouts
 from vbon.training.rollout import Rollouts
+from vbon.training.rollout_buffer import RolloutBuffer
 from vbon.training.task import (
     RANK_TEST,
     check_rank_test,
@@ -129,7 +130,9 @@ class VBoNTrainer:
         self._console = Console(stderr=True, quiet=not self.accelerator.is_main_process)
         self._learner = make_learner(policy, config, self.accelerator)
         self._refinement = self._refined() if config.refine_tail else None
-        beside = {} if self._refinement is None else {"refinement": self._refinement}
+        self._buffer = self._empty_buffer() if config.algorithm == "residual" else None
+        kept = {"refinement": self._refinement, "rollouts": self._buffer}
+        beside = {name: module for name, module in kept.items() if module is not None}
         self._checkpoints = RunCheckpoints(self.folder.checkpoints, self._learner, beside, config.keep_checkpoints)
         self._state = self._restore()
         vbon_objective = config.targets_best_of_n
@@ -177,7 +180,7 @@ class VBoNTrainer:
         pool_loss = self._pool_loss()
 
         def update(iteration: int, sample: Callable[..., Rollouts]) -> dict[str, float]:
-            parts = (self._learner, self.ref_policy, self.task, self.config, iteration, pool_loss, sample)
+            parts = (self._learner, self.ref_policy, self.task, self.config, iteration, pool_loss, sample, self._buffer)
             return run_iteration(*parts)[0]
 
         device = self.accelerator.device
@@ -219,7 +222,14 @@ class VBoNTrainer:
             if self._refinement is not None:
                 self._refinement.before(self._learner, state.iteration)
             metrics, rollouts = run_iteration(
-                self._learner, self.ref_policy, self.task, config, state.iteration, pool_loss, self._sample
+                self._learner,
+                self.ref_policy,
+                self.task,
+                config,
+                state.iteration,
+                pool_loss,
+                self._sample,
+                self._buffer,
             )
             if self._refinement is not None:
                 self._refinement.after(self._learner, rollouts)
@@ -348,6 +358,10 @@ class VBoNTrainer:
                 "ask for as many or more, or choose another --out"
             )
         return state
+
+    def _empty_buffer(self) -> RolloutBuffer:
+        capacity = self.config.buffer_iterations * self.config.rollouts_per_iteration
+        return RolloutBuffer(self.task, capacity, self.config.advantage_clip)
 
     def _refined(self) -> Refinement:
         """Ranks that the policy's samples will refine, also for validation where that is on the same prompts."""

@@ -15,7 +15,6 @@ Advantages are in nats: divided by β, so that they do not depend on the scale o
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +30,7 @@ from vbon.core.policy_gradient import (
     token_rewards,
 )
 from vbon.models.batch import Sequences
-from vbon.models.logprobs import at_completion_tokens, log_softmax, token_logprobs
-from vbon.models.value_head import values_of
+from vbon.training.policy_outputs import PolicyOutputs, policy_outputs
 from vbon.training.rollout import RefStates, Rollouts
 
 
@@ -147,16 +145,6 @@ def minibatches(rollouts: Rollouts, baseline: Baseline, settings: UpdateSettings
         yield from map(whole.select, order.split(settings.minibatch_size))
 
 
-class PolicyOutputs(NamedTuple):
-    """The results of one forward pass of the policy on a minibatch, (B, T) each, differentiable; 0 outside the mask."""
-
-    logprobs: Tensor
-    exact_kl: Tensor | None
-    """KL(π_θ‖π_ref) over the vocabulary, where the KL estimator is `full`."""
-    values: Tensor | None
-    """Values of a head on the policy's trunk."""
-
-
 def losses(
     policy: nn.Module, critic: nn.Module | None, batch: Minibatch, settings: UpdateSettings, tokens_per_row: float
 ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
@@ -208,19 +196,8 @@ def critic_loss(critic: nn.Module, batch: Minibatch, settings: UpdateSettings, t
 def _forward(
     policy: nn.Module, batch: Minibatch, settings: UpdateSettings, value_head: nn.Module | None
 ) -> PolicyOutputs:
-    ids = batch.sequences.completion_ids.flatten()
-    full, temperature = settings.kl_estimator == "full", settings.temperature
-
-    def measure(logits: Tensor, hidden: Tensor, token: Tensor) -> list[Tensor]:
-        found = [token_logprobs(logits, ids[token], temperature)]
-        if full:
-            assert batch.ref_states is not None
-            ref_log_softmax = batch.ref_states.log_softmax(token, temperature)
-            found.append(kl.full_vocabulary_kl(log_softmax(logits, temperature), ref_log_softmax))
-        return found if value_head is None else [*found, values_of(value_head, hidden)]
-
-    found = at_completion_tokens(policy, batch.sequences, measure)
-    return PolicyOutputs(found[0], found[1] if full else None, None if value_head is None else found[-1])
+    states = batch.ref_states if settings.kl_estimator == "full" else None
+    return policy_outputs(policy, batch.sequences, settings.temperature, value_head, states)
 
 
 def _policy_loss(

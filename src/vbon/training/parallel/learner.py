@@ -63,6 +63,8 @@ def make_learner(policy: PreTrainedModel, config: TrainConfig, accelerator: Acce
     networks: dict[str, nn.Module] = {"policy": policy.to(accelerator.device)}
     if config.algorithm == "ppo":  # copied before adapters go into the policy, in place
         networks["critic"] = make_critic(policy, config).to(accelerator.device)
+    elif config.algorithm == "residual":
+        networks["critic"] = value_head(policy).to(accelerator.device)
     networks["policy"] = with_adapters(policy, config)
     held = bytes_per_token(networks["policy"], checkpointed=config.gradient_checkpointing)
     if config.gradient_checkpointing:
