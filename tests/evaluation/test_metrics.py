@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from vbon.core import best_of_n
+from vbon.core import best_of_n, stats
 from vbon.core.reward_cdf import RewardCDF
 from vbon.evaluation import metrics
 from vbon.evaluation.result import gain_shares
@@ -134,3 +134,33 @@ def test_a_judge_that_falls_while_the_reward_rises_is_named():
     policies = {name: {"reward": r, "judge_reward/j": j} for name, (r, j) in cases.items()}
     lines = list(judge_warnings(policies, reference, seed=0))
     assert len(lines) == 1 and lines[0].startswith("exploits: judge j falls by 0.25")
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.6])
+def test_the_control_variate_leaves_the_mean_and_its_intervals_cover(noise):
+    """A law of 40 outcomes for each of 24 prompts; best-of-N is known, the policy is it with noise in its logits."""
+    rng = np.random.default_rng(3)
+    prompts, samples, sets = 24, 20, 400
+    ref = rng.dirichlet(np.ones(40), prompts)
+    weight = np.exp(rng.normal(0, 1.2, ref.shape))
+    weight /= (ref * weight).sum(1, keepdims=True)
+    policy = ref * weight * np.exp(noise * rng.normal(size=ref.shape))
+    policy /= policy.sum(1, keepdims=True)
+    log_ratio, log_weight = np.log(policy / ref), np.log(weight)
+    exact = (policy * (log_ratio - log_weight)).sum(1).mean()
+    readings = {metrics.kl_policy_bon: [], metrics.kl_policy_bon_cv: []}
+    covered = dict.fromkeys(readings, 0)
+    for each in range(sets):
+        drawn = np.stack([rng.choice(40, samples, p=row) for row in policy])
+        taken = [np.take_along_axis(array, drawn, 1) for array in (log_ratio, log_weight)]
+        for reading, means in readings.items():
+            per_prompt = reading(*taken)
+            means.append(per_prompt.mean())
+            interval = stats.mean(per_prompt, each)
+            # prompts differ in their own distance, which an interval over prompts has to allow for as well
+            covered[reading] += interval.low <= exact <= interval.high
+    spread = {reading: np.std(means) for reading, means in readings.items()}
+    for reading, means in readings.items():
+        assert np.mean(means) == pytest.approx(exact, abs=4 * spread[reading] / np.sqrt(sets))
+        assert covered[reading] / sets > 0.92
+    assert spread[metrics.kl_policy_bon_cv] < (0.2 if noise == 0.1 else 0.6) * spread[metrics.kl_policy_bon]

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from vbon.core.best_of_n import order_statistic_weights
 
 Float = NDArray[np.float64]
+MAX_EXPONENT = 50.0  # a completion that best-of-N prefers by so much decides the mean by itself, whatever its number
 
 
 def win_rate(k_lt: ArrayLike, k_eq: ArrayLike, num_samples: ArrayLike) -> Float:
@@ -58,6 +59,17 @@ def kl_policy_bon(log_ratio: ArrayLike, log_weight: ArrayLike) -> Float:
     `log_ratio`: of the sampled tokens (k1), or Σ_t KL_t over the vocabulary, which has the same mean.
     """
     return np.asarray(np.mean(np.asarray(log_ratio, np.float64) - np.asarray(log_weight, np.float64), axis=1))
+
+
+def kl_policy_bon_cv(log_ratio: ArrayLike, log_weight: ArrayLike) -> Float:
+    """KL(π_θ‖π_bon) as the mean of R + e^(−R) − 1 with R = log π_θ/π_ref − log Ŵ, both (P, K), nats.
+
+    E[e^(−R)] = E_ref[Ŵ] = 1 for every policy that can say what the reference can, so the control variate e^(−R) − 1
+    has mean 0. Near best-of-N, R and −e^(−R) vary together, and no term is negative. Far from it the old reading is the
+    less noisy one, since a policy that has lost some of best-of-N's completions hardly ever shows them.
+    """
+    residual = np.asarray(log_ratio, np.float64) - np.asarray(log_weight, np.float64)
+    return np.asarray(np.mean(residual + np.expm1(np.minimum(-residual, MAX_EXPONENT)), axis=1))
 
 
 def kl_bon_policy(log_weight: ArrayLike, ref_logprobs: ArrayLike, logprobs: ArrayLike) -> float:

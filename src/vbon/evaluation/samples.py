@@ -85,6 +85,7 @@ def per_prompt_metrics(samples: PolicySamples, task: EvalTask) -> dict[str, Floa
         "share_worse": metrics.share_worse(win_rates),
         "kl_policy_bon": metrics.kl_policy_bon(div.kl, weight),
         "kl_policy_bon_k1": metrics.kl_policy_bon(div.log_ratio, weight),
+        "kl_policy_bon_cv": metrics.kl_policy_bon_cv(div.log_ratio, weight),
         "length_reward_correlation": metrics.length_reward_correlation(lengths, samples.rewards),
         "distinct_1": np.array([metrics.distinct_n(one, 1) for one in rows]),
         "distinct_2": np.array([metrics.distinct_n(one, 2) for one in rows]),
