@@ -22,6 +22,7 @@ from vbon.training import train as train_module
 from vbon.training.online import sample_rollouts, update, update_settings
 from vbon.training.parallel.accelerator import make_accelerator
 from vbon.training.parallel.learner import make_learner, set_learning_rates
+from vbon.training.rollout_buffer import RolloutBuffer
 from vbon.training.task import make_task, sampling_of
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +77,8 @@ def one_update(stderr: Path, config: TrainConfig, out: Path) -> None:
     learner = make_learner(policy, config, accelerator)
     rollouts = sample_rollouts(learner, ref_policy, task, config, 0)
     set_learning_rates(learner, learner.base_learning_rates)
-    update(learner, rollouts, update_settings(config, 1.0, accelerator.num_processes), 0)
+    buffer = RolloutBuffer(task, 64, config.advantage_clip) if config.algorithm == "residual" else None
+    update(learner, rollouts, update_settings(config, 1.0, accelerator.num_processes), 0, buffer=buffer)
     modules = learner.modules()
     if accelerator.is_main_process:
         tensors = {f"{name}.{key}": t.clone() for name, m in modules.items() for key, t in m.state_dict().items()}

@@ -74,7 +74,7 @@ def test_two_processes_write_one_diary_of_global_means(configure, tmp_path):
         assert first[key] == pytest.approx(expected[key], abs=1e-4), key
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+@pytest.mark.parametrize("algorithm", ["rloo", "ppo", "residual"])
 def test_one_update_by_two_processes_is_that_of_one(configure, tmp_path, algorithm):
     """With a minibatch of all rollouts the order of rows does not matter, and the sums are the same sums."""
     config = configure(algorithm=algorithm, minibatch_size=32, advantage_clip=5.0)

@@ -36,7 +36,7 @@ def test_the_buffer_keeps_the_last_rows_as_they_were_sampled(world, task, config
     buffer = RolloutBuffer(task, 40, 10.0)
     rollouts = [rolled(world, task, configure, seed) for seed in range(4)]  # 64 rows for 40 places
     for one in rollouts:
-        buffer.add(one, itself)
+        buffer.add(one, itself, 4)
     assert len(buffer) == 40
     batch, columns = buffer.select(torch.arange(8, 24))  # row 48 of all is in place 8
     last = rollouts[3]
@@ -53,7 +53,7 @@ def test_the_buffer_keeps_the_last_rows_as_they_were_sampled(world, task, config
 
 def test_rows_are_drawn_by_their_residual_and_weigh_what_makes_the_mean_right(world, task, configure):
     buffer = RolloutBuffer(task, 16, 10.0)
-    buffer.add(rolled(world, task, configure, 0), itself)
+    buffer.add(rolled(world, task, configure, 0), itself, 4)
     residuals = torch.arange(16).double() / 4
     buffer.update(torch.arange(16), -residuals)
     values, sums, counts = torch.arange(16).double() ** 2, [], torch.zeros(16)
@@ -69,7 +69,7 @@ def test_rows_are_drawn_by_their_residual_and_weigh_what_makes_the_mean_right(wo
 
 def test_residuals_that_are_not_bounded_do_not_take_all_draws(world, task, configure):
     buffer = RolloutBuffer(task, 16, 2.0)
-    buffer.add(rolled(world, task, configure, 0), itself)
+    buffer.add(rolled(world, task, configure, 0), itself, 4)
     buffer.update(torch.arange(16), torch.cat([torch.tensor([1e9]), torch.ones(15)]))
     rows, _ = buffer.draw(170, 1)
     assert 10 < int((rows == 0).sum()) < 30
@@ -111,9 +111,9 @@ def test_flags_that_mean_nothing_to_it_are_refused(configure, changes):
 
 @pytest.mark.learning
 def test_it_comes_nearer_to_best_of_n_than_rloo_from_as_many_rollouts(world, configure, tmp_path):
-    """Seeds 0 and 1, each at its own rate: rloo .026 .034 (.025 .021 at twice the rate), residual .018 .008."""
+    """Seeds 0 and 1; residual at three times the rate, as by default: .018 on average after .030."""
     exact = {"rloo": 0.0, "residual": 0.0}
-    for algorithm, rate in (("rloo", 1e-2), ("residual", 1.5e-2)):
+    for algorithm, rate in (("rloo", 5e-3), ("residual", 1.5e-2)):
         for seed in (0, 1):
             folder = tmp_path / f"{algorithm}-{seed}"
             config = to_best_of_8(world, configure, folder, "smooth", algorithm=algorithm)

@@ -20,7 +20,7 @@ from vbon.training.step import check_loss
 from vbon.training.update import UpdateSettings
 
 DECAY = 0.9
-ROWS_PER_STEP = 1.5  # times the minibatch size: the other algorithms see a row in as many steps, but fewer rows
+ROWS_PER_STEP = 2  # times the minibatch size: the other algorithms see a row in as many steps, but fewer rows
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def residual_minibatches(
 ) -> Iterator[ResidualMinibatch]:
     """Yield this process's rows of each step, drawn when the step begins: the one before has changed what is drawn."""
     accelerator = learner.accelerator
-    total = int(ROWS_PER_STEP * settings.minibatch_size) * accelerator.num_processes
+    total = ROWS_PER_STEP * settings.minibatch_size * accelerator.num_processes
     for step in range(num_steps):
         rows, weights = buffer.draw(total, *key, step)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)

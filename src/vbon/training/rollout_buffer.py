@@ -6,7 +6,7 @@ probability (prioritised replay, arXiv 1511.05952): rows that fit already take n
 expectation at a smaller variance.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,14 @@ class RolloutBuffer(nn.Module):
     def __len__(self) -> int:
         return min(int(self._columns["added"]), len(self._columns["lengths"]))
 
-    def add(self, rollouts: Rollouts, gather_rows: Any) -> None:
-        """Add the rollouts of all processes, in the place of the oldest rows."""
+    def add(self, rollouts: Rollouts, gather_rows: Callable[[Tensor], Tensor], samples_per_prompt: int) -> None:
+        """Add the rollouts of all processes, in the place of the oldest rows.
+
+        Args:
+            rollouts: this process's, whose prompts are every so manieth of the iteration.
+            gather_rows: collects the rows of all processes, one process after the other.
+            samples_per_prompt: adjacent rows that share a prompt; the order is that of one process.
+        """
         length = self._columns["completion_ids"].shape[1]
         log_weights = (rollouts.sequence_reward / rollouts.kl_coef).cpu()
 
@@ -65,7 +71,14 @@ class RolloutBuffer(nn.Module):
             "log_weights": log_weights,
             "residuals": self._bounded(rollouts.log_ratio().cpu() - log_weights),
         }
-        rows = {name: gather_rows(column).cpu() for name, column in rows.items()}
+        own = len(rows["lengths"]) // samples_per_prompt
+
+        def in_order(column: Tensor) -> Tensor:
+            gathered = gather_rows(column).cpu()
+            by_process = gathered.view(-1, own, samples_per_prompt, *gathered.shape[1:])
+            return by_process.transpose(0, 1).reshape(gathered.shape)
+
+        rows = {name: in_order(column) for name, column in rows.items()}
         first = int(self._columns["added"])
         places = torch.arange(first, first + len(rows["lengths"])) % len(self._columns["lengths"])
         for name, column in rows.items():
