@@ -1,5 +1,4 @@
-"""Damaged files into every reader: `python -m tests.faults.fuzz --inputs 100000 --seed 0` prints a table of counts.
-
+"""Damaged and generated files into every reader: `python -m tests.faults.fuzz --inputs 100000` prints a table.
 Each input is a function of (seed, its number). It is read in a worker process under a time limit; what is not read must
 be refused by a VbonError of one line, leave no file behind, and execute nothing. Three quarters of the inputs are valid
 files with something changed, the others arbitrary bytes, another reader's file, or the valid file itself.
@@ -24,12 +23,17 @@ from random import Random
 from types import FrameType
 from typing import Any
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a damaged name of a model is no reason to ask
+
 import torch
 from tests.faults import config_targets as of_configs
+from tests.faults import model_targets as of_models
 from tests.faults import pool_targets as of_pools
+from tests.faults import reward_targets as of_rewards
 from tests.faults import run_targets as of_runs
-from tests.faults.mutate import arbitrary, mutate_bytes, mutate_json, mutate_table
+from tests.faults.mutate import arbitrary, mutate_bytes, mutate_json, mutate_table, mutate_tensors
 from tests.faults.reader import Target
+from tests.faults.transparent import transparent
 
 from vbon.errors import VbonError
 
@@ -38,8 +42,11 @@ MAKERS = (
     *(of_configs.configs_of_verbs, of_configs.sections, of_configs.sweeps, of_configs.declarations),
     *(of_configs.resumptions, of_runs.runs, of_runs.evaluations, of_runs.samples, of_runs.compared, of_runs.diaries),
     *(of_runs.states, of_runs.tensors, of_runs.answers),
+    *(of_models.checkpoints, of_models.tokenizers, of_models.templates, of_rewards.python_rewards),
+    transparent,
 )
-CPU_LIMIT = 5.0  # seconds of computing an input may take
+MUTATIONS = {"json": mutate_json, "table": mutate_table, "tensors": mutate_tensors}
+CPU_LIMIT = 10.0  # seconds of computing an input may take
 TIME_LIMIT = 120.0  # seconds in all, waiting included; a loaded machine may stand still for a while
 MEMORY = 12 * 2**30  # bytes of address space: a file that claims to be huge must not take the machine with it
 MEMORY_DISK = "/dev/shm"  # a hundred thousand files that live for a millisecond need no real one
@@ -47,8 +54,8 @@ CHUNK = 1000  # inputs a worker reads before the next one starts afresh
 CANARY = "canary"  # what the snippets would create, could they execute
 
 
-class Hang(BaseException):
-    """The time limit passed. Not an Exception: no reader may swallow it."""
+class Hang(KeyboardInterrupt):
+    """The time limit passed. As Ctrl-C is, it is swallowed by no reader."""
 
 
 def targets(folder: Path) -> list[Target]:
@@ -65,10 +72,13 @@ def draw(number: int, seed: int, all_targets: Sequence[Target]) -> tuple[Target,
     """(target, how it was made, the suffix, the bytes) of input `number`."""
     random = Random(f"{seed}/{number}")
     target = random.choices(all_targets, [one.share for one in all_targets])[0]
+    if target.make is not None and (not target.valid or random.random() < 0.5):
+        suffix, content = target.make(random)
+        return target, "generated", suffix, content
     valid = random.choice(target.valid)
     how = random.choices(("structure", "bytes", "arbitrary", "foreign", "valid"), (40, 35, 12, 8, 5))[0]
     if how == "foreign":
-        content = random.choice(random.choice(all_targets).valid).content
+        content = random.choice(random.choice([one for one in all_targets if one.valid]).valid).content
     elif how == "arbitrary":
         content = arbitrary(random)
     elif how == "valid":
@@ -76,7 +86,7 @@ def draw(number: int, seed: int, all_targets: Sequence[Target]) -> tuple[Target,
     elif how == "bytes" or valid.kind == "text":
         content = mutate_bytes(valid.content, random)
     else:
-        content = (mutate_json if valid.kind == "json" else mutate_table)(valid.content, random)
+        content = MUTATIONS[valid.kind](valid.content, random)
     return target, how, valid.suffix, content
 
 
@@ -117,13 +127,14 @@ def work(numbers: range, seed: int, folder: Path, results: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=True) + "\n")
 
 
-def run(inputs: int, seed: int, *, processes: int = 1) -> list[list[Any]]:
-    """All rows. Workers are forked, so that the package is imported once."""
+def run(inputs: int, seed: int, *, processes: int = 1, first: int = 0) -> list[list[Any]]:
+    """The rows of inputs `first`, `first` + 1, …. Workers are forked, so that the package is imported once."""
     with tempfile.TemporaryDirectory(
         prefix="vbon-fuzz-", dir=MEMORY_DISK if Path(MEMORY_DISK).is_dir() else None
     ) as name:
         folder = Path(name)
-        chunks = [range(first, min(first + CHUNK, inputs)) for first in range(0, inputs, CHUNK)]
+        last = first + inputs
+        chunks = [range(start, min(start + CHUNK, last)) for start in range(first, last, CHUNK)]
         while chunks:
             now, chunks = chunks[:processes], chunks[processes:]
             chunks = [*_unread(now, seed, folder), *chunks]
@@ -194,12 +205,13 @@ def failures(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first input, to go on where a run ended")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    rows = run(arguments.inputs, arguments.seed, processes=arguments.processes)
+    rows = run(arguments.inputs, arguments.seed, processes=arguments.processes, first=arguments.first)
     print(summary(rows))
     bad = failures(rows)
     seen: Counter[str] = Counter()

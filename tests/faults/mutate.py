@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from safetensors import torch as safetensors_torch
 
 HTML = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 TEXTS = (
@@ -276,3 +278,48 @@ def _other_rows(table: pa.Table, index: int, random: Random) -> pa.Table:
 
 
 _TABLE_CHANGES = (_other_value, _other_value, _other_value, _other_values, _other_type, _other_name, _other_rows)
+
+
+def mutate_tensors(content: bytes, random: Random) -> bytes:
+    """The same safetensors file but for its names, shapes, types or values, as broken exports change them."""
+    tensors = safetensors_torch.load(content)
+    random.choice(_TENSOR_CHANGES)(tensors, random)
+    return safetensors_torch.save(tensors, {"format": "pt"})
+
+
+def _rename_all(tensors: dict[str, torch.Tensor], random: Random) -> None:
+    prefix = random.choice(("module.", "_fsdp_wrapped_module.", "_orig_mod.", "model.", "base_model.model.", "x"))
+    for name in list(tensors):
+        tensors[prefix + name] = tensors.pop(name)
+
+
+def _drop_tensors(tensors: dict[str, torch.Tensor], random: Random) -> None:
+    for name in random.sample(sorted(tensors), random.choice((1, 1, 2, len(tensors)))):
+        del tensors[name]
+
+
+def _add_tensor(tensors: dict[str, torch.Tensor], random: Random) -> None:
+    tensors[random.choice(("v_head.weight", "score.weight", "lora_A.weight", "x", ""))] = torch.ones(2)
+
+
+def _reshape(tensors: dict[str, torch.Tensor], random: Random) -> None:
+    name = random.choice(sorted(tensors))
+    old = tensors[name]
+    ways = (old.flatten(), old[:0], old[:1], old.unsqueeze(0), torch.cat([old, old]), old.T, torch.empty(0), old.sum())
+    tensors[name] = random.choice(ways).contiguous().clone()
+
+
+def _recast(tensors: dict[str, torch.Tensor], random: Random) -> None:
+    kind = random.choice((torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.int64, torch.bool))
+    for name in random.choice((sorted(tensors), [random.choice(sorted(tensors))])):
+        tensors[name] = tensors[name].to(kind)
+
+
+def _set_values(tensors: dict[str, torch.Tensor], random: Random) -> None:
+    name = random.choice(sorted(tensors))
+    changed = tensors[name].clone().float()
+    changed.view(-1)[: random.choice((1, changed.numel()))] = random.choice((float("nan"), float("inf"), 1e38, 0.0))
+    tensors[name] = changed
+
+
+_TENSOR_CHANGES = (_rename_all, _drop_tensors, _drop_tensors, _add_tensor, _reshape, _reshape, _recast, _set_values)

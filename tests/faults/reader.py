@@ -3,12 +3,14 @@
 import io
 import json
 from collections.abc import Callable
+from random import Random
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 Read = Callable[[bytes, str], None]
+Make = Callable[[Random], tuple[str, bytes]]
 
 
 class Valid(NamedTuple):
@@ -20,12 +22,17 @@ class Valid(NamedTuple):
 
 
 class Target(NamedTuple):
-    """`read(content, suffix)` reads these bytes as the package would; `share` weighs the target among the others."""
+    """`read(content, suffix)` reads these bytes as the package would; `share` weighs the target among the others.
+
+    `make(random)` gives (suffix, content) of one more input of a kind that has many members; half of the inputs are
+    made by it, or all of them where there is no valid file.
+    """
 
     name: str
-    share: int
+    share: float
     valid: tuple[Valid, ...]
     read: Read
+    make: Make | None = None
 
 
 def json_lines(rows: list[dict[str, Any]]) -> bytes:

@@ -1,6 +1,7 @@
 """Loading, fingerprints that follow the weights and nothing else, and mistakes told in one line."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -182,3 +183,29 @@ def test_fingerprint_of_no_or_torn_weights_is_one_line(tiny, tmp_path):
     with pytest.raises(VbonError) as error:
         load.model_fingerprint(str(tmp_path))
     assert "model.safetensors" in str(error.value)
+
+
+@pytest.mark.parametrize("limit", ["long", -1, []])
+def test_a_tokenizer_is_tried_when_it_is_loaded(limit, tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": limit}))
+    with pytest.raises(VbonError) as error:
+        load.load_tokenizer(str(tmp_path))
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("token", ["null", 1e308, {"a": 1}, 2**70, 99, True, [1, "x"]])
+def test_stop_tokens_of_a_config_are_checked(token, tiny):
+    tiny.generation_config.eos_token_id = token
+    with pytest.raises(VbonError, match=r"generation_config\.json has eos_token_id .*none of its tokens"):
+        load.stop_token_ids(tiny, make_tokenizer())
+
+
+def test_a_model_that_cannot_be_computed_is_one_line(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"n_layer": -1}))
+    with pytest.raises(VbonError, match="cannot be computed with"), pytest.warns(UserWarning, match="have no place"):
+        load.load_policy(str(tmp_path))

@@ -209,3 +209,13 @@ def test_there_is_one_way_from_text_to_ids_and_back(call, where):
         if re.search(call, re.sub(r'"""(.|\n)*?"""', "", path.read_text()))
     }
     assert users <= where
+
+
+def test_a_text_that_the_tokenizer_cannot_read_is_one_line():
+    """Without an <unk>, a tokenizer of whole words raises a bare Exception for a word it does not know."""
+    core = Tokenizer(models.WordLevel({"<eos>": 0, "the": 1}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>")
+    assert encode(tokenizer, ["the the"]) == [[1, 1]]
+    with pytest.raises(VbonError, match="its tokenizer cannot read a text"):
+        encode(tokenizer, ["the film"])

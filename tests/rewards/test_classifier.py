@@ -161,7 +161,7 @@ def test_a_reward_model_is_read_in_the_dtype_that_is_asked_for_and_its_fingerpri
     saved(tmp_path, model, tokenizer)
     full, half = (load_reward(f"{tmp_path}#0", dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert half.score.__self__.model.dtype == torch.bfloat16 and full.score.__self__.model.dtype == torch.float32
-    assert half.fingerprint == f"{full.fingerprint} dtype:bfloat16"
+    assert half.fingerprint == full.fingerprint.replace(" length:", " dtype:bfloat16 length:")
     expected, rounded = full(PROMPTS, COMPLETIONS), half(PROMPTS, COMPLETIONS)
     assert 0 < np.abs(rounded - expected).max() < 0.05 * np.ptp(expected)
 
@@ -419,3 +419,13 @@ def test_the_fingerprint_follows_what_the_model_reads(tmp_path):
     fourth = load_reward(f"{tmp_path / 'one'}#POS").fingerprint
     assert len({first, second, third, fourth}) == 4
     assert len({one.split(" ")[0] for one in (first, second, third, fourth)}) == 1
+
+
+def test_the_length_at_which_texts_are_cut_is_in_the_fingerprint(tmp_path):
+    saved(tmp_path, llama(), make_tokenizer(encoder=False))
+    long = load_reward(f"{tmp_path}#0")
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 3}))
+    short = load_reward(f"{tmp_path}#0")
+    assert long.fingerprint != short.fingerprint
+    assert (long(PROMPTS, COMPLETIONS) != short(PROMPTS, COMPLETIONS)).any()

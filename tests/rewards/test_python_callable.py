@@ -5,6 +5,7 @@ import functools
 import hashlib
 import itertools
 import math
+import os
 import sys
 
 import numpy as np
@@ -212,3 +213,41 @@ def test_a_missing_file_or_module_is_named(tmp_path):
 def test_functions_written_in_c_do_not_tell_their_arguments():
     with pytest.raises(VbonError, match=r"reward math:fsum: its signature .* is unclear"):
         load_reward("math:fsum")
+
+
+@pytest.mark.parametrize("raised", ["BaseException('odd')", "GeneratorExit", "SystemExit(3)", "Odd()"])
+@pytest.mark.parametrize("place", ["function", "generator", "module"])
+def test_whatever_a_rewards_code_raises_is_one_line(raised, place, tmp_path):
+    """Also while its answer is read, and where the error cannot be shown as text."""
+    odd = "class Odd(Exception):\n    def __str__(self):\n        raise RuntimeError\n"
+    source = {
+        "function": f"def f(completions):\n    raise {raised}\n",
+        "generator": f"def f(completions):\n    yield 1.0\n    raise {raised}\n",
+        "module": f"raise {raised}\n",
+    }[place]
+    (tmp_path / "r.py").write_text(odd + source)
+    with pytest.raises(VbonError) as error:
+        load_reward(f"{tmp_path}/r.py:f")(["p", "q"], ["a", "b"])
+    assert "r.py" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_that_is_edited_within_a_second_is_read_anew(tmp_path, monkeypatch):
+    """Python's cache of bytecode knows a file by its size and the second in which it was written."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path, numbers = tmp_path / "r.py", []
+    for value in (10, 20):
+        path.write_text(f"def f(completions): return [{value} for _ in completions]\n")
+        os.utime(path, (1e9, 1e9))
+        numbers.append(load_reward(f"{path}:f")(["p"], ["c"])[0])
+    assert numbers == [10.0, 20.0]
+
+
+def test_an_item_that_cannot_be_shown_is_named_by_its_class():
+    class Odd:
+        def __repr__(self):
+            raise RuntimeError
+
+        __float__ = __repr__
+
+    with pytest.raises(VbonError, match="returned an object of class Odd that cannot be shown, which is not a number"):
+        scored(lambda completions: [Odd() for _ in completions])

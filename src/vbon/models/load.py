@@ -26,6 +26,7 @@ from vbon.errors import VbonError
 from vbon.models.converted import model_directory
 from vbon.models.fused import fuse_activations
 from vbon.models.pretrained import from_pretrained, hub_file, load_weights, raw_config
+from vbon.models.prompts import ids_by_default, text_of_ids
 
 Command = CollectConfig | EvaluateConfig | GenerateConfig | TrainConfig
 """The configs of the commands that load a model."""
@@ -86,7 +87,22 @@ def load_policy(
     if unexpected:
         warnings.warn(f"{name}: {len(unexpected)} weights have no place in the model: {unexpected[0]}, …", stacklevel=2)
     fuse_activations(model)
-    return nn.Module.to(model, device).eval()
+    nn.Module.to(model, device).eval()
+    _try_model(model, name)
+    return model
+
+
+@torch.no_grad()
+def _try_model(model: PreTrainedModel, name: str) -> None:
+    """Compute the logits of one token: what a config makes impossible is met here, not after other work."""
+    try:
+        model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=model.device), use_cache=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise VbonError(
+            f"{name!r} cannot be computed with ({_first_line(error)}); does its config.json fit?"
+        ) from error
 
 
 def load_configured_policy(name: str, config: Command, device: str | torch.device) -> PreTrainedModel:
@@ -94,15 +110,24 @@ def load_configured_policy(name: str, config: Command, device: str | torch.devic
     return load_policy(name, dtype=config.dtype, device=device, trust_remote_code=config.trust_remote_code)
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a directory or hub id.
+def load_tokenizer(name: str, *, trust_remote_code: bool = False, **options: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a directory or hub id, and try it. `options` are passed to transformers.
 
     Raises:
-        VbonError: there is no tokenizer.
+        VbonError: there is no tokenizer, or none that works.
     """
     tokenizer: PreTrainedTokenizerBase = from_pretrained(
-        AutoTokenizer, model_directory(name), "a tokenizer", trust_remote_code=trust_remote_code
+        AutoTokenizer, model_directory(name), "a tokenizer", trust_remote_code=trust_remote_code, **options
     )
+    try:
+        special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        text_of_ids(tokenizer, ids_by_default(tokenizer, ""))
+        tokenizer_fingerprint(tokenizer)
+        limited = tokenizer.model_max_length > 0 and all(token is None or token >= 0 for token in special)
+    except Exception as error:  # values of the wrong type in its files are met only in use
+        raise VbonError(f"{name!r}: its tokenizer does not work ({_first_line(error)}); save it again") from error
+    if not limited:
+        raise VbonError(f"{name!r}: the limit of its tokenizer, model_max_length, is not above 0; correct its files")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a folder without its files
         raise VbonError(f"{name!r} has no tokenizer files; save the model's tokenizer there")
     return tokenizer
@@ -151,9 +176,7 @@ def stop_token_ids(
     for token in extra:
         if token >= vocabulary:
             raise VbonError(f"stop token {token} is none of the model's {vocabulary} tokens (0 to {vocabulary - 1})")
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    configured = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({t for t in (*configured, tokenizer.eos_token_id, *extra) if t is not None}))
+    return _stop_token_ids(getattr(model.generation_config, "eos_token_id", None), tokenizer, extra, vocabulary)
 
 
 def configured_stop_token_ids(
@@ -172,8 +195,21 @@ def configured_stop_token_ids(
     """
     generation = load_generation_config(name)
     configured = getattr(generation or config.get_text_config(), "eos_token_id", None)
-    several = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({t for t in (*several, tokenizer.eos_token_id, *extra) if t is not None}))
+    return _stop_token_ids(configured, tokenizer, extra, None)
+
+
+def _stop_token_ids(
+    configured: Any, tokenizer: PreTrainedTokenizerBase, extra: Sequence[int], vocabulary: int | None
+) -> tuple[int, ...]:
+    several = configured if isinstance(configured, list | tuple) else [configured]
+    for token in several:
+        known = type(token) is int and -1 <= token < (vocabulary or 2**31)
+        if token is not None and not known:
+            raise VbonError(
+                f"the model's config or generation_config.json has eos_token_id {token!r:.80}, which is none of its "
+                "tokens; correct the file"
+            )
+    return tuple(sorted({t for t in (*several, tokenizer.eos_token_id, *extra) if t is not None and t >= 0}))
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> int:

@@ -75,12 +75,12 @@ def text_of(tokenizer: PreTrainedTokenizerBase, prompt: PromptText) -> str:
 
 def text_of_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """A prompt's ids as text, special tokens written out."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    return _decoded(tokenizer, [list(ids)], skip_special_tokens=False)[0]
 
 
 def ids_of_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text as it stands, no special tokens added."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return _encoded(tokenizer, text, add_special_tokens=False)
 
 
 def completion_texts(
@@ -92,7 +92,7 @@ def completion_texts(
 
 def ids_by_default(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text with all special tokens that the tokenizer adds, as servers and hosts read it."""
-    return list(tokenizer(text, verbose=False)["input_ids"])
+    return _encoded(tokenizer, text)
 
 
 def _encode_one(tokenizer: PreTrainedTokenizerBase, prompt: PromptText) -> list[int]:
@@ -171,4 +171,23 @@ def _shared_length(text: str, before: str) -> int:
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
-    return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return _decoded(tokenizer, rows, skip_special_tokens=True)
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, **options: bool) -> list[int]:
+    try:
+        return list(tokenizer(text, verbose=False, **options)["input_ids"])
+    except Exception as error:  # the tokenizers' bare Exception, for an unknown word without an <unk> say
+        raise VbonError(_refusal(tokenizer, error, "cannot read a text")) from error
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
+    try:
+        return tokenizer.batch_decode(rows, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+    except Exception as error:
+        raise VbonError(_refusal(tokenizer, error, "cannot decode its tokens")) from error
+
+
+def _refusal(tokenizer: PreTrainedTokenizerBase, error: Exception, what: str) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{tokenizer.name_or_path or 'the tokenizer'}: its tokenizer {what} ({reason}); is it damaged?"

@@ -4,7 +4,6 @@ import copy
 import importlib
 import math
 import traceback
-from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -88,20 +87,27 @@ class CheckedReward:
 
     def _score_batch(self, rows: Rows) -> np.ndarray:
         try:
-            values = self._run(rows)
+            values, items = self._run(rows)
         except TimeLimitReached:
             raise self._error(
                 f"no answer in {self.timeout:g} s; raise --reward-timeout or make it faster", rows.span()
             ) from None
-        except VbonError:
+        except (VbonError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit, CancelledError) as error:
+        except BaseException as error:  # a user's code may raise what is no Exception: SystemExit, CancelledError, …
             raise self._error(describe(error), self._culprit(rows, error) or rows.span()) from error
-        return self._numbers(values, rows)
+        return self._numbers(values, items, rows)
 
-    def _run(self, rows: Rows) -> Any:
+    def _run(self, rows: Rows) -> tuple[Any, list[Any] | None]:
+        """What the reward returns, and its items: a generator runs the reward's code only when it is read."""
         given = rows.copy()  # what a reward does to its arguments must change nothing here
-        return call_within(self.timeout, lambda: self.score(given.prompts, given.completions, given.columns))
+
+        def answer() -> tuple[Any, list[Any] | None]:
+            values = self.score(given.prompts, given.completions, given.columns)
+            return values, as_list(values, len(rows) + 1)
+
+        returned: tuple[Any, list[Any] | None] = call_within(self.timeout, answer)
+        return returned
 
     def _culprit(self, rows: Rows, error: BaseException) -> str | None:
         row = getattr(error, "row", None)
@@ -110,12 +116,13 @@ class CheckedReward:
         for index in range(len(rows)) if self.retry_alone else ():
             try:
                 self._run(rows.part(index, index + 1))
-            except (Exception, SystemExit, CancelledError, TimeLimitReached):
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
                 return rows.place(index)
         return None
 
-    def _numbers(self, values: Any, rows: Rows) -> np.ndarray:
-        items = as_list(values, len(rows) + 1)
+    def _numbers(self, values: Any, items: list[Any] | None, rows: Rows) -> np.ndarray:
         if items is None:
             raise self._error(f"returned {type(values).__name__}, not a list of numbers", rows.span())
         if len(items) != len(rows):
@@ -126,7 +133,7 @@ class CheckedReward:
     def _number(self, item: Any, rows: Rows, index: int) -> float:
         value = as_number(item)
         if value is None:
-            raise self._error(f"returned {shorten(repr(item))}, which is not a number", rows.place(index))
+            raise self._error(f"returned {shorten(_shown(repr, item))}, which is not a number", rows.place(index))
         if not math.isfinite(value):
             raise self._error(f"returned {value}; a reward must be a finite number", rows.place(index))
         return value
@@ -193,7 +200,15 @@ def describe(error: BaseException) -> str:
         return str(error)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}: {shorten(str(error))}{place}"
+    return f"{type(error).__name__}: {shorten(_shown(str, error))}{place}"
+
+
+def _shown(show: Callable[[Any], str], value: Any) -> str:
+    """`show(value)`, whose code is the value's own and may fail."""
+    try:
+        return show(value)
+    except Exception:
+        return f"an object of class {type(value).__name__} that cannot be shown"
 
 
 def is_users(filename: str) -> bool:
@@ -231,5 +246,5 @@ def as_number(item: Any) -> float | None:
         return None
     try:
         return float(item)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # the item's own code
         return None

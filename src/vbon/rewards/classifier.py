@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from vbon.errors import VbonError
-from vbon.models.load import NO_EFFECT, chat_template_fingerprint, config_fingerprint, tokenizer_fingerprint
+from vbon.models.load import (
+    NO_EFFECT,
+    chat_template_fingerprint,
+    config_fingerprint,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
 from vbon.models.pretrained import from_pretrained, load_weights
 from vbon.models.prompts import render_chat, with_completion
 from vbon.rewards.checked import CheckedReward, checked, shorten
@@ -120,6 +120,7 @@ def classifier_reward(
     model, tokenizer = load_model(spec, path, trust_remote_code=trust_remote_code)
     label = choose_label(spec, model, label_name)
     check_form(spec, tokenizer, form)
+    longest = max_tokens(model, tokenizer)
     fingerprint = " ".join(
         [
             f"{weights_digest(model)}#{label}" + (":pair" if form == PAIR else ""),
@@ -129,10 +130,11 @@ def classifier_reward(
         ]
     )
     fingerprint += "" if dtype == "float32" else f" dtype:{dtype}"
+    fingerprint += f" length:{longest}"  # what is longer loses its beginning
     model = model.to(getattr(torch, dtype))
     prepare_padding(model)
     model = place(spec, model, device)
-    classifier = Classifier(spec, model, tokenizer, label, max_tokens(model, tokenizer), batch_size, form)
+    classifier = Classifier(spec, model, tokenizer, label, longest, batch_size, form)
     # The classifier batches by length over the whole call, so `checked` must hand it the whole call.
     # The noise is a unit in the last place: what two batches of one text differ by at least.
     return checked(classifier.score, name=spec, fingerprint=fingerprint, noise=torch.finfo(model.dtype).eps)
@@ -173,7 +175,7 @@ def load_model(spec: str, path: str, *, trust_remote_code: bool) -> tuple[PreTra
     trusted = {"trust_remote_code": trust_remote_code}
     try:
         config = from_pretrained(AutoConfig, path, "a config", **trusted)  # fails soonest where nothing is there
-        tokenizer = from_pretrained(AutoTokenizer, path, "a tokenizer", truncation_side="left", **trusted)
+        tokenizer = load_tokenizer(path, truncation_side="left", **trusted)
         options = {"config": config, "dtype": torch.float32, **trusted}
         model, _ = load_weights(AutoModelForSequenceClassification, path, "a trained classifier", **options)
     except VbonError as error:
