@@ -64,7 +64,7 @@ test-trackers: $(STAMP) ## an offline run of Weights & Biases and one of trackio
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps trackio==0.43.0 gradio-client==2.7.2 orjson==3.13.0 brotli==1.2.1
 	$(BIN)/python -m pytest tests/training/test_trackers.py
 
-test-faults: $(STAMP) ## 50 SIGKILLs for each of collect, train (ten ways), evaluate, sweep and a recipe; 100,000 damaged files (about 40 minutes)
+test-faults: $(STAMP) ## 50 SIGKILLs for each of collect, train (ten ways), evaluate, sweep and a recipe; 100,000 damaged or made files, models, tokenizers, templates and rewards
 	$(BIN)/python -m tests.faults.kills --kills 50
 	$(BIN)/python -m tests.faults.fuzz --inputs 100000
 

@@ -309,3 +309,19 @@ def test_data_on_standard_output_is_utf_8(encoding):
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     assert done.stdout.decode("utf-8").rstrip() == "é π 🙂"
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "warned"),
+    [
+        ("runs/n8/vbon/config.yaml", {"n", "out"}, True),
+        ("runs/n8/vbon/config.yaml", {"method"}, True),
+        ("runs/n8/vbon/config.yaml", {"out", "seed"}, False),
+        ("train.yaml", {"n"}, False),
+        (None, {"n"}, False),
+    ],
+)
+def test_a_runs_own_config_with_another_n_or_method_is_warned_of(file, given, warned, capsys):
+    """It holds the steps and rates that were filled in for its own N."""
+    cli.warn_of_filled_defaults(file, given)
+    assert ("what that run filled in for its own settings" in capsys.readouterr().err) == warned

@@ -183,6 +183,7 @@ def _run_verb(name: str, args: list[str]) -> int:
     file_values = {} if config_file is None else config.read_values(cls, config_file)
     merged = flags.make_config(cls, file_values | given, prog=prog)
     merged.validate()
+    warn_of_filled_defaults(config_file, set(given))
     if name != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise VbonError(f"vbon {name} runs in one process; start it without torchrun or accelerate launch")
     _check_writable(json_file)
@@ -192,6 +193,19 @@ def _run_verb(name: str, args: list[str]) -> int:
     if json_file is not None and _is_main_process():
         _write_json(Path(json_file), result)
     return 0
+
+
+def warn_of_filled_defaults(config_file: str | None, given: set[str]) -> None:
+    """Say that a run's own config holds defaults that were filled in for its own N and method."""
+    changed = sorted({"n", "method", "algorithm", "objective", "tilt"} & given)
+    if config_file is not None and changed and Path(config_file).parts[-2:] == ("vbon", "config.yaml"):
+        names = " and ".join(f"--{name}" for name in changed)
+        print(
+            f"vbon: warning: {config_file} holds what that run filled in for its own settings (offline_steps, "
+            f"warm_start, learning rates), and it stays as it is beside {names}; delete the lines that were not given "
+            "to that run",
+            file=sys.stderr,
+        )
 
 
 def _find_verb(name: str) -> Verb:

@@ -42,3 +42,14 @@ def test_a_missing_length_is_one_line(world: Path, capsys: pytest.CaptureFixture
     assert run(world) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.endswith("its generation_config.json names no length; give --max-new-tokens")
+
+
+def test_a_repeated_prompt_gets_a_row_each_time(world: Path, tmp_path: Path):
+    path, out = tmp_path / "twice.txt", tmp_path / "out.jsonl"
+    path.write_text("one\ntwo\none\none\n")
+    model = str(world / "model")
+    flags = ["--max-new-tokens", "3", "--device", "cpu", "--out", str(out)]
+    assert main(["generate", "--model", model, "--prompts", str(path), *flags]) == 0
+    rows = rows_of(out)
+    assert [row["prompt"] for row in rows] == ["one", "two", "one", "one"]
+    assert len({row["completion"] for row in rows if row["prompt"] == "one"}) == 1

@@ -38,7 +38,7 @@ def make_run(world: Path, folder: Path, **changes: Any) -> str:
 
 def config_of(world: Path, tmp_path: Path, *runs: str, **changes: Any) -> EvaluateConfig:
     values = {"samples_per_prompt": 2, "limit": 2, "throughput": False, "device": "cpu", **changes}
-    return EvaluateConfig(runs=runs, pool=str(world / "pool"), out=str(tmp_path / "eval"), **values)
+    return EvaluateConfig(**{"runs": runs, "pool": str(world / "pool"), "out": str(tmp_path / "eval"), **values})
 
 
 def test_a_run_brings_its_n_and_its_name(world: Path, tmp_path: Path):
@@ -140,3 +140,22 @@ def test_names_are_last_parts_unless_shared():
     assert [run.name for run in read_runs(["a/n8/", "b/n8", "c"])] == ["a/n8/", "b/n8", "c"]
     with pytest.raises(VbonError, match="a is given twice"):
         read_runs(["a", "b", "a"])
+
+
+def test_a_run_of_another_tie_rule_is_warned_of(world: Path, tmp_path: Path):
+    """Its target breaks ties by an order that evaluate does not count by."""
+    run = make_run(world, tmp_path / "ordered", config={"tie_rule": "order"})
+    assert make_plan(config_of(world, tmp_path, run)).warnings == [
+        "ordered was trained with --tie-rule order, and ties count at random here: where rewards tie, its KL to "
+        "best-of-N stays above the floor even if it is perfect"
+    ]
+
+
+def test_a_model_that_the_pool_names_and_that_has_moved_is_asked_for(world: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    moved = tmp_path / "pool"
+    shutil.copytree(world / "pool", moved)
+    manifest = json.loads((moved / "manifest.json").read_text())
+    (moved / "manifest.json").write_text(json.dumps(manifest | {"model": "models/gone"}))
+    with pytest.raises(VbonError, match="pool names this model: say with --model where it lies now"):
+        make_plan(config_of(world, tmp_path, str(world / "policy"), n=2.0, pool=str(moved)))

@@ -50,7 +50,7 @@ CPU_LIMIT = 10.0  # seconds of computing an input may take
 TIME_LIMIT = 120.0  # seconds in all, waiting included; a loaded machine may stand still for a while
 MEMORY = 12 * 2**30  # bytes of address space: a file that claims to be huge must not take the machine with it
 MEMORY_DISK = "/dev/shm"  # a hundred thousand files that live for a millisecond need no real one
-CHUNK = 1000  # inputs a worker reads before the next one starts afresh
+CHUNK = 5000  # inputs a worker reads before the next one starts afresh
 CANARY = "canary"  # what the snippets would create, could they execute
 
 

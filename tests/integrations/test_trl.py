@@ -9,6 +9,7 @@ import pytest
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
 
 from datasets import Dataset  # noqa: E402
+from tests.enumerable import write_pool  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 from vbon.core import objectives  # noqa: E402
@@ -148,3 +149,25 @@ def test_settings_are_the_objective():
     assert "temperature" not in settings
     with pytest.raises(ValueError, match="num_generations must be at least 2"):
         grpo_config_kwargs(5, 1)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ([[1, 2, 0]], None),
+        ([[1, 1, 1, 1]], None),
+        ([[1, 3, 0]], "continue behind a stop token of the pool"),
+        ([[1, 2]], "end at the token 2"),
+    ],
+)
+def test_a_trainer_that_ends_completions_elsewhere_is_refused(lab, tmp_path: Path, ids, said):
+    """Without `vbon integrate` nobody has compared the stop tokens; the completions themselves tell."""
+    declared = {"model": None, "tokenizer": None, "chat_template": None, "stop": (0, 3)}
+    pool = write_pool(lab, tmp_path / "pool", 20, "positions", **declared)
+    reward = VbonReward(lab.reward("positions"), N, pool=str(pool))
+    call = {"prompts": ["start"], "completions": [" a b"], "completion_ids": ids}
+    if said is None:
+        assert len(reward(**call)) == 1
+        return
+    with pytest.raises(VbonError, match=said):
+        reward(**call)

@@ -147,7 +147,7 @@ def test_a_mistyped_path_is_not_a_matter_of_the_network(name):
 
 def test_what_could_be_either_is_told_both(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(VbonError, match="there is no such directory here, and it cannot be had from the hub"):
+    with pytest.raises(VbonError, match="there is no such directory here, and the hub is out of reach"):
         load.load_tokenizer("models/no_padd")
 
 
@@ -166,3 +166,25 @@ def test_code_of_a_model_needs_the_flag(tmp_path):
     (tmp_path / "own.py").write_text("raise SystemExit")
     with pytest.raises(VbonError, match="allow it with --trust-remote-code"):
         load.load_policy(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("We couldn't connect to 'https://huggingface.co' to load the files", "the hub is out of reach from here"),
+        ("outgoing traffic has been disabled; offline mode is enabled", "the hub is out of reach from here"),
+        ("401 Client Error. Cannot access gated repo for url", "log in with `hf auth login`"),
+        ("me/absent is not a local folder and is not a valid model identifier", "the hub has no model of that name"),
+    ],
+)
+def test_a_mistyped_name_is_told_in_our_words(message, said):
+    """The words of the hub's client would make a network fault of it."""
+
+    class Broken:
+        @staticmethod
+        def from_pretrained(name, **options):
+            raise OSError(message)
+
+    with pytest.raises(VbonError, match="there is no such directory here, and") as error:
+        from_pretrained(Broken, "me/absent", "a tokenizer")
+    assert said in str(error.value) and "huggingface.co" not in str(error.value)

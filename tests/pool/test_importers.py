@@ -115,9 +115,9 @@ def test_what_is_declared_is_fingerprinted_and_the_rest_unknown(tmp_path: Path, 
         ({"prompt": "a"}, "p.jsonl:2: needs 'reward'"),
         ({"prompt": "a", "reward": 1, "rewards": [1]}, "needs 'reward'"),
         ({"prompt": "a", "reward": "1"}, "reward must be a number, not '1'"),
-        ({"prompt": "a", "reward": True}, "reward must be a number, not True"),
+        ({"prompt": "a", "reward": None}, "needs 'reward'"),
         ({"prompt": "a", "reward": 10**400}, "reward is inf"),
-        ({"prompt": "a", "reward": 1, "completion": 3}, "'completion' must be a string, not int"),
+        ({"prompt": "a", "reward": 1, "completion": 3}, "'completion' must be a string, or a message"),
         ({"prompt": "a", "reward": 1, "completion": "b", "text": "ab"}, "has both 'completion' and 'text'"),
         ({"prompt": "a", "reward": 1, "response_ids": [1, -1]}, "token ids must be"),
         ({"prompt": "a", "reward": 1, "response_ids": [1.0]}, "token ids must be"),
@@ -253,3 +253,43 @@ def test_a_file_without_prompts_names_its_own_columns(tmp_path: Path):
     path = write_rows(tmp_path / "p.jsonl", [{"question": "a", "rewards": [1]}])
     with pytest.raises(VbonError, match=r"p\.jsonl:1: no column 'prompt' \(columns here: question, rewards\)"):
         imported(path)
+
+
+SAMPLES = [{"prompt": "a", "response": "x", "reward": 1}, {"prompt": "a", "response": "y", "reward": 0}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SAMPLES,
+        {"prompt": ["a", "a"], "response": ["x", "y"], "reward": [1, 0]},
+        {"prompt": {"0": "a", "1": "a"}, "response": {"0": "x", "1": "y"}, "reward": {"0": 1, "1": 0}},
+        {"data": SAMPLES, "schema": {}},
+        [row | {"reward": bool(row["reward"])} for row in SAMPLES],
+        [row | {"response": {"role": "assistant", "content": row["response"]}} for row in SAMPLES],
+        [row | {"response": [{"role": "assistant", "content": row["response"]}]} for row in SAMPLES],
+        [row | {"response": {"text": row["response"], "logprob": -1.5}} for row in SAMPLES],
+        [{"prompt": "a", "responses": [{"text": "x"}, "y"], "rewards": [True, 0]}],
+    ],
+    ids=["rows", "lists", "pandas", "table", "booleans", "messages", "conversations", "answers", "grouped"],
+)
+def test_samples_in_the_forms_that_other_tools_write(tmp_path: Path, content):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(content))
+    pool = imported(path)
+    assert list(pool.completions) == ["x", "y"] and list(pool.rewards) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("content", [{"prompt": ["a"], "reward": [1, 2]}, {"prompt": "a"}, {"a": {"b": 1}, "c": 2}])
+def test_an_object_that_is_no_table_is_one_line(tmp_path: Path, content):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(content, indent=1))
+    with pytest.raises(VbonError, match="a column of equal length under each name"):
+        imported(path)
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_one_row_with_a_chat_is_a_row_and_no_table(tmp_path: Path, ending):
+    path = tmp_path / f"rows{ending}"
+    path.write_text(json.dumps({"prompt": [{"role": "user", "content": "a"}], "rewards": [1.0]}))
+    assert imported(path).prompts[0].prompt == [{"role": "user", "content": "a"}]

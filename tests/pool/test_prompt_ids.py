@@ -181,3 +181,15 @@ def test_padding_that_the_model_has_no_embedding_for_is_not_used(chats):
     tokenizer.add_special_tokens({"pad_token": "<new>"})
     assert tokenizer.pad_token_id == model.get_input_embeddings().num_embeddings
     assert pad_token_id(tokenizer, model) == tokenizer.eos_token_id
+
+
+def test_long_prompts_are_counted_and_can_be_dropped(chats, tmp_path):
+    config = chats("1 May")
+    prompts = [{"prompt": "q", "keep": "yes"}, {"prompt": "q " * 400}, {"prompt": "q " * 500}]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    changed = dataclasses.replace(config, prompts=str(tmp_path / "long.jsonl"), out=str(tmp_path / "dropped"))
+    with pytest.raises(VbonError, match=r"long\.jsonl:2: prompt .* and 1 more are too long"):
+        collect(changed, progress=False)
+    with pytest.warns(UserWarning, match="2 prompts are too long and dropped, 1 kept"):
+        pool = collect(dataclasses.replace(changed, drop_long_prompts=True), progress=False)
+    assert [prompt.prompt for prompt in ReferencePool.open(pool).prompts] == ["q"]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbon.errors import VbonError
-from vbon.pool.prompts import make_prompt, read_prompts, reward_columns
+from vbon.pool.prompts import check_prompt, make_prompt, read_prompts, reward_columns
 
 TEXTS = ["a", "b c ", "ünïcode \u2028 \x00 end", "line\nbreak", 'quo"te', "x" * 100_000]
 VALID = b"""{"prompt": "a", "answer": 1}
@@ -204,3 +204,39 @@ def test_a_column_that_json_cannot_hold_is_named(tmp_path: Path, value):
     pq.write_table(pa.table({"prompt": ["a"], "fine": [1], "price": [value]}), tmp_path / "p.parquet")
     with pytest.raises(VbonError, match=r"p\.parquet:1: column 'price' holds a value that JSON cannot"):
         read_prompts(tmp_path / "p.parquet")
+
+
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_chat_that_a_cell_holds_as_json_is_a_chat(tmp_path, suffix):
+    path = tmp_path / f"prompts{suffix}"
+    text = json.dumps(CHAT)
+    cell = '"' + text.replace('"', '""') + '"'
+    path.write_text(json.dumps({"prompt": text}) if suffix == ".jsonl" else f"prompt\n{cell}\n")
+    assert read_prompts(path)[0].prompt == CHAT
+
+
+@pytest.mark.parametrize("text", ['[{"role": "user"}]', '[{"a": 1}]', "[{]", '[{"role": 1, "content": "x"}]', "[{}]"])
+def test_any_other_text_stays_text(text):
+    assert check_prompt(text, "here") == text
+
+
+def test_columns_that_are_not_named_are_left_out(tmp_path):
+    """Also one whose values JSON cannot hold; a name that no row has is an error."""
+    path = tmp_path / "prompts.parquet"
+    rows = [{"prompt": "a", "answer": 1, "date": datetime.datetime(2026, 1, 2)}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(VbonError, match=r"column 'date' holds a value that JSON cannot .* as --columns of collect"):
+        read_prompts(path)
+    assert read_prompts(path, columns=["answer"])[0].columns == {"answer": 1}
+    with pytest.raises(VbonError, match="no column 'missing', which --columns names"):
+        read_prompts(path, columns=["missing"])
+
+
+def test_repeated_prompts_are_kept_where_each_is_an_order(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\nb\na\n")
+    assert [one.prompt for one in read_prompts(path, keep_repeated=True)] == ["a", "b", "a"]
+    assert [one.prompt for one in read_prompts(path, keep_repeated=True, limit=2)] == ["a", "b"]

@@ -18,6 +18,7 @@ from vbon.config.train import TrainConfig
 from vbon.errors import VbonError
 from vbon.pool import ReferencePool
 from vbon.training import online
+from vbon.training.output import model_card
 from vbon.training.parallel.adapters import with_adapters
 from vbon.training.train import train
 from vbon.training.trainer import VBoNTrainer
@@ -316,3 +317,32 @@ def test_the_online_phase_starts_with_moments_of_its_own(configure, tmp_path):
     assert handed_over == {}
     after = load_file(tmp_path / "run/vbon/checkpoints/step-000004/optimizer.safetensors")
     assert {float(tensor) for name, tensor in after.items() if name.endswith(".step")} == {16.0}  # 4 × 2 epochs × 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "best_of_n"),
+    [
+        ({}, True),
+        ({"algorithm": "offline"}, True),
+        ({"algorithm": "offline", "offline_loss": "dpo", "kl_coef": 0.1}, False),
+        ({"objective": "reward", "kl_coef": 0.5}, False),
+        ({"objective": "quantile", "kl_coef": 0.5}, False),
+    ],
+)
+def test_a_card_claims_best_of_n_only_where_it_is_the_target(configure, changes, best_of_n):
+    title = model_card.title_of(configure(n=2.5, **changes), {"is_reference": False})
+    assert ("Best-of-2.5 in one sample" in title) == best_of_n
+
+
+def test_rounds_of_another_target_than_best_of_n_are_refused(configure):
+    with pytest.raises(VbonError, match="--rounds"):
+        configure(rounds=2, objective="reward", kl_coef=0.5).validate()
+
+
+def test_validation_on_training_prompts_is_said_on_the_console_and_on_the_card(configure, capsys):
+    config = configure(num_iterations=1, validation_fraction=1e-9)
+    result = train(config)
+    assert result["validated_on_training_prompts"]
+    shown = capsys.readouterr()
+    assert "validation is on training prompts" in " ".join((shown.out + shown.err).split())
+    assert "| on its own training prompts, after" in (Path(config.out) / "README.md").read_text()

@@ -84,7 +84,7 @@ class GenerateConfig:
 
     GROUPS = (
         ("common", "out num_samples best_of reward dial temperature max_new_tokens limit"),
-        ("prompts and completions", "prompt_column stop_token_ids seed"),
+        ("prompts and completions", "prompt_column columns stop_token_ids seed"),
         (
             "machine",
             "batch_size reward_batch_size reward_concurrency reward_dtype reward_timeout device dtype "
@@ -112,6 +112,7 @@ class GenerateConfig:
     """Longest completion, in tokens. Default: that of the model's generation_config.json."""
     stop_token_ids: tuple[types.StopTokens, ...] = ()
     prompt_column: types.PromptColumn = "prompt"
+    columns: tuple[types.Columns, ...] = ()
     limit: types.PromptLimit | None = None
     batch_size: types.Count = 256
     """Completions sampled at a time. Lower it if memory runs out."""

@@ -19,7 +19,7 @@ class CollectConfig:
 
     GROUPS = (
         ("common", "num_samples temperature max_new_tokens limit batch_size engine"),
-        ("prompts and completions", "prompt_column stop_token_ids seed samples_per_shard"),
+        ("prompts and completions", "prompt_column columns drop_long_prompts stop_token_ids seed samples_per_shard"),
         (
             "reward",
             "reward_batch_size reward_concurrency reward_dtype reward_timeout opponents judge_orders max_comparisons",
@@ -46,6 +46,9 @@ class CollectConfig:
     samples_per_shard: types.Count = 4096
     """Completions stored in one file. Lower it to lose less in a crash, or to share work among more Ray workers."""
     prompt_column: types.PromptColumn = "prompt"
+    columns: tuple[types.Columns, ...] = ()
+    drop_long_prompts: bool = False
+    """Leave out prompts that, with --max-new-tokens, exceed the model's context. Without it they are an error."""
     limit: types.PromptLimit | None = None
     seed: types.NonNegative = 0
     """Seed of the samples."""

@@ -98,6 +98,7 @@ Prompts = Annotated[str, Help("Prompts: a JSONL, Parquet, CSV or text file, or a
 PromptColumn = Annotated[
     str, Help("Column of --prompts that holds the prompt: a string or a list of chat messages.", "NAME")
 ]
+Columns = Annotated[str, Help("Other columns of --prompts to keep and pass to the reward. Default: all.", "NAME")]
 PromptLimit = Annotated[Count, Help("Read only this many prompts, for a quick trial.")]
 StopTokens = Annotated[
     NonNegative,

@@ -37,10 +37,13 @@ def generate_command(config: GenerateConfig) -> dict[str, Any]:
 def generate_rows(config: GenerateConfig) -> Iterator[Row]:
     """Yield {prompt, completion, reward?} in the order of the prompts; a function of the config and its seed.
 
+    A prompt that is there twice gets the same completions twice.
     Plain sampling at the temperature: top_p and top_k of the model's generation_config.json are not applied.
     Raises VbonError before the first row for bad prompts, model, reward or length.
     """
-    prompts = read_prompts(config.prompts, column=config.prompt_column, limit=config.limit)
+    prompts = read_prompts(
+        config.prompts, column=config.prompt_column, columns=config.columns, limit=config.limit, keep_repeated=True
+    )
     sampler = load_sampler(
         config.model,
         config,

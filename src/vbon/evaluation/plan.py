@@ -92,9 +92,8 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     filled = dataclasses.replace(config, n=n, model=ref_model, reward=reward.name, judges=tuple(j.name for j in judges))
     settings = json_value(dataclasses.asdict(filled)) | {"allowed_mismatches": allowed}
     settings |= {} if tilt == "best" else {"tilt": tilt}
-    return EvaluationPlan(
-        runs, task, device, settings, [*_unknown_warnings(pool), *_held_out_warnings(runs, pool)], others
-    )
+    notes = [*_unknown_warnings(pool), *_held_out_warnings(runs, pool), *_tie_warnings(runs)]
+    return EvaluationPlan(runs, task, device, settings, notes, others)
 
 
 def sources_of(plan: EvaluationPlan) -> dict[str, Any]:
@@ -159,14 +158,19 @@ def _sampler(config: EvaluateConfig, ref_model: str, pool: ReferencePool, device
     for key in ("temperature", "max_new_tokens"):
         if getattr(made, key) is None:
             raise VbonError(f"{pool.path}: its {key} is not known; import it with --declare {key}=…")
-    return load_sampler(
-        ref_model,
-        config,
-        device,
-        temperature=made.temperature,
-        max_new_tokens=made.max_new_tokens,
-        stop_token_ids=made.stop,
-    )
+    try:
+        return load_sampler(
+            ref_model,
+            config,
+            device,
+            temperature=made.temperature,
+            max_new_tokens=made.max_new_tokens,
+            stop_token_ids=made.stop,
+        )
+    except VbonError as error:
+        if config.model is not None or Path(ref_model).exists():
+            raise
+        raise VbonError(f"{error}; {pool.path} names this model: say with --model where it lies now") from None
 
 
 def _check_fingerprints(
@@ -192,6 +196,15 @@ def _check_fingerprints(
 def _unknown_warnings(pool: ReferencePool) -> list[str]:
     unknown = pool.fingerprint.unknown()
     return [f"not known how the pool was made: {', '.join(unknown)}; the rank test decides"] if unknown else []
+
+
+def _tie_warnings(runs: Sequence[Run]) -> list[str]:
+    return [
+        f"{run.name} was trained with --tie-rule order, and ties count at random here: where rewards tie, its KL to "
+        "best-of-N stays above the floor even if it is perfect"
+        for run in runs
+        if run.record.config.get("tie_rule") == "order"
+    ]
 
 
 def _held_out_warnings(runs: Sequence[Run], pool: ReferencePool) -> list[str]:

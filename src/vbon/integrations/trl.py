@@ -74,10 +74,27 @@ class VbonReward:
         """ρ of each completion. TRL's calling convention: aligned lists by keyword, messages where it is a chat."""
         rows = {name: values for name, values in columns.items() if name not in HOST_ARGUMENTS}
         references = [self._reference(prompt, rows, index) for index, prompt in enumerate(prompts)]
+        self._check_ends(columns.get("completion_ids"))
         scores = self.sequence_reward(references, self._texts(prompts, completions, columns.get("completion_ids")))
         if log_metric is not None:
             _log(scores, log_metric)
         return scores.sequence_rewards.tolist()
+
+    def _check_ends(self, ids: Sequence[list[int]] | None) -> None:
+        """Raise VbonError where TRL ends completions at other tokens than the pool's samples end at."""
+        pool = self.sequence_reward.pool
+        if pool is None or pool.fingerprint.stop is None or ids is None:
+            return
+        stop, most = pool.fingerprint.stop, pool.fingerprint.max_new_tokens
+        for row in map(list, ids):
+            beyond = any(token in stop for token in row[:-1])
+            early = bool(row) and row[-1] not in stop and most is not None and len(row) < most
+            if beyond or early:
+                what = "continue behind a stop token of the pool" if beyond else f"end at the token {row[-1]}"
+                raise VbonError(
+                    f"{pool.path}: its samples end at the tokens {list(stop)}, but completions of the trainer {what}; "
+                    f"set eos_token_id of the model's generation_config to {list(stop)}"
+                )
 
     def _reference(self, prompt: Any, rows: dict[str, Sequence[Any]], index: int) -> Reference:
         row = {name: values[index] for name, values in rows.items()}

@@ -185,8 +185,18 @@ def _explained(error: Exception, name: str) -> str:
     if isinstance(error, ImportError):
         return f"it needs a package that is not installed or does not fit here ({_cut(message)})"
     if not Path(name).exists():
-        return f"there is no such directory here, and it cannot be had from the hub ({_cut(message)})"
+        return f"there is no such directory here, and {_hub_answer(message)}"
     return _cut(message)
+
+
+def _hub_answer(message: str) -> str:
+    """What the hub's client says of a name, in a few words: by its own, a mistyped path would look like an outage."""
+    said = message.lower()
+    if any(word in said for word in ("gated", "401", "403")):
+        return "the hub keeps that name private or gated: log in with `hf auth login`, or correct the name"
+    if any(word in said for word in ("connect", "offline", "timed out", "resolve")):
+        return "the hub is out of reach from here, so that it cannot be a hub id; correct the path"
+    return "the hub has no model of that name; correct the path"
 
 
 def _cut(message: str) -> str:

@@ -22,8 +22,8 @@ from vbon.pool.engines import TransformersEngine, load_engine
 from vbon.pool.job import Part, make_shard, part_of, try_reward
 from vbon.pool.manifest import Manifest
 from vbon.pool.pairwise_ranks import share_of_cycles
-from vbon.pool.prompt_ids import read_prompt_ids, write_prompt_ids
-from vbon.pool.prompts import read_prompts
+from vbon.pool.prompt_ids import PromptTooLong, read_prompt_ids, write_prompt_ids
+from vbon.pool.prompts import Prompt, read_prompts
 from vbon.pool.sampled import Described, Engine
 from vbon.pool.sampling import make_plan
 from vbon.pool.store import ReferencePool
@@ -44,10 +44,11 @@ def collect(config: CollectConfig, *, progress: bool = True, should_pause: Calla
             been sampled then.
         Paused: `should_pause` returned True after a shard, which is stored.
     """
-    prompts = read_prompts(config.prompts, column=config.prompt_column, limit=config.limit)
+    prompts = read_prompts(config.prompts, column=config.prompt_column, columns=config.columns, limit=config.limit)
     local = None if config.engine == "ray" else load_engine(config)
     engine = local or describe_model(config)
-    whole = Part(prompts, engine.encode(prompts, config.prompts))
+    whole = _encoded(config, engine, prompts)
+    prompts = whole.prompts
     if progress and isinstance(engine, TransformersEngine):
         show(partial(_plan_lines, config, engine, whole))
     reward = load_configured_reward(config.reward, config, engine.device)
@@ -86,6 +87,19 @@ def _plan_lines(config: CollectConfig, engine: TransformersEngine, whole: Part) 
     rows = min(config.batch_size or engine.batch_size(whole.prompt_ids), len(whole.prompts) * config.num_samples)
     stored = len(whole.prompts) * config.num_samples
     return sampling_lines(engine.sampler.model, rows, longest, stored, config.out, reward=config.reward)
+
+
+def _encoded(config: CollectConfig, engine: Described, prompts: list[Prompt]) -> Part:
+    """The prompts with their token ids; with --drop-long-prompts those that leave room for a completion."""
+    try:
+        return Part(prompts, engine.encode(prompts, config.prompts))
+    except PromptTooLong as error:
+        if not config.drop_long_prompts or not error.fitting:
+            raise
+        kept = [prompts[place] for place in error.fitting]
+        dropped = len(prompts) - len(kept)
+        warnings.warn(f"{config.prompts}: {dropped} prompts are too long and dropped, {len(kept)} kept", stacklevel=3)
+        return Part(kept, engine.encode(kept, config.prompts))
 
 
 def _manifest(config: CollectConfig, whole: Part, engine: Described, reward: Reward) -> Manifest:

@@ -261,8 +261,12 @@ def _require_absent(out: Path) -> None:
 
 
 def _completion(value: Any, name: str, prompt: str | Messages, text_rule: str, where: str) -> str:
+    if isinstance(value, list) and len(value) == 1:  # a conversation that is the answer alone
+        value = value[0]
+    if isinstance(value, dict):  # a message, or what a server returned
+        value = next((value[key] for key in ("content", "text", "completion") if key in value), value)
     if not isinstance(value, str):
-        raise VbonError(f"{where}: {name!r} must be a string, not {type(value).__name__}")
+        raise VbonError(f"{where}: {name!r} must be a string, or a message with a string as content")
     if name != "text" or text_rule == "completion":
         return value
     if not isinstance(prompt, str) or not value.startswith(prompt):
@@ -273,7 +277,7 @@ def _completion(value: Any, name: str, prompt: str | Messages, text_rule: str, w
 
 
 def _reward(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not isinstance(value, int | float):  # true and false are 1 and 0, as a reward's are
         raise VbonError(f"{where}: reward must be a number, not {value!r:.40}")
     try:
         reward = float(value)

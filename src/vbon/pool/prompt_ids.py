@@ -23,6 +23,14 @@ IDS_NAME = "prompt_ids.parquet"
 """The ids of all prompts, in a pool that is not complete: a collection that is continued follows them."""
 
 
+class PromptTooLong(VbonError):
+    """A prompt leaves no room for a completion. `fitting`: positions of the prompts that do."""
+
+    def __init__(self, message: str, fitting: Sequence[int]):
+        super().__init__(message)
+        self.fitting = tuple(fitting)
+
+
 class Room(NamedTuple):
     """Limits of a model's input; None where they are not known."""
 
@@ -94,14 +102,9 @@ def check_room(
         VbonError: a prompt is too long or holds an id that the model has no embedding for; or prompts lie on both sides
             of the length at which its rotary embedding switches.
     """
+    _check_length(prompts, prompt_ids, max_new_tokens, room.context, source)
     for prompt, ids in zip(prompts, prompt_ids, strict=True):
         where = f"{source}:{prompt.row}" if prompt.row is not None else f"{source}: prompt {prompt.prompt_id}"
-        if room.context is not None and len(ids) + max_new_tokens > room.context:
-            raise VbonError(
-                f"{where}: prompt {shorten(prompt.prompt)} has {len(ids)} tokens; with {max_new_tokens} new ones it "
-                f"exceeds the model's context of {room.context}, which leaves {max(room.context - max_new_tokens, 0)} "
-                f"beside --max-new-tokens {max_new_tokens}; shorten or drop it"
-            )
         check_vocabulary(ids, room.vocabulary, f"{where}: prompt {shorten(prompt.prompt)}")
     if room.switch is None:
         return
@@ -113,6 +116,31 @@ def check_room(
             "completion would depend on the prompts beside it; keep every prompt with its completion on one side "
             "(shorter prompts or --max-new-tokens, or a file of long prompts alone)"
         )
+
+
+def _check_length(
+    prompts: Sequence[Prompt],
+    prompt_ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    context: int | None,
+    source: str,
+) -> None:
+    if context is None:
+        return
+    left = max(context - max_new_tokens, 0)
+    fitting = [place for place, ids in enumerate(prompt_ids) if len(ids) <= left]
+    if len(fitting) == len(prompts):
+        return
+    place = next(place for place, ids in enumerate(prompt_ids) if len(ids) > left)
+    prompt, length, others = prompts[place], len(prompt_ids[place]), len(prompts) - len(fitting) - 1
+    where = f"{source}:{prompt.row}" if prompt.row is not None else f"{source}: prompt {prompt.prompt_id}"
+    too = f", and {others} more are too long" if others else ""
+    raise PromptTooLong(
+        f"{where}: prompt {shorten(prompt.prompt)} has {length} tokens; with {max_new_tokens} new ones it "
+        f"exceeds the model's context of {context}, which leaves {left} beside --max-new-tokens {max_new_tokens}{too}; "
+        "shorten or drop it",
+        fitting,
+    )
 
 
 def check_vocabulary(ids: Sequence[int], vocabulary: int | None, where: str) -> None:

@@ -60,28 +60,55 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def read_prompts(path: str | Path, *, column: str = "prompt", limit: int | None = None) -> list[Prompt]:
-    """Read at most `limit` prompts from a file or a hub dataset (`id` or `id:split`, `datasets` extra).
+def read_prompts(
+    path: str | Path,
+    *,
+    column: str = "prompt",
+    columns: Sequence[str] = (),
+    limit: int | None = None,
+    keep_repeated: bool = False,
+) -> list[Prompt]:
+    """Read prompts from a file or a hub dataset (`id` or `id:split`, `datasets` extra).
 
-    All other columns become `Prompt.columns`. A prompt that is repeated with the same columns is kept once, with a
-    warning.
+    Args:
+        path: the file or hub id.
+        column: name of the column that holds the prompt.
+        columns: the other columns that become `Prompt.columns`; empty for all of them.
+        limit: most prompts to read.
+        keep_repeated: keep a prompt that is repeated with the same columns as often as it is there; otherwise it is
+            kept once, with a warning.
+
+    Returns:
+        The prompts, in the order of the file.
 
     Raises:
         VbonError: the file or a row cannot be read; the message names file and line.
     """
-    prompts: dict[str, Prompt] = {}
+    prompts: list[Prompt] = []
+    known: set[str] = set()
     repeated = 0
     for number, record in _records(str(path), column):
-        prompt = parse_prompt(record, column, f"{path}:{number}", row=number)
-        repeated += prompt.prompt_id in prompts
-        prompts.setdefault(prompt.prompt_id, prompt)
+        where = f"{path}:{number}"
+        prompt = parse_prompt(_chosen(record, column, columns, where), column, where, row=number)
+        if prompt.prompt_id in known and not keep_repeated:
+            repeated += 1
+            continue
+        known.add(prompt.prompt_id)
+        prompts.append(prompt)
         if limit is not None and len(prompts) >= limit:
             break
     if not prompts:
         raise VbonError(f"{path}: holds no prompts")
     if repeated:
         warnings.warn(f"{path}: {repeated} repeated prompts dropped, {len(prompts)} kept", stacklevel=2)
-    return with_absent_columns(list(prompts.values()))
+    return with_absent_columns(prompts)
+
+
+def _chosen(record: Mapping[str, Any], column: str, columns: Sequence[str], where: str) -> Mapping[str, Any]:
+    missing = next((name for name in columns if name not in record), None)
+    if missing is not None:
+        raise VbonError(f"{where}: no column {missing!r}, which --columns names (columns here: {', '.join(record)})")
+    return {name: value for name, value in record.items() if name in (column, *columns)} if columns else record
 
 
 def with_absent_columns(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -117,7 +144,8 @@ def parse_prompt(record: Mapping[str, Any], column: str, where: str, *, row: int
     except (TypeError, ValueError, RecursionError) as error:
         column = next((name for name, value in columns.items() if not _is_json(value)), column)
         raise VbonError(
-            f"{where}: column {column!r} holds a value that JSON cannot ({first_line(error)}); leave the column out"
+            f"{where}: column {column!r} holds a value that JSON cannot ({first_line(error)}); leave the column "
+            "out, as --columns of collect and generate does"
         ) from None
 
 
@@ -136,10 +164,22 @@ def check_prompt(value: Any, where: str) -> str | Messages:
         VbonError: it is neither; the message begins with `where`.
     """
     if isinstance(value, str):
-        return value
+        return _chat_in_text(value) or value
     if not isinstance(value, list) or not value:
         raise VbonError(f"{where} must be a string or a list of chat messages, not {_type_name(value)}")
     return [_check_message(message, f"{where} message {index}") for index, message in enumerate(value, start=1)]
+
+
+def _chat_in_text(text: str) -> Messages | None:
+    """The messages that a text spells as JSON, as a cell of a CSV file must; None for any other text."""
+    if not (text.lstrip().startswith("[{") and text.rstrip().endswith("}]")):
+        return None
+    try:
+        messages = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    whole = all(isinstance(one, dict) and isinstance(one.get("role"), str) and "content" in one for one in messages)
+    return [_check_message(message, "a chat in a text") for message in messages] if whole else None
 
 
 def reward_columns(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:

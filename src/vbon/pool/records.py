@@ -72,15 +72,38 @@ def _read_jsonl(path: Path, _: str) -> Iterator[Record]:
 
 
 def _read_json(path: Path, _: str) -> Iterator[Record]:
-    first = next((line for _, line in _lines(path) if line.strip()), "[]")
-    if first.lstrip().startswith("{") and first.rstrip().endswith("}"):  # JSON Lines under another suffix
-        yield from _read_jsonl(path, _)
+    lines = [line for _, line in _lines(path)]
+    objects = [line for line in lines if line.strip()]
+    first = objects[0].strip() if objects else "[]"
+    is_object = first.startswith("{") and first.endswith("}")
+    if is_object and (len(objects) > 1 or not isinstance(_rows(parse_json(first, f"{path}:1")), list)):
+        yield from _read_jsonl(path, _)  # JSON Lines under another suffix
         return
-    rows = parse_json("".join(line for _, line in _lines(path)) or "[]", str(path))
+    rows = _rows(parse_json("".join(lines) or "[]", str(path)))
     if not isinstance(rows, list):
-        raise VbonError(f"{path}: must hold a list of objects; for one object a line, name it .jsonl")
+        raise VbonError(
+            f"{path}: must hold a list of objects, or a column of equal length under each name; for one object a line, "
+            "name it .jsonl"
+        )
     for number, row in enumerate(rows, start=1):
         yield number, _as_object(row, f"{path}: row {number}")
+
+
+def _rows(content: Any) -> Any:
+    """The rows of a table that is stored under `data`, or column by column as pandas does; else the content itself."""
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        return content["data"]
+    if not isinstance(content, dict) or not content:
+        return content
+    columns = {name: list(_cells(column)) for name, column in content.items() if isinstance(column, dict | list)}
+    chat = any(isinstance(cell, dict) and "role" in cell for column in columns.values() for cell in column)
+    if chat or len(columns) < len(content) or len({len(column) for column in columns.values()}) > 1:
+        return content  # one row, perhaps: a chat is a list too
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+
+
+def _cells(column: dict[str, Any] | list[Any]) -> Any:
+    return column.values() if isinstance(column, dict) else column
 
 
 def _read_text(path: Path, text_column: str) -> Iterator[Record]:

@@ -175,7 +175,7 @@ def load_model(spec: str, path: str, *, trust_remote_code: bool) -> tuple[PreTra
     trusted = {"trust_remote_code": trust_remote_code}
     try:
         config = from_pretrained(AutoConfig, path, "a config", **trusted)  # fails soonest where nothing is there
-        tokenizer = load_tokenizer(path, truncation_side="left", **trusted)
+        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code, truncation_side="left")
         options = {"config": config, "dtype": torch.float32, **trusted}
         model, _ = load_weights(AutoModelForSequenceClassification, path, "a trained classifier", **options)
     except VbonError as error:

@@ -41,7 +41,7 @@ def model_card(config: TrainConfig, task: Task, allowed: Sequence[str], result: 
 {yaml.safe_dump(_front_matter(config), sort_keys=False).strip()}
 ---
 
-# {_title(config, result)}
+# {title_of(config, result)}
 
 {_what_it_is(config, task, result)}
 Method `{config.method_name}` (objective `{config.objective}`, algorithm `{config.algorithm}`, warm start
@@ -74,7 +74,8 @@ the checkpoint; `vbon evaluate RUN --pool HELDOUT` gives some that did not.
 """
 
 
-def _title(config: TrainConfig, result: dict[str, Any]) -> str:
+def title_of(config: TrainConfig, result: dict[str, Any]) -> str:
+    """The title of a run's card: best-of-N only where the run was trained towards it."""
     if result["is_reference"]:
         return "The reference, unchanged"
     target = target_of(config).name
