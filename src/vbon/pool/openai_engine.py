@@ -92,12 +92,21 @@ class Server:
     def sample(self, query: Query) -> list[Choice]:
         """Collect all the choices that the query wants, in as many requests as needed.
 
-        `transformers serve` ignores n, and other servers limit it.
+        `transformers serve` ignores n, other servers limit it, and llama.cpp refuses more than it has slots.
         """
         choices: list[Choice] = []
+        most = query.num_samples
         while len(choices) < query.num_samples:
-            rest = query._replace(num_samples=query.num_samples - len(choices), seed=query.seed + len(choices))
-            choices += self.ask(rest)[: rest.num_samples]
+            missing = min(most, query.num_samples - len(choices))
+            rest = query._replace(num_samples=missing, seed=query.seed + len(choices))
+            try:
+                choices += self.ask(rest)[:missing]
+            except TransientError:
+                raise
+            except RewardError:
+                if missing == 1:
+                    raise
+                most = missing // 2
         return choices
 
 
