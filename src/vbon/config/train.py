@@ -24,7 +24,11 @@ class TrainConfig:
         ("objective", "objective tilt tie_rule tail refine_tail kl_coef kl_estimator refresh_kl rounds"),
         ("several rewards", "combine_with combine_rewards combine"),
         ("rollouts", "rollouts_per_iteration samples_per_prompt prompts temperature max_new_tokens stop_token_ids"),
-        ("updates", "num_epochs minibatch_size lr_schedule max_grad_norm clip_range advantage_clip whiten_advantages"),
+        (
+            "updates",
+            "num_epochs minibatch_size buffer_iterations lr_schedule max_grad_norm clip_range advantage_clip "
+            "whiten_advantages",
+        ),
         ("critic of ppo", "critic critic_layers critic_learning_rate value_clip_range value_coef"),
         ("training on the pool", "offline_loss offline_steps offline_learning_rate offline_batch_size"),
         (
