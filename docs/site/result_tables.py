@@ -91,6 +91,26 @@ def _summaries() -> tuple[str, ...]:
     )
 
 
+def verifiable() -> str:
+    """Pass rates and KL of every run of the recipe on arithmetic, the reference and best-of-N."""
+    found = read(RECIPES / "verifiable/results/results.json")
+    n, names = found["n"], {"vbon-bound": "one-sided estimator", "kl-rl": "KL-RL at best-of-N's KL"}
+    rows = [
+        (f"{names.get(method, method)}, seed {seed}", *(f"{run[key]['value']:.3f}" for key in ("pass_at_1", *_KLS)))
+        for method, seeds in found["runs"].items()
+        for seed, run in seeds.items()
+    ]
+    low, high = _passes(found)
+    own = [
+        ("reference, one sample", f"{low:.3f}", "0", ""),
+        (f"reference, best of {n:g}", f"{high:.3f}", f"{found['best_of_n']['kl_policy_ref']['value']:.3f}", "0"),
+    ]
+    return table(("", "pass@1", "KL to the reference, nats", "KL to best-of-N, nats"), [*own, *rows])
+
+
+_KLS = ("kl_policy_ref", "kl_policy_bon")
+
+
 def cost() -> str:
     """The cost of best-of-N over that of one sample, in a full batch."""
     rows = read(ROOT / "benchmarks/results/best_of_n.json")["rows"]
@@ -238,6 +258,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "best-of-n": best_of_n_table,
     "pool-size": pool_size,
+    "verifiable": verifiable,
     "cost": cost,
     "pool": pool,
     "ties": ties,

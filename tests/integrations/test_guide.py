@@ -11,7 +11,7 @@ from vbon import config, flags
 from vbon.cli import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
-GUIDE = (ROOT / "docs" / "guides" / "hosts.md").read_text()
+GUIDE = (ROOT / "docs" / "guides" / "hosts.md").read_text().replace("\\\n", " ")
 ECOSYSTEM = (ROOT / "docs" / "ecosystem.md").read_text()
 
 
