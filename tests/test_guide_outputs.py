@@ -158,7 +158,7 @@ def test_the_tools_print_what_their_guide_shows(demo: Path, monkeypatch: pytest.
 def test_the_tail_prints_what_its_guide_shows(demo: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(demo)
     page = (GUIDES / "choosing-n-and-m.md").read_text()
-    (command,) = re.findall(r"`(vbon inspect runs/demo[^`]*)` prints", page)
+    (command,) = re.findall(r"`(vbon inspect runs/demo[^`]*)`\s+prints", page)
     (table,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     check_shown([line for line in table.splitlines() if "…" not in line], run(command), structure)
 

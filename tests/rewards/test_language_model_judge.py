@@ -60,7 +60,7 @@ def judge(folder: Path) -> Iterator[str]:
     finally:
         for process in filter(None, (server, model)):
             process.kill()
-            process.wait()
+            process.communicate()  # closes its pipes
 
 
 def _answers(port: int) -> bool:
@@ -80,7 +80,7 @@ def test_a_pool_is_judged_continued_and_trained_on(tmp_path, capsys):
         )
         collect = ["collect", *shared, "--prompts", str(tmp_path / "prompts.jsonl"), "--limit", str(PROMPTS)]
         collect += ["--num-samples", str(SAMPLES), "--max-new-tokens", "2", "--device", "cpu", "--out", str(pool)]
-        assert main([*collect, "--max-comparisons", "5"]) == 1
+        assert main([*collect, "--max-comparisons", "5"]) == 2
         assert "--max-comparisons is reached" in capsys.readouterr().err
         asked = preferences(pool)
         assert len(asked) == 5
