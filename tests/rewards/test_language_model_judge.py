@@ -75,9 +75,8 @@ def preferences(folder: Path) -> list[float]:
 def test_a_pool_is_judged_continued_and_trained_on(tmp_path, capsys):
     world, pool, run = make_enumerable(tmp_path, WORLD), tmp_path / "pool", tmp_path / "run"
     with judge(tmp_path) as url:
-        shared = (
-            f"--model {world.model} --reward pairwise:{url} --reward-batch-size 8 --opponents {SAMPLES - 1}".split()
-        )
+        shared = ["--model", world.model, "--reward", f"pairwise:{url}", "--opponents", str(SAMPLES - 1)]
+        shared += ["--reward-batch-size", "4", "--reward-timeout", "900"]
         collect = ["collect", *shared, "--prompts", str(tmp_path / "prompts.jsonl"), "--limit", str(PROMPTS)]
         collect += ["--num-samples", str(SAMPLES), "--max-new-tokens", "2", "--device", "cpu", "--out", str(pool)]
         assert main([*collect, "--max-comparisons", "5"]) == 2
