@@ -1,6 +1,5 @@
 """The interface of an experiment: what `vbon lab` runs it with, and what it must have."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,11 +26,11 @@ class Experiment(Protocol):
         """The heading of its table."""
 
     @property
-    def COLUMNS(self) -> Sequence[str]:
-        """The columns of its table."""
+    def COLUMNS(self) -> str:
+        """The columns of its table, with spaces between."""
 
     @property
-    def TRAINED_BY(self) -> Sequence[str]:
+    def TRAINED_BY(self) -> str:
         """The columns that tell the "trained" runs of its result apart, but for their seeds."""
 
     @property

@@ -39,18 +39,7 @@ from vbon.lab.rows import Row
 from vbon.version import __version__
 
 TRAINED_TITLE = "trained: medians over seeds, the lowest and highest distance beside (exact; nats)"
-TRAINED_COLUMNS = (
-    "seeds",
-    "moved",
-    "kl_policy_bon",
-    "lowest",
-    "highest",
-    "kl_policy_ref",
-    "reward",
-    "reward_mean",
-    "win_rate",
-    "entropy",
-)
+TRAINED_COLUMNS = "seeds moved kl_policy_bon lowest highest kl_policy_ref reward reward_mean win_rate entropy"
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -93,11 +82,12 @@ def lab_command(config: LabConfig) -> dict[str, Any]:
     result = {**header, **result}
     path = out / f"{config.experiment}-{config.preset}.json"
     _write_result(path, result)
-    _print_table(experiment.TITLE, result["rows"], experiment.COLUMNS)
+    _print_table(experiment.TITLE, result["rows"], experiment.COLUMNS.split())
     if result.get("trained"):
-        summary = rows.summary(result["trained"], experiment.TRAINED_BY)
-        columns = [name for name in TRAINED_COLUMNS if name in summary[0] and name not in experiment.TRAINED_BY]
-        _print_table(TRAINED_TITLE, summary, (*experiment.TRAINED_BY, *columns))
+        by = experiment.TRAINED_BY.split()
+        summary = rows.summary(result["trained"], by)
+        columns = [name for name in TRAINED_COLUMNS.split() if name in summary[0] and name not in by]
+        _print_table(TRAINED_TITLE, summary, (*by, *columns))
     path.with_suffix(".svg").write_text(draw(experiment.panels(result)), encoding="utf-8")
     print(f"{path}, {path.with_suffix('.svg')}")
     return result

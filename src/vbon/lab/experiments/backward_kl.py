@@ -21,8 +21,8 @@ from vbon.lab.training import run as run_job
 from vbon.lab.world import World, reference
 
 TITLE = "backward-kl: distance to best-of-N after training (nats; medians over seeds, lowest and highest beside)"
-TRAINED_BY = ()
-COLUMNS = ("n", "method", "seeds", "kl_policy_bon", "lowest", "highest", "above_optimum", "kl_bon_policy", "entropy")
+TRAINED_BY = ""
+COLUMNS = "n method seeds kl_policy_bon lowest highest above_optimum kl_bon_policy entropy"
 OPTIMUM = "exact gradient"
 METHODS: dict[str, Mapping[str, Any]] = {
     "vbon": {},

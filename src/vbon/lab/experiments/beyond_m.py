@@ -8,6 +8,7 @@ Trained part: plain, `--refine-tail` and `--rounds 2` through the library itself
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from vbon.lab.training import LONG, Job, Scale, run_all, run_log_probs, truth_of
 from vbon.lab.world import World
 
 TITLE = "beyond-m: KL(π̂‖π_bon) for N around M and past it (nats; ± is the 95 % interval over pools)"
-COLUMNS = ("num_samples", "n", "way", "reference_samples", "policy_samples", "kl", "kl_error", "reward", "reward_bon")
-TRAINED_BY = ("num_samples", "n", "way")
+COLUMNS = "num_samples n way reference_samples policy_samples kl kl_error reward reward_bon"
+TRAINED_BY = "num_samples n way"
 
 
 TRAINED: tuple[tuple[str, int, dict[str, Any]], ...] = (
@@ -59,13 +60,13 @@ PRESETS = {
 
 
 def run(preset: Preset, context: Context) -> dict[str, Any]:
-    truth, rows = truth_of(World()), []
-    for num_samples in preset.num_samples:
-        for n in preset.ns:
-            rows += [
-                {"num_samples": num_samples, "n": n, **row}
-                for row in simulate(truth, num_samples, n, preset, context.seeds[0])
-            ]
+    truth = truth_of(World())
+    rows = [
+        {"num_samples": num_samples, "n": n, **row}
+        for num_samples in preset.num_samples
+        for n in preset.ns
+        for row in simulate(truth, num_samples, n, preset, context.seeds[0])
+    ]
     return {"rows": rows, "trained": run_trained(preset, context)}
 
 
@@ -138,9 +139,9 @@ def _bon_of(probs: Float, truth: Truth, num_samples: int, n: float, rng: np.rand
 
 def run_trained(preset: Preset, context: Context) -> list[Row]:
     """Each way through the library: collect and train; for rounds collect again from the trained policy."""
-    truth = truth_of(World())
+    truth, job_of = truth_of(World()), partial(Job, world=World(), scale=preset.scale, work=context.work)
     cases = [
-        ((num_samples, n, way), _job(num_samples, n ** (1 / rounds), seed, flags, preset, context))
+        ((num_samples, n, way), job_of(num_samples=num_samples, n=n ** (1 / rounds), seed=seed, flags=flags))
         for num_samples, n in preset.trained
         for way, rounds, flags in TRAINED
         for seed in context.seeds
@@ -150,12 +151,6 @@ def run_trained(preset: Preset, context: Context) -> list[Row]:
         {"num_samples": num_samples, "n": n, "way": way, "seed": job.seed, **measure(policy, truth, n)}
         for ((num_samples, n, way), job), policy in zip(cases, policies, strict=True)
     ]
-
-
-def _job(num_samples: int, n: float, seed: int, flags: Row, preset: Preset, context: Context) -> Job:
-    return Job(
-        world=World(), n=n, seed=seed, scale=preset.scale, work=context.work, num_samples=num_samples, flags=flags
-    )
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:

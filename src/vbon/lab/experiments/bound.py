@@ -20,8 +20,8 @@ from vbon.lab.training import truth_of
 from vbon.lab.world import WORLDS
 
 TITLE = "bound: the exact optimum of each form of the objective against best-of-N (nats)"
-TRAINED_BY = ()
-COLUMNS = ("world", "reward", "n", "form", "kl_form_bon", "kl_bon_form", "win_rate", "win_rate_bon", "excluded")
+TRAINED_BY = ""
+COLUMNS = "world reward n form kl_form_bon kl_bon_form win_rate win_rate_bon excluded"
 NEGLIGIBLE = 1e-9
 
 

@@ -22,8 +22,8 @@ from vbon.lab.training import Job, Scale, run_all, run_log_probs, truth_of
 from vbon.lab.world import WORLDS, World
 
 TITLE = "methods: each trained policy against its own optimum, and that optimum against best-of-N (exact; nats)"
-TRAINED_BY = ()
-COLUMNS = ("world", "n", "method", "seed", "kl_optimum_bon", "kl_policy_optimum", "kl_policy_bon")
+TRAINED_BY = ""
+COLUMNS = "world n method seed kl_optimum_bon kl_policy_optimum kl_policy_bon"
 CLOSED_FORMS: tuple[MethodName, ...] = ("vbon", "vbon-bound", "kl-rl", "quantile", "grpo")
 TRAINED: tuple[MethodName, ...] = (*CLOSED_FORMS, "bon-sft-all", "bon-sft", "regression", "listwise", "bonbon", "bond")
 SMALL = World(letters=3, max_new_tokens=3)

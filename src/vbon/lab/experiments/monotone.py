@@ -7,6 +7,7 @@ costs in the true reward, and what the tie-aware form saves over the one-sided o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,8 @@ from vbon.lab.training import LONG, Job, Scale, run_all, run_log_probs, truth_of
 from vbon.lab.world import World
 
 TITLE = "monotone: what a map of the reward changes, exact (nats; rewards are the unmapped ones)"
-COLUMNS = (
-    "map",
-    "n",
-    "levels",
-    "bon_moved",
-    "kl_rl_moved",
-    "reward_bon",
-    "reward_kl_rl",
-    "reward_one_sided",
-    "one_sided_from_bon",
-)
-TRAINED_BY = ("trained_on", "map")
+COLUMNS = "map n levels bon_moved kl_rl_moved reward_bon reward_kl_rl reward_one_sided one_sided_from_bon"
+TRAINED_BY = "trained_on map"
 KEPT = ("affine", "exponential", "cubic", "stretched_tail")
 BROKEN = ("log_saturated", "tanh_saturated", "outliers")
 
@@ -91,10 +82,13 @@ def compare(base: Truth, mapped: Truth, name: str, n: int) -> dict[str, Any]:
 def run_trained(preset: Preset, context: Context) -> list[Row]:
     """The policy trained under each map against the one trained without, same seed: how far apart, and how good."""
     base, rows = truth_of(World()), []
+    job_of = partial(
+        Job, world=World(), n=preset.trained_n, scale=preset.scale, work=context.work, num_samples=preset.num_samples
+    )
     names = ("continuous", *preset.trained_maps)
     for objective in preset.objectives:
         for seed in context.seeds:
-            jobs = [_job(name, objective, seed, preset, context) for name in names]
+            jobs = [job_of(reward=name, seed=seed, flags=_flags(name, objective, preset.trained_n)) for name in names]
             policies = dict(zip(names, run_all(run_log_probs, jobs, context.num_workers), strict=True))
             plain = policies["continuous"]
             rows += [
@@ -111,21 +105,12 @@ def run_trained(preset: Preset, context: Context) -> list[Row]:
     return rows
 
 
-def _job(name: str, objective: str, seed: int, preset: Preset, context: Context) -> Job:
-    flags: dict[str, Any] = {"objective": objective}
-    if objective == "reward":
-        plain, mapped = enumerated_law(truth_of(World())), enumerated_law(truth_of(World(), name))
-        flags["kl_coef"] = float(f"{laws.kl_matched(plain, preset.trained_n) / plain.std() * mapped.std():.6g}")
-    return Job(
-        world=World(),
-        reward=name,
-        n=preset.trained_n,
-        seed=seed,
-        scale=preset.scale,
-        work=context.work,
-        num_samples=preset.num_samples,
-        flags=flags,
-    )
+def _flags(name: str, objective: str, n: int) -> dict[str, Any]:
+    if objective != "reward":
+        return {"objective": objective}
+    plain, mapped = enumerated_law(truth_of(World())), enumerated_law(truth_of(World(), name))
+    kl_coef = float(f"{laws.kl_matched(plain, n) / plain.std() * mapped.std():.6g}")
+    return {"objective": objective, "kl_coef": kl_coef}
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:

@@ -20,19 +20,8 @@ from vbon.lab.training import truth_of
 from vbon.lab.world import World
 
 TITLE = "n-beta: the β of KL-RL that matches best-of-N (β/σ; σ the reward's standard deviation under π_ref)"
-TRAINED_BY = ()
-COLUMNS = (
-    "law",
-    "n",
-    "beta_kl",
-    "beta_reward",
-    "kl_bon_ref",
-    "reward_gain",
-    "reward_gain_bon",
-    "win_rate",
-    "win_rate_bon",
-    "kl_rl_bon",
-)
+TRAINED_BY = ""
+COLUMNS = "law n beta_kl beta_reward kl_bon_ref reward_gain reward_gain_bon win_rate win_rate_bon kl_rl_bon"
 CONTINUOUS = {
     "normal": laws.normal_quantile,
     "uniform": laws.uniform_quantile,

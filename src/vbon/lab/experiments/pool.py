@@ -21,19 +21,10 @@ from vbon.lab.rows import RULE, Row, distinct, interval, line, where
 from vbon.pool.store import ReferencePool
 
 TITLE = "pool: best-of-N and its rivals on the prompts of a pool (nats; means over prompts)"
-TRAINED_BY = ()
+TRAINED_BY = ""
 COLUMNS = (
-    "pool",
-    "n",
-    "kl_bon_ref",
-    "win_rate_bon",
-    "win_rate_kl_rl",
-    "kl_rl_bon",
-    "kl_one_sided_bon",
-    "kl_upper_bon",
-    "kl_rl_moved_by_exp",
-    "bon_moved_by_tanh",
-    "one_sided_moved_by_tanh",
+    "pool n kl_bon_ref win_rate_bon win_rate_kl_rl kl_rl_bon kl_one_sided_bon kl_upper_bon kl_rl_moved_by_exp "
+    "bon_moved_by_tanh one_sided_moved_by_tanh"
 )
 
 

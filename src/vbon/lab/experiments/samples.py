@@ -7,6 +7,7 @@ sequence reward, over y ~ π_bon after its mean is taken out (a constant trains 
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from vbon.lab.training import run as run_job
 from vbon.lab.world import WORLDS, World
 
 TITLE = "samples: what a pool of M costs (nats; ± is the 95 % interval over pools)"
-COLUMNS = ("world", "n", "num_samples", "estimator", "rmse", "kl", "kl_error", "kl_rule")
-TRAINED_BY = ("n", "num_samples")
+COLUMNS = "world n num_samples estimator rmse kl kl_error kl_rule"
+TRAINED_BY = "n num_samples"
 WORLD_NAMES = ("large", "default", "peaked")
 KS_LARGE = 100_000
 KS_LEVEL = 0.05
@@ -122,11 +123,9 @@ def run_ks(preset: Preset, seed: int) -> list[Row]:
 
 def run_trained(preset: Preset, context: Context) -> list[Row]:
     """Train on pools of M; exact results, and the cost of the pool in samples for each prompt."""
+    job_of = partial(Job, world=World(), scale=preset.scale, work=context.work)
     cases = [
-        (
-            {"n": n, "num_samples": m},
-            Job(world=World(), n=n, seed=seed, scale=preset.scale, work=context.work, num_samples=m),
-        )
+        ({"n": n, "num_samples": m}, job_of(n=n, seed=seed, num_samples=m))
         for n in preset.trained_n
         for m in preset.trained_num_samples
         for seed in context.seeds

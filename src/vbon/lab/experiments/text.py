@@ -25,23 +25,10 @@ from vbon.lab.training import in_processes
 from vbon.pool.store import ReferencePool
 
 TITLE = "text: policies trained on a pool, measured on held-out prompts (nats; means over prompts)"
-TRAINED_BY = ()
+TRAINED_BY = ""
 COLUMNS = (
-    "question",
-    "method",
-    "n",
-    "num_samples",
-    "map",
-    "seed",
-    "reward",
-    "reward_bon",
-    "win_rate",
-    "win_rate_bon",
-    "kl_policy_ref",
-    "kl_bon_ref",
-    "kl_policy_bon",
-    "moved",
-    "same_weights",
+    "question method n num_samples map seed reward reward_bon win_rate win_rate_bon kl_policy_ref kl_bon_ref "
+    "kl_policy_bon moved same_weights"
 )
 METHODS: dict[str, dict[str, Any]] = {
     "vbon": {},

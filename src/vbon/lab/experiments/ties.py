@@ -5,6 +5,7 @@ every draw in which two different completions share the top: 1 − Σ_y of it is
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from vbon.lab.training import run as run_job
 from vbon.lab.world import World
 
 TITLE = "ties: exact best-of-N under each treatment of ties (nats)"
-COLUMNS = ("reward", "n", "rule", "mass_lost", "kl_rule_bon", "kl_rule_ref", "reward_mean", "win_rate")
-TRAINED_BY = ("reward", "n", "rule")
+COLUMNS = "reward n rule mass_lost kl_rule_bon kl_rule_ref reward_mean win_rate"
+TRAINED_BY = "reward n rule"
 RULES = {"random": {"tie_rule": "random"}, "order": {"tie_rule": "order"}, "one-sided": {"objective": "vbon-bound"}}
 
 
@@ -109,8 +110,9 @@ def verify(truth: Truth, n: int) -> dict[str, float]:
 
 def run_trained(preset: Preset, context: Context) -> list[Row]:
     """vbon with either tie rule and the one-sided estimator, all judged by best-of-N with ties broken at random."""
+    job_of = partial(Job, world=World(), scale=preset.scale, work=context.work, num_samples=preset.num_samples)
     cases = [
-        ({"n": n, "rule": rule}, _job(reward, n, seed, flags, preset, context))
+        ({"n": n, "rule": rule}, job_of(reward=reward, judged_by=reward, n=n, seed=seed, flags=flags))
         for reward in preset.trained_rewards
         for n in preset.trained_n
         for rule, flags in RULES.items()
@@ -120,20 +122,6 @@ def run_trained(preset: Preset, context: Context) -> list[Row]:
     return [
         {**run, "reward_mean": run["reward"], "reward": job.reward} for run, (_, job) in zip(runs, cases, strict=True)
     ]
-
-
-def _job(reward: str, n: int, seed: int, flags: Row, preset: Preset, context: Context) -> Job:
-    return Job(
-        world=World(),
-        reward=reward,
-        judged_by=reward,
-        n=n,
-        seed=seed,
-        scale=preset.scale,
-        work=context.work,
-        num_samples=preset.num_samples,
-        flags=flags,
-    )
 
 
 def panels(result: dict[str, Any]) -> list[Panel]:

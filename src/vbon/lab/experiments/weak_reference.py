@@ -22,20 +22,8 @@ from vbon.lab.training import LONG, Job, Scale, run_all, run_with_curve, truth_o
 from vbon.lab.world import World
 
 TITLE = "weak-reference: quality and convergence as the reference gets worse (exact; nats)"
-TRAINED_BY = ()
-COLUMNS = (
-    "weakness",
-    "n",
-    "method",
-    "seed",
-    "top_percent",
-    "reward_ref",
-    "reward",
-    "reward_bon",
-    "share_of_gain",
-    "kl_policy_bon",
-    "converged_at",
-)
+TRAINED_BY = ""
+COLUMNS = "weakness n method seed top_percent reward_ref reward reward_bon share_of_gain kl_policy_bon converged_at"
 METHODS: dict[str, dict[str, Any]] = {
     "vbon": {},
     "reward": {"objective": "reward"},
