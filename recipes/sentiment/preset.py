@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.recipes.fit import Precision
 from vbon.recipes.small_models import ModelConfig
 from vbon.recipes.stages import read_preset
@@ -90,23 +89,9 @@ class Preset:
         return f"n{n:g}-{name}" if self.best_of.n else name
 
 
-SECTIONS: dict[str, type[Any]] = {
-    "machine": MachineConfig,
-    "reviews": ReviewsConfig,
-    "reference": ModelConfig,
-    "classifier": ModelConfig,
-    "prompts": PromptsConfig,
-    "collect": CollectConfig,
-    "collect_test": CollectConfig,
-    "best_of": BestOfConfig,
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-}
-
-
 def load_preset(name: str) -> Preset:
     """The preset of that name beside this file, or a YAML file of the same sections.
 
     Raises VbonError naming the file, section and key.
     """
-    return Preset(**read_preset(name, HERE, SECTIONS, _FILLED_IN))
+    return read_preset(Preset, name, HERE, _FILLED_IN)

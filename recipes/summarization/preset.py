@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.recipes.stages import read_preset
 
 HERE = Path(__file__).parent
@@ -77,17 +76,6 @@ class Preset:
     evaluate: dict[str, Any]
 
 
-SECTIONS: dict[str, type[Any]] = {
-    "papers": PapersConfig,
-    "reference": ModelConfig,
-    "reward": RewardModelConfig,
-    "sampling": SamplingConfig,
-    "collect": CollectConfig,
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-}
-
-
 def load_preset(name: str) -> Preset:
     """`small`, `paper`, or a YAML file of the same sections. Raises VbonError naming the file, section and key."""
-    return Preset(**read_preset(name, HERE, SECTIONS, _FILLED_IN))
+    return read_preset(Preset, name, HERE, _FILLED_IN)

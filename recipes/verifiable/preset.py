@@ -7,7 +7,6 @@ from typing import Any
 from homework import CorpusConfig
 from reference import ModelConfig
 
-from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.recipes.stages import read_preset
 
 HERE = Path(__file__).parent
@@ -43,16 +42,6 @@ class Preset:
     evaluate: dict[str, Any]
 
 
-SECTIONS: dict[str, type[Any]] = {
-    "corpus": CorpusConfig,
-    "reference": ModelConfig,
-    "problems": ProblemsConfig,
-    "collect": CollectConfig,
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-}
-
-
 def load_preset(name: str) -> Preset:
     """`small`, or a YAML file of the same sections. Raises VbonError naming the file, section and key."""
-    return Preset(**read_preset(name, HERE, SECTIONS, _FILLED_IN))
+    return read_preset(Preset, name, HERE, _FILLED_IN)

@@ -9,36 +9,46 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from vbon.artifacts.files import replace_file
 from vbon.artifacts.json_files import json_value, read_object, write_json
 from vbon.artifacts.settings import check_same_settings
+from vbon.config import CollectConfig, EvaluateConfig, TrainConfig
 from vbon.config.yaml_file import read_sections
 from vbon.errors import Paused, VbonError
 
+PresetT = TypeVar("PresetT")
+VERBS = {"collect": CollectConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+"""The verbs whose flags a preset may hold."""
 
-def read_preset(
-    name: str, folder: Path, sections: Mapping[str, type[Any]], filled_in: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
-    """`name`, and the value of each section: of a preset in `folder`, or of a YAML file of the same sections.
+
+def read_preset(preset: type[PresetT], name: str, folder: Path, filled_in: Mapping[str, Sequence[str]]) -> PresetT:
+    """Read a preset in `folder`, or in a YAML file of the same sections.
 
     Args:
-        sections: name → the config that a section holds. One of `filled_in` stays a mapping, the flags of a verb.
-        filled_in: section → keys that the recipe sets itself.
+        preset: a dataclass with `name`, and a field for each section: a config, or a mapping of the flags of the verb
+            with which the field's name begins.
+        name: the preset's name, or the file.
+        folder: where the recipe keeps its presets.
+        filled_in: section of flags → those that the recipe sets itself.
+
+    Returns:
+        The preset.
 
     Raises:
         VbonError: naming the file, section and key.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    values = read_sections(sections, path)
+    hints = {key: hint for key, hint in get_type_hints(preset).items() if key != "name"}
+    values = read_sections({key: VERBS.get(key.partition("_")[0], hint) for key, hint in hints.items()}, path)
     for section, keys in filled_in.items():
         for key in keys:
             if key in values[section]:
                 raise VbonError(f"{path}: {section}: {key} is set by the recipe itself; leave it out")
     _check_n(values, path)
-    made = {key: values[key] if key in filled_in else config(**values[key]) for key, config in sections.items()}
-    return {"name": path.stem, **made}
+    made = {key: values[key] if key in filled_in else hint(**values[key]) for key, hint in hints.items()}
+    return preset(name=path.stem, **made)
 
 
 def _check_n(values: Mapping[str, Any], path: Path) -> None:
