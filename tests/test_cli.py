@@ -5,10 +5,10 @@ import importlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ import vbon
 from vbon import cli, config
 from vbon.config.methods import METHODS
 
-FAST_ENOUGH = 0.5  # seconds, the README's promise for --help
+LIGHT = re.compile("vbon|yaml|_?cython.*")
+"""What may be imported beside the standard library before a verb runs, for the README's promise of half a second."""
 
 # Verbs of the test's own, each one row in the table, run as a process.
 PROBE = """
@@ -52,7 +53,7 @@ sys.exit(cli.main())
 
 
 def vbon_command(*args: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "vbon", *args], capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run([sys.executable, "-m", "vbon", *args], capture_output=True, text=True, **options)
 
 
 @pytest.fixture
@@ -67,23 +68,19 @@ def probe(tmp_path):
 
 
 def ran(command: list[str], **options) -> subprocess.CompletedProcess:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, capture_output=True, text=True, **options)
 
 
-@pytest.mark.parametrize("args", [["--help"], ["-h"], ["--version"]])
-def test_help_and_version_answer_at_once(args):
-    def seconds() -> float:
-        start = time.perf_counter()
-        assert vbon_command(*args).returncode == 0
-        return time.perf_counter() - start
-
-    assert min(seconds() for _ in range(3)) < FAST_ENOUGH
-
-
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help-all"], ["train", "--n", "1"]])
-def test_no_torch_before_a_verb_runs(args):
-    code = f"import sys, vbon.cli; vbon.cli.main({args!r}); print('torch' in sys.modules, file=sys.stderr)"
-    assert ran([sys.executable, "-c", code]).stderr.splitlines()[-1] == "False"
+@pytest.mark.parametrize("args", [["--help"], ["-h"], ["--version"], ["train", "--help-all"], ["train", "--n", "1"]])
+def test_nothing_heavy_is_imported_before_a_verb_runs(args):
+    """So that help answers in less than half a second; a clock would say more of the machine than of the code."""
+    code = (
+        "import sys; before = set(sys.modules); import vbon.cli; "
+        f"vbon.cli.main({args!r}); "
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before}, file=sys.stderr)"
+    )
+    imported = set(ran([sys.executable, "-c", code]).stderr.splitlines()[-1].split())
+    assert all(LIGHT.fullmatch(name) for name in imported - set(sys.stdlib_module_names)), imported
 
 
 def test_version():
@@ -244,7 +241,7 @@ def test_ctrl_c_is_one_line_and_status_130(probe):
     process = subprocess.Popen(probe("sleep", "p"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "sleeping\n"
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate()
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "vbon: interrupted; repeat the command to resume"
     assert "Traceback" not in stderr

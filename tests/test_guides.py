@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.enumerable import make_enumerable, write_pool
+from tests.ports import free_port
 
 from vbon.config.methods import METHODS
 from vbon.config.train import TrainConfig
@@ -20,7 +21,6 @@ from vbon.rewards import load_reward
 from vbon.training.train import train
 
 GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guides"
-WAIT = 30.0  # seconds for a server to come up
 
 
 def blocks(guide: str) -> list[str]:
@@ -42,13 +42,11 @@ def answers(port: int) -> bool:
 @pytest.fixture
 def served(tmp_path):
     """The URL of the guide's server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = [sys.executable, str(named("rewards.md", "server.py", tmp_path)), str(port)]
     with subprocess.Popen(server, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + WAIT
-        while time.monotonic() < deadline and not answers(port):
+        while not answers(port):
+            assert process.poll() is None
             time.sleep(0.05)
         yield f"http://127.0.0.1:{port}/"
         process.terminate()

@@ -65,7 +65,6 @@ def test_prefix_label_loss_is_that_of_every_prefix_classified_alone(tokenizer):
     assert loss.item() == pytest.approx(sum(nats) / len(nats), abs=1e-5)
 
 
-@pytest.mark.timeout(120)
 def test_the_classifier_learns_a_word_and_is_saved_as_an_ordinary_model(tokenizer, tmp_path: Path):
     reviews = [
         Review(f"A {word} {thing}.", label)

@@ -3,11 +3,9 @@
 import shutil
 from pathlib import Path
 
-import pytest
 from tests.faults.commands import COLLECT, EVALUATE, TRAIN, contents
 
 
-@pytest.mark.timeout(300)
 def test_collect_train_evaluate_and_report(vbon, tmp_path: Path):
     chains = []
     for seed in (3, 3, 4):

@@ -19,7 +19,6 @@ def may_mount(folder: Path) -> bool:
         return False
 
 
-@pytest.mark.timeout(400)
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(ingredients: Path, tmp_path: Path):
     if not may_mount(tmp_path):
         pytest.skip("needs a memory disk of its own: unshare and mount")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.faults.commands import COLLECT, EVALUATE, TRAIN
+from tests.ports import free_port
 
 from vbon.rewards.http import TOKEN_VARIABLE
 
@@ -24,13 +25,13 @@ class Server:
     """The server process, which can be told to misbehave, and started again where it was."""
 
     def __init__(self, log: Path):
-        self._log, self.port = log, 0
+        self._log, self.port = log, free_port()
         self.start()
 
     def start(self) -> None:
         command = [sys.executable, "-S", str(SERVER), str(self._log), str(self.port)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.port = int(self._process.stdout.readline())
+        self._process.stdout.readline()  # once it listens
 
     def stop(self) -> None:
         self._process.kill()
@@ -55,7 +56,6 @@ def stored(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.timeout(300)
 def test_a_fault_midway_is_one_line_and_the_same_command_goes_on(vbon, server: Server, tmp_path, capfd, fault: str):
     reward = f"--reward http://127.0.0.1:{server.port}/switch"
     collect, train = f"{COLLECT} prompts.jsonl {reward} --out", f"{TRAIN} {reward} --keep-checkpoints 9 --out"
@@ -81,7 +81,6 @@ def test_a_fault_midway_is_one_line_and_the_same_command_goes_on(vbon, server: S
 
 
 @pytest.mark.parametrize("token", ["", SECRETS[-1]])
-@pytest.mark.timeout(300)
 def test_no_secret_is_written_or_printed(vbon, server: Server, tmp_path, capfd, monkeypatch, token: str):
     monkeypatch.setenv(TOKEN_VARIABLE, token)
     reward = f"http://me:pa%40ss@127.0.0.1:{server.port}/switch?key=k3y-of-the-url"

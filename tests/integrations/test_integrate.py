@@ -51,7 +51,7 @@ def test_the_trl_directory_trains_as_written(written, lab):
     assert settings["beta"] == pytest.approx(1 / 7) and settings["max_completion_length"] == 4
     steps = ["--max_steps", "2", "--output_dir", str(folder / "run"), "--use_cpu", "True", "--bf16", "False"]
     command = [sys.executable, str(folder / "train.py"), *steps]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     before, after = load_file(Path(lab.model) / "model.safetensors"), load_file(folder / "run/model.safetensors")
     assert before.keys() == after.keys() and any((before[name] != after[name]).any() for name in before)
@@ -92,7 +92,7 @@ def test_the_shell_script_names_its_own_directory_and_passes_on_the_rest(written
     (tmp_path / "bin/python3").chmod(0o755)
     path = f"{tmp_path}/bin:/usr/bin:/bin"
     command = ["bash", str(folder / "run.sh"), "more"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": path}, timeout=60)
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": path})
     arguments = json.loads(printed.stdout)
     assert arguments[0] == "-m" and arguments[-1] == "more"
     assert any(str(folder / "vbon_reward.py") in argument for argument in arguments)

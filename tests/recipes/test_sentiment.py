@@ -125,7 +125,6 @@ def test_the_same_reviews_line_by_line_in_two_files_prepare_the_same(folder, pre
     assert not (folder / "by-hand" / "pool-train").exists()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore:reward .* texts beyond")  # a tiny classifier reads 24 tokens
 def test_the_commands_that_prepare_prints_measure_what_run_does(folder, prepared, main, monkeypatch):
     monkeypatch.chdir(folder)

@@ -34,7 +34,7 @@ train:
 evaluate: {samples_per_prompt: 3, throughput: false}
 """
 
-pytestmark = [pytest.mark.recipes, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.recipes
 
 
 def generated_papers(count: int) -> list[dict]:

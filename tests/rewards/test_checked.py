@@ -1,6 +1,8 @@
 """The wrapper: exact numbers through, and every failure a line that names reward, prompt and completion."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 
 from vbon.errors import VbonError
 from vbon.rewards import callable_reward, checked
+from vbon.rewards.protocol import RewardError
 
 PROMPTS = ["first prompt", "second prompt", "third prompt", "x" * 100]
 COMPLETIONS = ["a", "bb", "ccc", "dddd"]
@@ -151,3 +154,41 @@ def test_misaligned_arguments_are_the_callers_mistake():
 def test_limits_that_allow_nothing_are_refused(options):
     with pytest.raises(VbonError, match="reward mine: "):
         reward_of(lengths, **options)
+
+
+def test_calls_that_end_in_another_order_leave_the_numbers_in_theirs():
+    second_done = threading.Event()
+
+    def score(prompts, completions, columns):
+        if completions == ["a"]:
+            assert second_done.wait(60)
+        if completions == ["bb"]:
+            second_done.set()
+        return [len(completions[0])]
+
+    rewards = reward_of(score, batch_size=1, concurrency=2)(PROMPTS, COMPLETIONS)
+    np.testing.assert_array_equal(rewards, [1, 2, 3, 4])
+
+
+def test_an_error_among_calls_in_flight_drops_those_not_begun(monkeypatch):
+    """Two are in flight: beside the first two calls, two more have begun when the error of the second is seen."""
+    dropped, begun = threading.Event(), []
+
+    class Workers(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            dropped.set()
+            super().shutdown(wait=wait)
+
+    def score(prompts, completions, columns):
+        begun.append(completions[0])
+        if completions[0] == "refused":
+            raise RewardError("it answered 400")
+        assert completions[0] == "fine" or dropped.wait(60)
+        return [1.0]
+
+    monkeypatch.setattr("vbon.rewards.checked.ThreadPoolExecutor", Workers)
+    with pytest.raises(VbonError, match=r"answered 400 \(completion 1, prompt 'p'\)"):
+        completions = ["fine", "refused", *(f"later {k}" for k in range(30))]
+        reward_of(score, batch_size=1, concurrency=2)(["p"] * 32, completions)
+    assert set(begun) <= {"fine", "refused", "later 0", "later 1"}

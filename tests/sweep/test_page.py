@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.pages import Outline, shown_prompts
-from tests.sweep.conftest import HELD_OUT, LIMIT
-
-pytestmark = pytest.mark.timeout(LIMIT)
+from tests.sweep.conftest import HELD_OUT
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ except VbonError as error:
 
 
 def second_process(out: Path) -> str:
-    return subprocess.run([sys.executable, "-c", SECOND, str(out)], capture_output=True, text=True, timeout=100).stderr
+    return subprocess.run([sys.executable, "-c", SECOND, str(out)], capture_output=True, text=True).stderr
 
 
 def test_a_second_process_is_refused_and_admitted_later(configure, tmp_path: Path):

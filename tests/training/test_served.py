@@ -77,7 +77,7 @@ def ask(served: Served, seed: int) -> str:
     request = urllib.request.Request(
         f"{served.url}/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request) as answer:
         return json.load(answer)["choices"][0]["text"].strip()
 
 
