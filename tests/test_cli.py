@@ -40,11 +40,13 @@ def forbidden(config): open(config.pool)
 def sleep(config): print("sleeping", flush=True); time.sleep(60)
 def chatter(config):
     while True: print("x" * 1000)
+def shout(config): print("é π 🙂")
 def last_word(config): print("ready", flush=True); sys.stdin.read(); print("x")
 def needs_jinja2(config): raise ModuleNotFoundError("No module named 'jinja2.ext'", name="jinja2.ext")
 def needs_other(config): raise ModuleNotFoundError("No module named 'other'", name="other")
 
-probes = [result, folder, advice, refused, bug, full, forbidden, sleep, chatter, last_word, needs_jinja2, needs_other]
+probes = [result, folder, advice, refused, bug, full, forbidden, sleep, chatter, shout, last_word, needs_jinja2]
+probes += [needs_other]
 for probe in probes:
     name = probe.__name__
     cli.VERBS[name] = cli.Verb("A probe.", f"vbon {name} POOL", "InspectConfig", f"__main__:{name}")
@@ -301,11 +303,10 @@ def test_verbs_of_one_process_say_so_under_a_launcher(verb, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
-def test_data_on_standard_output_is_utf_8(encoding):
-    code = "from vbon.cli import _print_any_character as f; f(); print('é π 🙂')"
+def test_data_on_standard_output_is_utf_8(probe, encoding):
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
-    assert done.stdout.decode("utf-8").rstrip() == "é π 🙂"
+    done = subprocess.run(probe("shout", "p"), env=environment, capture_output=True, check=True)
+    assert done.stdout.decode("utf-8").splitlines()[0] == "é π 🙂"
 
 
 @pytest.mark.parametrize(

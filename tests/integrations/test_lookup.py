@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.enumerable import write_pool
 
 from vbon.errors import VbonError
 from vbon.integrations.lookup import (
@@ -19,7 +20,7 @@ from vbon.integrations.lookup import (
     sequence_rewards,
 )
 from vbon.integrations.trl import VbonReward
-from vbon.pool import make_prompt
+from vbon.pool import ReferencePool, make_prompt
 from vbon.rewards import callable_reward
 
 
@@ -117,7 +118,7 @@ def test_what_cannot_be_read_is_named(payload, message: str):
         read_reference(payload, load_sequence_reward(LENGTH, 8).find, "label")
 
 
-def test_prompts_the_pool_lacks_or_holds_twice(lab, draw_pool, tmp_path):
+def test_prompts_that_the_pool_lacks_are_named(lab, draw_pool):
     pool = draw_pool(5, columns={"answer": 1})
     found = load_sequence_reward(lab.reward("positions"), 8, pool)
     assert found.find(None, "start") is pool.prompts[0]
@@ -125,7 +126,12 @@ def test_prompts_the_pool_lacks_or_holds_twice(lab, draw_pool, tmp_path):
         found.find(None, "stop")
     with pytest.raises(VbonError, match="pool: has no samples of prompt 00ff"):
         found.find("00ff", "start")
-    found._by_text['"start"'].append(make_prompt("start", {"answer": 2}))
+
+
+def test_a_prompt_that_a_pool_holds_twice_needs_its_columns(lab, tmp_path):
+    twice = [make_prompt("start", {"answer": answer}) for answer in (1, 2)]
+    write_pool(lab, tmp_path / "pool", 5, "positions", prompts=twice)
+    found = load_sequence_reward(lab.reward("positions"), 8, ReferencePool.open(tmp_path / "pool"))
     with pytest.raises(VbonError, match="2 entries, distinguished by their columns, for prompt"):
         found.find(None, "start")
 

@@ -23,8 +23,8 @@ def truth() -> Truth:
 
 def test_the_recursion_with_soft_values_is_best_of_n(truth):
     """log E_ref[exp Q] in place of E_π[Q] keeps the KL to come: the exact optimum, over all prefixes."""
-    found = optima._backward(np.log(truth.ref_probs[0]), truth.log_weight(N)[0], SMALL, soft=True)
-    np.testing.assert_allclose(found, truth.log_bon(N)[0], atol=1e-12)
+    found = optima.prefix_recursion(truth, SMALL, truth.log_weight(N), soft=True)
+    np.testing.assert_allclose(found, truth.log_bon(N), atol=1e-12)
 
 
 def prefix_logits(policy: np.ndarray, world: World) -> dict[tuple[int, ...], torch.Tensor]:

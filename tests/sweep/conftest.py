@@ -16,6 +16,7 @@ from vbon.pool.collect import collect
 
 HELD_OUT = ["two one", "three two one", "one three", "two two", "three three", "one one"]
 COMMAND = [sys.executable, "-m", "vbon", "sweep"]
+LIMIT = 500  # seconds for a whole sweep: about 20 on a free core, many times that on a busy one
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +87,11 @@ def finished(settings_of, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep's folder, never interrupted."""
     folder = tmp_path_factory.mktemp("finished")
     done = subprocess.run(
-        [*COMMAND, str(write_sweep(folder, settings_of(folder / "out")))], capture_output=True, text=True, check=False
+        [*COMMAND, str(write_sweep(folder, settings_of(folder / "out")))],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "8 of 8 runs done, 0 failed" in done.stdout

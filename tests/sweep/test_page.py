@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from tests.pages import Outline, shown_prompts
-from tests.sweep.conftest import HELD_OUT
+from tests.sweep.conftest import HELD_OUT, LIMIT
+
+pytestmark = pytest.mark.timeout(LIMIT)
 
 
 @pytest.fixture(scope="module")

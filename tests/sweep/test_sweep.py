@@ -7,13 +7,15 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from rich.console import Console
-from tests.held.sitecustomize import environment, wait_until_held
-from tests.sweep.conftest import COMMAND, write_sweep
+from tests.sweep.conftest import COMMAND, LIMIT, write_sweep
 
 from vbon import cli
 from vbon.artifacts.run import read_rows, seconds_of
 from vbon.sweep.table import print_table
+
+pytestmark = pytest.mark.timeout(LIMIT)
 
 
 def finished_runs(out: Path) -> dict[str, tuple[int, int]]:
@@ -22,30 +24,14 @@ def finished_runs(out: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in done if ".writing-" not in str(path)}
 
 
-def start_held(arguments: list[str], out: Path, pattern: str, count: int) -> subprocess.Popen[str]:
-    """Start the command, whose workers are held once so many files match."""
-    held = environment(out, pattern, count)
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=held, start_new_session=True
-    )
-    wait_until_held(out, lambda: process.poll() is None)
-    return process
-
-
-def stop(process: subprocess.Popen[str], how: signal.Signals) -> tuple[int, str]:
-    """Send the signal and wait for the workers' end, too. The command's status and what it said."""
+def stop_when(arguments: list[str], out: Path, pattern: str, count: int, how: signal.Signals) -> tuple[int, str]:
+    """Start the command; once so many files match, send the signal. Its status and what it said."""
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and len(list(out.glob(pattern))) < count:
+        time.sleep(0.005)
     process.send_signal(how)
-    said, _ = process.communicate()
-    while any(state[0] != "Z" for group, state in map(str.split, processes()) if int(group) == process.pid):
-        time.sleep(0.01)
+    said, _ = process.communicate(timeout=LIMIT)
     return process.returncode, said
-
-
-def processes() -> list[str]:
-    """The group and the state of every process."""
-    return subprocess.run(
-        ["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
 
 
 def test_a_sweep_stopped_at_any_time_repeats_no_finished_run_and_ends_in_the_same_table(
@@ -60,7 +46,7 @@ def test_a_sweep_stopped_at_any_time_repeats_no_finished_run_and_ends_in_the_sam
         ("evaluations/*/evaluation.json", 3, signal.SIGINT),
         ("runs/*/vbon/run.json", 7, signal.SIGKILL),
     ):
-        status, said = stop(start_held(command, out, pattern, count), how)
+        status, said = stop_when(command, out, pattern, count, how)
         if how == signal.SIGINT:
             assert status == 130 and "the same command continues" in said.splitlines()[-1]
         else:
@@ -69,13 +55,13 @@ def test_a_sweep_stopped_at_any_time_repeats_no_finished_run_and_ends_in_the_sam
         assert seen.items() <= now.items()
         seen = now
     assert len(seen) > 10 and not (out / "table.md").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-3000:]
     after = finished_runs(out)
     assert seen.items() <= after.items() and len(after) == 2 + 8 * 2
     for name in ("table.md", "sweep.json"):
         assert (out / name).read_bytes() == (finished / name).read_bytes()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert again.returncode == 0 and finished_runs(out) == after
 
 
@@ -150,7 +136,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(settings_of, tmp_path, c
     sweep = write_sweep(tmp_path, settings_of(tmp_path / "out", **changes))
     assert cli.main(["sweep", str(sweep)]) == 2
     printed, said = capsys.readouterr()
-    assert "1 of 2 runs failed" in said and "run the same command to try again" in said
+    assert "1 of 2 runs failed" in said and "the same command tries again" in said
     assert "1 of 2 runs done, 1 failed" in printed
     assert "* bonbon-n100-s0: " in printed and "takes sets of --n 100 samples, but a prompt has only 64" in printed
     assert "takes sets of --n 100" in (tmp_path / "out/report.html").read_text()
@@ -184,7 +170,10 @@ def test_other_settings_than_it_was_started_with_are_refused(settings_of, finish
 
 def test_two_processes_do_not_write_one_sweep(settings_of, tmp_path, capsys):
     sweep = write_sweep(tmp_path, settings_of(tmp_path / "out"))
-    first = start_held([*COMMAND, str(sweep)], tmp_path / "out", "search/*/vbon/metrics.jsonl", 1)
+    first = subprocess.Popen([*COMMAND, str(sweep)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "out/sweep.yaml").exists():
+        time.sleep(0.01)
     assert cli.main(["sweep", str(sweep)]) == 2
     assert "another process" in capsys.readouterr().err
-    assert stop(first, signal.SIGINT)[0] == 130
+    first.send_signal(signal.SIGINT)
+    assert first.wait(LIMIT) == 130

@@ -1,6 +1,7 @@
 """Checkpoints: bit for bit, whole or not there, and no pickle."""
 
 import json
+import os
 import resource
 import shutil
 
@@ -8,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from vbon.artifacts import files
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.training.output import checkpoint
@@ -139,7 +139,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch
     def killed(*_):
         raise SystemExit
 
-    monkeypatch.setattr(files, "_sync", killed)
+    monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(SystemExit):
         checkpoint.save(tmp_path / "step-000002", {"policy": model}, None, {"iteration": 2})
     monkeypatch.undo()

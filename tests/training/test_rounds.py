@@ -9,7 +9,7 @@ from tests.enumerable import STEPS, write_pool
 from vbon.errors import VbonError
 from vbon.evaluation.runs import read_run
 from vbon.pool.store import ReferencePool
-from vbon.training import rounds
+from vbon.training.rounds import round_folder, train_in_rounds
 from vbon.training.train import train
 
 REWARD = "levels"  # with ties; a few dozen steps on whole pools reach best-of-2 of it
@@ -64,14 +64,25 @@ def test_two_rounds_of_best_of_2_are_best_of_4(world, levels_pool, two_rounds):
     assert weights(out) == weights(out / "vbon/rounds/2")
 
 
-@pytest.mark.parametrize("stopped_in", ["collect", "_finish"])
-def test_a_run_that_stops_between_rounds_goes_on_to_the_same_bytes(two_rounds, tmp_path, monkeypatch, stopped_in):
+def stopping_after(number: int):
+    """A function that trains one round, which is interrupted when the round of this number is finished."""
+
+    def train_once(config):
+        result = train(config)
+        if config.out == str(round_folder(Path(config.out).parents[2], number)):
+            raise KeyboardInterrupt
+        return result
+
+    return train_once
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_a_run_that_stops_between_rounds_continues_to_the_same_bytes(two_rounds, levels_pool, tmp_path, finished):
     few = {"offline_steps": 2}
     whole = train(two_rounds(out=str(tmp_path / "whole"), **few))
     stopped = two_rounds(out=str(tmp_path / "stopped"), **few)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(rounds, stopped_in, interrupt)
-        train(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_in_rounds(stopped, ReferencePool.open(levels_pool), stopping_after(finished))
     assert not (tmp_path / "stopped/vbon/run.json").exists()
     first = (tmp_path / "stopped/vbon/rounds/1/vbon/run.json").stat().st_mtime_ns
     again = train(two_rounds(out=str(tmp_path / "stopped"), **few))
@@ -88,9 +99,8 @@ def interrupt(*_, **__):
     ("changes", "words"),
     [({"rounds": 3}, "--rounds was 2, now it is 3"), ({"num_iterations": 9}, "--num-iterations was 4, now it is 9")],
 )
-def test_rounds_of_other_settings_or_of_another_length_are_refused(two_rounds, monkeypatch, changes, words):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(rounds, "_round_config", interrupt)
-        train(two_rounds())
+def test_rounds_of_other_settings_or_of_another_length_are_refused(two_rounds, levels_pool, changes, words):
+    with pytest.raises(KeyboardInterrupt):
+        train_in_rounds(two_rounds(), ReferencePool.open(levels_pool), interrupt)
     with pytest.raises(VbonError, match=words):
         train(two_rounds(**changes))

@@ -35,7 +35,7 @@ def own_optimum(method: MethodName, truth: Truth, world: World, n: int, kl_coef:
     if method == "vbon-bound":  # (k_<+1)/(M+1): a completion that the pool holds often ties with itself
         return tilted(truth, np.log(lower + 1 / (MANY + 1)), kl_coef_from_n(n))
     if method == "grpo":
-        return grpo_fixed_point(truth, world, truth.log_weight(n))
+        return prefix_recursion(truth, world, truth.log_weight(n), soft=False)
     if method == "bond":
         return _minimised(truth, lambda p: bond_loss(truth, n, p))
     if method in ("bonbon", "dpo"):
@@ -43,13 +43,20 @@ def own_optimum(method: MethodName, truth: Truth, world: World, n: int, kl_coef:
     return truth.log_bon(n)
 
 
-def grpo_fixed_point(truth: Truth, world: World, nats: Float) -> Float:
-    """log π* of the prefix recursion π(a|h) ∝ π_ref(a|h)·exp(Q(h, a)/β), Q the expected ρ to come, without its KL.
+def prefix_recursion(truth: Truth, world: World, nats: Float, *, soft: bool) -> Float:
+    """log π* of the prefix recursion π(a|h) ∝ π_ref(a|h)·exp(Q(h, a)/β), float64 (P, C).
 
-    There the gradient of −E[ρ]/β and that of KL_t on visited prefixes cancel. `nats`: ρ/β of every completion. With
-    log E_{π_ref}[exp Q/β] for the value in place of E_π[Q]/β the same recursion gives the exact optimum.
+    Args:
+        truth: π_ref of every completion.
+        world: The world's letters and depth.
+        nats: ρ/β of every completion, (P, C).
+        soft: False: Q is the expected ρ to come, E_π[Q]/β, without its KL. There the gradient of −E[ρ]/β and that of
+            KL_t on visited prefixes cancel: GRPO's fixed point. True: log E_{π_ref}[exp Q/β]: the exact optimum.
+
+    Returns:
+        log π* of every completion.
     """
-    return np.array([_backward(np.log(p), x, world, soft=False) for p, x in zip(truth.ref_probs, nats, strict=True)])
+    return np.array([_backward(np.log(p), x, world, soft=soft) for p, x in zip(truth.ref_probs, nats, strict=True)])
 
 
 def _backward(log_ref: Float, nats: Float, world: World, *, soft: bool) -> Float:
