@@ -48,7 +48,8 @@ def read_preset(preset: type[PresetT], name: str, folder: Path, filled_in: Mappi
                 raise VbonError(f"{path}: {section}: {key} is set by the recipe itself; leave it out")
     _check_n(values, path)
     made = {key: values[key] if key in filled_in else hint(**values[key]) for key, hint in hints.items()}
-    return preset(name=path.stem, **made)
+    made["name"] = path.stem
+    return preset(**made)
 
 
 def _check_n(values: Mapping[str, Any], path: Path) -> None:
