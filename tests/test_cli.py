@@ -17,7 +17,7 @@ import vbon
 from vbon import cli, config
 from vbon.config.methods import METHODS
 
-LIGHT = re.compile("vbon|yaml|_?cython.*")
+LIGHT = re.compile("vbon|_?yaml|_?cython.*")
 """What may be imported beside the standard library before a verb runs, for the README's promise of half a second."""
 
 # Verbs of the test's own, each one row in the table, run as a process.

@@ -82,6 +82,25 @@ def test_an_outer_alarm_still_rings():
         signal.signal(signal.SIGALRM, outer)
 
 
+def test_an_outer_alarm_cannot_ring_while_handlers_are_exchanged(monkeypatch):
+    """It would be taken for the limit, or ours for it."""
+    exchange, left = signal.signal, []
+
+    def exchanged(number, handler):
+        left.append(signal.getitimer(signal.ITIMER_REAL)[0])
+        return exchange(number, handler)
+
+    outer = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, SLOW)
+        monkeypatch.setattr(signal, "signal", exchanged)
+        call_within(SLOW, lambda: None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        exchange(signal.SIGALRM, outer)
+    assert left == [0, 0]
+
+
 def test_a_slow_reward_is_an_error_that_names_rows_and_limit():
     reward = callable_reward(lambda completions: time.sleep(SLOW), name="mine", fingerprint="f", timeout=LIMIT)
     with pytest.raises(

@@ -32,8 +32,9 @@ def _call_under_alarm(seconds: float, function: Callable[[], Any]) -> Any:
         raise TimeLimitReached
 
     started = time.monotonic()
+    outer_remaining, outer_interval = signal.setitimer(signal.ITIMER_REAL, 0)  # before it could ring as ours
     outer_handler = signal.signal(signal.SIGALRM, interrupt)
-    outer_remaining, outer_interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         try:
             return function()
