@@ -174,11 +174,12 @@ def test_an_error_among_calls_in_flight_drops_those_not_begun(monkeypatch):
     """Two are in flight: beside the first two calls, two more have begun when the error of the second is seen."""
     dropped, begun = threading.Event(), []
 
-    class Workers(ThreadPoolExecutor):
-        def shutdown(self, wait=True, *, cancel_futures=False):
-            super().shutdown(wait=False, cancel_futures=cancel_futures)
-            dropped.set()
-            super().shutdown(wait=wait)
+    end = ThreadPoolExecutor.shutdown
+
+    def shutdown(workers, wait=True, *, cancel_futures=False):
+        end(workers, wait=False, cancel_futures=cancel_futures)
+        dropped.set()
+        end(workers, wait=wait)
 
     def score(prompts, completions, columns):
         begun.append(completions[0])
@@ -187,7 +188,7 @@ def test_an_error_among_calls_in_flight_drops_those_not_begun(monkeypatch):
         assert completions[0] == "fine" or dropped.wait(60)
         return [1.0]
 
-    monkeypatch.setattr("vbon.rewards.checked.ThreadPoolExecutor", Workers)
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", shutdown)
     with pytest.raises(VbonError, match=r"answered 400 \(completion 1, prompt 'p'\)"):
         completions = ["fine", "refused", *(f"later {k}" for k in range(30))]
         reward_of(score, batch_size=1, concurrency=2)(["p"] * 32, completions)
