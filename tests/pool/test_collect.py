@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from vbon.config.pool import CollectConfig
-from vbon.config.yaml_file import merged_text
 from vbon.core.reward_cdf import RewardCDF
 from vbon.core.stats import rank_test
 from vbon.errors import VbonError
@@ -29,30 +28,30 @@ def score(prompts, completions, bonus):
     return [sum(map(ord, text)) / 1000 + extra for text, extra in zip(completions, bonus)]
 """
 KILLED = """
-import os, signal, sys
+import os, random, signal, sys, time
+from pathlib import Path
 from vbon.config.pool import CollectConfig
 from vbon.config.yaml_file import load_yaml
 from vbon.pool.collect import collect
 
 config = load_yaml(CollectConfig, sys.argv[1])
-
-def shards():
-    found = os.listdir(config.out) if os.path.isdir(config.out) else []
-    return len([name for name in found if name.startswith("shard-")])
-
-def die_at(count):
-    def hook(event, arguments):
-        if event in ("open", "os.rename") and str(arguments[0]).startswith(config.out) and shards() >= count:
-            os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(hook)
-
-for count in map(int, sys.argv[2:]):
-    if (child := os.fork()) == 0:
-        die_at(count)
+out, random = Path(config.out), random.Random(int(sys.argv[2]))
+shards = lambda: len(list(out.glob("shard-*")))
+for _ in range(int(sys.argv[3])):
+    child = os.fork()
+    if child == 0:
         collect(config, progress=False)
         os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert shards() == count
+    wanted = shards() + random.randint(0, 2)
+    while shards() < wanted and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.001)
+    time.sleep(random.random() * 0.05)
+    try:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+    print(shards())
 collect(config, progress=False)
 """
 
@@ -141,14 +140,17 @@ def test_same_seed_same_bytes_and_a_finished_pool_is_left_alone(config: CollectC
     assert shards_of(collect(config, progress=False)) == first and len(first) == 3
 
 
-def test_killed_again_and_again_it_ends_in_the_same_rows(config: CollectConfig, tmp_path: Path):
-    """SIGKILL in the first file operation after so many shards, then left to finish: the same bytes."""
+def test_killed_at_random_it_ends_in_the_same_rows(config: CollectConfig, tmp_path: Path):
+    """SIGKILL six times, anywhere between loading and the last shard, then left to finish: byte-identical shards."""
+    from vbon.config.yaml_file import merged_text
+
     whole = shards_of(collect(dataclasses.replace(config, num_samples=8, batch_size=8), progress=False))
     killed = dataclasses.replace(config, num_samples=8, batch_size=8, out=str(tmp_path / "killed"))
     (tmp_path / "killed.yaml").write_text(merged_text(killed), "utf-8")
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed.yaml"), "0", "1", "2", "4", "6", "8"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed.yaml"), "1", "6"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert result.returncode == 0, result.stderr
+    assert any(0 < int(count) < 9 for count in result.stdout.split()), "no kill fell between the first and last shard"
     assert shards_of(tmp_path / "killed") == whole and len(whole) == 9
     assert ReferencePool.open(tmp_path / "killed").num_samples.tolist() == [8] * 9
 

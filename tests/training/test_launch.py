@@ -5,13 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.held.sitecustomize import environment as hold_environment
-from tests.held.sitecustomize import wait_until_held
-from tests.ports import free_port
 from tests.training.runs import (
     BOUNDS,
     DDP,
@@ -28,21 +26,13 @@ from tests.training.runs import (
 
 
 @pytest.mark.learning
+@pytest.mark.timeout(400)
 def test_two_processes_by_accelerate_launch_reach_best_of_8(world, configure, tmp_path):
     """The same run and the same bar as one process's, levels of a tied reward."""
     config = to_best_of_8(world, configure, tmp_path, "levels")
     arguments = arguments_of(config, tmp_path, "--json", str(tmp_path / "result.json"))
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        *LAUNCH.split()[:-1],
-        str(free_port()),
-        "-m",
-        "vbon",
-        *arguments,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "-m", "vbon", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=380)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "result.json").read_text())["num_processes"] == 2
     assert world.kl_policy_bon(config.out, N, "levels") < BOUNDS["levels"][1]
@@ -71,7 +61,7 @@ def killed_twice_ends_like_undisturbed(
     for count, everyone in ((after_rows[0], False), (after_rows[1], True)):
         assert kill_launched(killed, folder, environment=group[1], after_rows=count, everyone=everyone) != 0
         assert not (Path(killed.out) / "model.safetensors").exists()
-    status = torchrun(killed, folder, environment={**os.environ, **group[1]}).wait()
+    status = torchrun(killed, folder, environment=group[1]).wait(300)
     assert status == 0, (folder / "torchrun").read_text()[-3000:]
     for name in ("model.safetensors", f"vbon/checkpoints/step-{num_iterations:06}/critic.safetensors"):
         assert (Path(killed.out) / name).read_bytes() == (Path(whole.out) / name).read_bytes()
@@ -84,25 +74,26 @@ def torchrun(config, folder: Path, *flags: str, environment: Mapping[str, str]) 
     with open(folder / "torchrun", "w") as said:
         arguments = arguments_of(config, folder, *flags)
         return subprocess.Popen(
-            [*command, "vbon", *arguments], stdout=said, stderr=subprocess.STDOUT, env=dict(environment)
+            [*command, "vbon", *arguments], stdout=said, stderr=subprocess.STDOUT, env={**os.environ, **environment}
         )
 
 
 def kill_launched(config, folder: Path, *, environment: Mapping[str, str], after_rows: int, everyone: bool) -> int:
     """SIGKILL a process of the group, or all and their launcher, once the diary is that long; the launcher's status."""
-    out = Path(config.out)
-    held = {**hold_environment(out, "vbon/metrics.jsonl", after_rows), **environment}
-    launcher = torchrun(config, folder, environment=held)
-    wait_until_held(out, lambda: launcher.poll() is None)
+    launcher, diary = torchrun(config, folder, environment=environment), Path(config.out) / "vbon/metrics.jsonl"
+    while not diary.exists() or len(diary.read_text().splitlines()) <= after_rows:
+        assert launcher.poll() is None, (folder / "torchrun").read_text()[-3000:]
+        time.sleep(0.003)
     found = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True)
     ranks_of_launcher = [int(pid) for pid in found.stdout.split()]
     assert len(ranks_of_launcher) == 2
     for pid in [launcher.pid, *ranks_of_launcher] if everyone else ranks_of_launcher[1:]:
         os.kill(pid, signal.SIGKILL)
-    return launcher.wait()
+    return launcher.wait(100)
 
 
 @pytest.mark.learning
+@pytest.mark.timeout(600)
 def test_two_processes_killed_and_resumed_end_bit_for_bit_like_two_undisturbed(configure, tmp_path):
     """torchrun as in the guide: first one process is killed, which takes the other down, then all at once."""
     killed_twice_ends_like_undisturbed(configure, DDP, 24, (6, 15), tmp_path)

@@ -1,17 +1,16 @@
-"""`vbon train` as its users run it: one process killed at several moments, and two processes that share the work."""
+"""`vbon train` as its users run it: one process killed at random moments, and two processes that share the work."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tests.held.sitecustomize import wait_until_held
 from tests.training import processes
 from tests.training.runs import arguments_of, rows, weights
 
@@ -21,11 +20,14 @@ from vbon.training.train import train
 FLOAT32 = 1e-5  # sums over rows in another order, through two Adam steps of size 1e-3
 
 
-def kill_after_rows(arguments: list[str], out: Path, count: int, how: signal.Signals, errors: Path) -> int:
-    """Start the command, signal it once its diary has `count` lines, and return its exit status."""
-    process = processes.start(processes.held_command_line, errors, arguments, out, "vbon/metrics.jsonl", count)
-    wait_until_held(out, process.is_alive)
-    os.kill(process.pid, how)
+def kill_after_rows(arguments: list[str], metrics: Path, count: int, how: signal.Signals, errors: Path) -> int:
+    """Start the command, signal it once its diary has more than `count` lines, and return its exit status."""
+    process = processes.start(processes.command_line, errors, arguments)
+    while process.is_alive():
+        if metrics.exists() and len(metrics.read_text().splitlines()) > count:
+            subprocess.run(["kill", f"-{how.value}", str(process.pid)], check=True)
+            break
+        time.sleep(0.003)
     process.join(processes.LIMIT)
     return int(process.exitcode or 0)
 
@@ -35,10 +37,10 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_like_an_untouched_one(con
     whole = configure(out=str(tmp_path / "whole"), algorithm="ppo", warm_start="offline", **sizes)
     train(whole)
     killed = configure(algorithm="ppo", warm_start="offline", **sizes)
-    errors = tmp_path / "stderr"
+    metrics, errors = Path(killed.out) / "vbon/metrics.jsonl", tmp_path / "stderr"
     arguments = arguments_of(killed, tmp_path)
-    for count, how in ((3, "KILL"), (14, "KILL"), (25, "INT"), (38, "KILL"), (53, "KILL")):
-        status = kill_after_rows(arguments, Path(killed.out), count, signal.Signals[f"SIG{how}"], errors)
+    for count, how in ((2, "KILL"), (13, "KILL"), (24, "INT"), (37, "KILL"), (52, "KILL")):
+        status = kill_after_rows(arguments, metrics, count, signal.Signals[f"SIG{how}"], errors)
         assert status == (130 if how == "INT" else -signal.SIGKILL), errors.read_text()[-2000:]
         if how == "INT":
             assert "run the same command to continue" in errors.read_text().splitlines()[-1]
@@ -51,7 +53,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_like_an_untouched_one(con
 
 def test_errors_are_one_line_and_exit_status_2(configure, tmp_path):
     arguments = arguments_of(configure(), tmp_path, "--pool", str(tmp_path / "nowhere"))
-    done = subprocess.run([sys.executable, "-m", "vbon", *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "vbon", *arguments], capture_output=True, text=True, timeout=150)
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
     assert line.startswith("vbon: error: ") and "no such pool" in line and "Traceback" not in done.stderr

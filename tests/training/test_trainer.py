@@ -20,7 +20,6 @@ from vbon.pool import ReferencePool
 from vbon.training import online
 from vbon.training.output import model_card
 from vbon.training.parallel.adapters import with_adapters
-from vbon.training.parallel.learner import make_learner
 from vbon.training.train import train
 from vbon.training.trainer import VBoNTrainer
 
@@ -224,22 +223,18 @@ def test_an_export_that_is_not_the_policy_is_refused(configure, monkeypatch):
 def test_only_adapters_are_held_beside_the_reference(configure, monkeypatch, lora_rank):
     """Policy and critic of LoRA train on the reference's own weights; without it each has its own."""
     config = configure(lora_rank=lora_rank, algorithm="ppo", num_iterations=1, gradient_checkpointing=True)
-    learners, references, held = [], [], {}
+    held = {}
+    inner = VBoNTrainer.__init__
 
-    def recorded_learner(*args):
-        learners.append(make_learner(*args))
-        return learners[-1]
+    def inspect(self, policy, ref_policy, *args, **kwargs):
+        inner(self, policy, ref_policy, *args, **kwargs)
+        weights = {id(parameter) for parameter in ref_policy.parameters()}
+        for network in (self._learner.policy, self._learner.critic.trunk):
+            for name, parameter in network.named_parameters():
+                held.setdefault(id(parameter) in weights, []).append(name)
 
-    def recorded_trainer(policy, ref_policy, *args, **kwargs):
-        references.append({id(parameter) for parameter in ref_policy.parameters()})
-        return VBoNTrainer(policy, ref_policy, *args, **kwargs)
-
-    monkeypatch.setattr("vbon.training.trainer.make_learner", recorded_learner)
-    monkeypatch.setattr("vbon.training.train.VBoNTrainer", recorded_trainer)
+    monkeypatch.setattr(VBoNTrainer, "__init__", inspect)
     train(config)
-    for network in (learners[0].policy, learners[0].critic.trunk):
-        for name, parameter in network.named_parameters():
-            held.setdefault(id(parameter) in references[0], []).append(name)
     assert set(held) == ({True, False} if lora_rank else {False})
     assert all(("lora_" in name) == bool(lora_rank) for name in held[False])
 
