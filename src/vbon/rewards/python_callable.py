@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -108,12 +108,14 @@ def load_file(spec: str, path: Path) -> ModuleType:
     path = path.resolve()
     name = f"vbon_reward_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     module_spec = importlib.util.spec_from_file_location(name, path)
-    assert module_spec is not None  # the suffix is .py
+    assert module_spec is not None and module_spec.loader is not None  # the suffix is .py
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up there
     with importable(path.parent), import_errors(spec):
-        # The loader would take the bytecode of an older file of this size that was written within the same second.
-        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))  # noqa: S102
+        # Python would take the bytecode of an older file of this size that was written within the same second.
+        with suppress(OSError):
+            Path(importlib.util.cache_from_source(path)).unlink(missing_ok=True)
+        module_spec.loader.exec_module(module)
     return module
 
 
