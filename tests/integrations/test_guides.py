@@ -15,7 +15,17 @@ ROOT = Path(__file__).resolve().parents[2]
 GUIDES = {path.stem: path.read_text() for path in (ROOT / "docs" / "guides").glob("*.md")}
 RUN_HERE = sorted(
     set(GUIDES)
-    - {"hosts", "ray", "rewards", "extending", "best-of-n-tools", "questions", "compare-methods", "troubleshooting"}
+    - {
+        "hosts",
+        "ray",
+        "rewards",
+        "extending",
+        "best-of-n-tools",
+        "questions",
+        "compare-methods",
+        "troubleshooting",
+        "large-models",
+    }
 )  # hosts: test_guide.py; the others: their flags below, their code in tests/test_guides.py
 # Flags that make a command small, where it does not set them itself.
 SMALL = {
@@ -109,7 +119,7 @@ def test_the_commands_of_a_guide_run(guide: str, workplace: Path, monkeypatch: p
         run(shlex.split(command))
 
 
-@pytest.mark.parametrize("guide", ["ray", "rewards", "best-of-n-tools", "questions", "compare-methods"])
+@pytest.mark.parametrize("guide", ["ray", "rewards", "best-of-n-tools", "questions", "compare-methods", "large-models"])
 def test_the_commands_of_a_guide_are_valid(guide: str):
     """The guide on Ray needs a cluster (`make test-ray`); the others name rewards and pools that no guide makes."""
     printed = [shlex.split(command) for command in commands(guide)]

@@ -130,7 +130,7 @@ def test_another_reward_is_a_mismatch_and_may_be_allowed(tmp_path):
 
 
 def test_rewards_are_ranked_where_they_were_settled():
-    """On the source: outside core and the lab, three files rank completions, and each of them has settled rewards."""
+    """On the source: outside core and the lab, few files rank completions, and each of them has settled rewards."""
     root = Path(vbon.__file__).parent
     ranking = {
         str(path.relative_to(root)): path.read_text()
@@ -138,5 +138,6 @@ def test_rewards_are_ranked_where_they_were_settled():
         for path in (root / stage).rglob("*.py")
         if re.search(r"\.(interval|counts)\(", path.read_text())
     }
-    assert set(ranking) == {"training/task.py", "evaluation/samples.py", "integrations/lookup.py"}
+    ranks = {"training/task.py", "evaluation/samples.py", "evaluation/verify.py", "integrations/lookup.py"}
+    assert set(ranking) == ranks
     assert all(re.search(r"known\.score\(|settled\.score\(", text) for text in ranking.values())

@@ -28,7 +28,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def adapter(configure, tmp_path) -> Path:
     """A run that has saved its adapters alone."""
-    train(configure(lora_rank=2, adapter_only=True, learning_rate=0.05, out=str(tmp_path / "adapter")))
+    flags = {"lora_rank": 2, "algorithm": "rloo", "learning_rate": 0.05}
+    train(configure(adapter_only=True, **flags, out=str(tmp_path / "adapter")))
     return tmp_path / "adapter"
 
 
@@ -132,7 +133,7 @@ def test_without_the_package_the_extra_is_named(tmp_path, capsys, monkeypatch):
 
 def test_adapters_alone_are_the_policy_that_was_trained(adapter, configure, world, tmp_path):
     """Against the same run with its adapters merged, and against the reference, which they must differ from."""
-    train(configure(lora_rank=2, learning_rate=0.05, out=str(tmp_path / "merged")))
+    train(configure(lora_rank=2, algorithm="rloo", learning_rate=0.05, out=str(tmp_path / "merged")))
     assert not list(adapter.glob("model*.safetensors"))
     assert (adapter / "adapter_model.safetensors").stat().st_size < 20_000
     assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == world.model

@@ -13,15 +13,17 @@ from rich.console import Console
 from vbon.config.pool import CollectConfig
 from vbon.config.verify import VerifyConfig
 from vbon.core import stats
+from vbon.core.reward_cdf import RewardCDF
 from vbon.errors import VbonError
 from vbon.models import load
 from vbon.models.batch import sequences
 from vbon.models.logprobs import completion_logprobs
 from vbon.pool.collect import collect
+from vbon.pool.known_rewards import SettledRewards
 from vbon.pool.openai_engine import Query, load_openai_engine
 from vbon.pool.prompts import read_prompts
 from vbon.pool.sampling import seed_for
-from vbon.pool.store import ReferencePool
+from vbon.pool.store import ReferencePool, tie_keys
 from vbon.pool.told_logprobs import Told, ask_told
 
 SUSPICIOUS = 1e-3  # of the p-value, as for the rank test of training
@@ -41,7 +43,10 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
     """
     ours, theirs = _collected(config, None), _collected(config, config.base_url)
     index = theirs.prompt_index
-    counts = ours.cdf().counts(index, theirs.rewards)
+    # A served completion that is also sampled here takes the reward of here: batches round a network's differently.
+    settled = SettledRewards(ours.rewards, ours.num_samples, tie_keys(ours.completions), 0.0)
+    rewards = settled.score(index, tie_keys(theirs.completions), lambda rows: theirs.rewards[rows])
+    counts = RewardCDF(settled.rewards, ours.num_samples).counts(index, rewards)
     test = stats.rank_test(*counts, ours.num_samples[index], index, config.seed)
     served, here = (np.array([one.mean() for one in pool.per_prompt(pool.rewards)]) for pool in (theirs, ours))
     difference = stats.paired_difference(served, here, config.seed)

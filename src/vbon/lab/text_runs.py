@@ -23,6 +23,7 @@ from vbon.evaluation.target import kl_policy_bon_floor, target_metrics
 from vbon.evaluation.task import EvalTask
 from vbon.lab.exact import Float
 from vbon.lab.laws import MAPS, spread_of
+from vbon.lab.training import with_algorithm
 from vbon.models import load
 from vbon.pool.shards import PromptSamples
 from vbon.pool.store import ReferencePool
@@ -157,7 +158,7 @@ def train(job: TextJob) -> None:
         tracker="none",
         device="cpu",
         checkpoint_every=10**6,
-        **dict(job.flags),
+        **with_algorithm(dict(job.flags)),
     )
     ref_policy = load.load_policy(model, dtype="float32", device=torch.device("cpu"))
     VBoNTrainer(copy.deepcopy(ref_policy), ref_policy, reward, pool, config).train()

@@ -142,7 +142,13 @@ def train_config(job: Job, pool: Path) -> TrainConfig:
     flags = dict(job.flags or {})
     if flags.get("algorithm") == "offline" or flags.get("objective") in ("reward", "quantile"):
         settings["warm_start"] = "none"
-    return TrainConfig(**settings | flags)
+    return TrainConfig(**settings | with_algorithm(flags))
+
+
+def with_algorithm(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags, with RLOO where they leave the algorithm to the pool: an experiment compares at one algorithm."""
+    chosen = "algorithm" in flags or flags.get("method", "vbon") != "vbon"
+    return dict(flags) if chosen else {"algorithm": "rloo", **flags}
 
 
 def run_folder(job: Job) -> Path:

@@ -59,7 +59,18 @@ class ResidualMinibatch:
 def residual_minibatches(
     learner: Learner, buffer: RolloutBuffer, settings: UpdateSettings, num_steps: int, *key: int
 ) -> Iterator[ResidualMinibatch]:
-    """Yield this process's rows of each step, drawn when the step begins: the one before has changed what is drawn."""
+    """Yield this process's rows of each step, drawn when the step begins: the one before has changed what is drawn.
+
+    Args:
+        learner: its processes share the rows of a step.
+        buffer: the rows that are drawn from.
+        settings: the settings of the update.
+        num_steps: how many minibatches.
+        key: of the draws.
+
+    Returns:
+        The minibatches, one after the other.
+    """
     accelerator = learner.accelerator
     total = ROWS_PER_STEP * settings.minibatch_size * accelerator.num_processes
     for step in range(num_steps):
