@@ -48,7 +48,7 @@ def collect(config: CollectConfig, *, progress: bool = True, should_pause: Calla
     local = None if config.engine == "ray" else load_engine(config)
     engine = local or describe_model(config)
     whole = _encoded(config, engine, prompts)
-    prompts = whole.prompts
+    prompts = list(whole.prompts)
     if progress and isinstance(engine, TransformersEngine):
         show(partial(_plan_lines, config, engine, whole))
     reward = load_configured_reward(config.reward, config, engine.device)
