@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Files of tests go to two processes of one thread each: single tests hardly use a second core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-fast test-slow test-wheel test-verl test-ray test-servers test-trackers test-faults docs numbers pictures check audit format clean
+.PHONY: help demo test test-fast test-slow test-wheel test-verl test-ray test-servers test-trackers test-families test-faults docs numbers pictures check audit format clean
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -64,6 +64,9 @@ test-trackers: $(STAMP) ## an offline run of Weights & Biases and one of trackio
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[wandb]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps trackio==0.43.0 gradio-client==2.7.2 orjson==3.13.0 brotli==1.2.1
 	$(BIN)/python -m pytest tests/training/test_trackers.py
+
+test-families: $(STAMP) ## every verb and `transformers serve` with 7 architectures and 3 kinds of tokenizers, base and chat
+	$(BIN)/python -m tests.families
 
 test-faults: $(STAMP) ## 50 SIGKILLs for each of collect, train (ten ways), evaluate, sweep and a recipe; 100,000 damaged or made files, models, tokenizers, templates and rewards
 	$(BIN)/python -m tests.faults.kills --kills 50
