@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
+import transformers
 from tests.models.conftest import ARCHITECTURES, VOCAB
 
 from vbon.models.batch_size import (
@@ -12,6 +13,7 @@ from vbon.models.batch_size import (
     Limit,
     Use,
     bytes_per_row,
+    cached_values,
     power_of_two,
     rows_at_a_time,
     rows_that_fit,
@@ -66,3 +68,8 @@ def test_a_cpus_rows_follow_from_the_settings_and_not_from_what_is_free(monkeypa
 def test_every_use_is_in_the_table_and_takes_at_least_one_row():
     assert set(LIMITS) == set(get_args(Use))
     assert all(rows_at_a_time(use, torch.device("cpu"), 2**40) == 1 for use in LIMITS)
+
+
+def test_a_model_without_attention_has_a_size_too():
+    config = transformers.Mamba2Config(hidden_size=16, num_hidden_layers=3, num_heads=4, head_dim=8)
+    assert cached_values(config) == 2 * 3 * 16

@@ -88,9 +88,15 @@ def bytes_per_row(model: Any, tokens: int) -> int:
 
 
 def cached_values(config: Any) -> int:
-    """Compute how many numbers the keys and values of one token are, over all layers, by a text model's config."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    """Compute how many numbers the keys and values of one token are, over all layers, by a text model's config.
+
+    A model without attention keeps a state instead, whatever the length; it counts as if a token had the hidden size.
+    """
+    attention = getattr(config, "num_attention_heads", None)
+    if attention is None:
+        return int(2 * config.num_hidden_layers * config.hidden_size)
+    heads = getattr(config, "num_key_value_heads", None) or attention
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // attention
     return int(2 * config.num_hidden_layers * heads * head_size)
 
 
