@@ -19,7 +19,7 @@ from preset import HERE, Preset, load_preset
 
 from vbon.artifacts.files import replace_file
 from vbon.cli import main as vbon
-from vbon.recipes.stages import Records, as_values, exit_status, first_until, run_verb_once
+from vbon.recipes.stages import Records, as_values, run_stages, run_verb_once
 
 STAGES = ("prompts", "collect", "inspect", "train", "evaluate", "report", "results")
 SPLITS = ("train", "test")
@@ -91,13 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe; exit status 2 and one line for what the user can fix, 130 for Ctrl-C."""
     args = _parser().parse_args(argv)
 
-    def work() -> None:
-        (args.out / "stages").mkdir(parents=True, exist_ok=True)
-        recipe = Recipe(load_preset(args.preset), args.model, args.out, args.seeds)
-        for stage in first_until(STAGES, args.until):
-            getattr(recipe, stage)()
+    def make() -> Recipe:
+        return Recipe(load_preset(args.preset), args.model, args.out, args.seeds)
 
-    return exit_status("pretrained", work)
+    return run_stages("pretrained", STAGES, args.until, args.out, make)
 
 
 def _parser() -> argparse.ArgumentParser:

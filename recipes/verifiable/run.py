@@ -23,7 +23,7 @@ from vbon.core.kl_rl import kl_coef_for_samples
 from vbon.errors import VbonError
 from vbon.pool.predict import predict
 from vbon.pool.store import ReferencePool
-from vbon.recipes.stages import Records, as_values, exit_status, first_until, run_verb_once
+from vbon.recipes.stages import Records, as_values, run_stages, run_verb_once
 
 STAGES = ("reference", "problems", "collect", "inspect", "train", "evaluate", "report", "results")
 SPLITS = ("train", "test")
@@ -135,13 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 2 and one line for what the user can fix, 130 for Ctrl-C."""
     args = _parser().parse_args(argv)
 
-    def work() -> None:
-        (args.out / "stages").mkdir(parents=True, exist_ok=True)
-        recipe = Recipe(load_preset(args.preset), args.out, args.seeds, args.results or args.out / "results")
-        for stage in first_until(STAGES, args.until):
-            getattr(recipe, stage)()
+    def make() -> Recipe:
+        return Recipe(load_preset(args.preset), args.out, args.seeds, args.results or args.out / "results")
 
-    return exit_status("verifiable", work)
+    return run_stages("verifiable", STAGES, args.until, args.out, make)
 
 
 def _parser() -> argparse.ArgumentParser:

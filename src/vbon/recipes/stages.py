@@ -190,6 +190,29 @@ def first_until(stages: Sequence[str], last: str) -> Sequence[str]:
     return stages[: stages.index(last) + 1]
 
 
+def run_stages(recipe: str, stages: Sequence[str], until: str, out: Path, make: Callable[[], object]) -> int:
+    """Run the methods of a recipe that are named as its stages, up to `until`.
+
+    Args:
+        recipe: its name, for messages.
+        stages: the names of its stages, in their order.
+        until: the last one to run.
+        out: folder of everything that is made.
+        make: makes the recipe, once its folder is there.
+
+    Returns:
+        The exit status of the process (`exit_status`).
+    """
+
+    def work() -> None:
+        (out / "stages").mkdir(parents=True, exist_ok=True)
+        made = make()
+        for stage in first_until(stages, until):
+            getattr(made, stage)()
+
+    return exit_status(recipe, work)
+
+
 def exit_status(recipe: str, work: Callable[[], None]) -> int:
     """Do the work; exit status 2 and one line for what the user can fix, 130 for Ctrl-C, 0 for a pause."""
     try:
