@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vbon.core import seeds
 
@@ -49,3 +51,12 @@ def test_permutations_are_permutations_and_all_occur():
 def test_a_negative_key_raises():
     with pytest.raises(ValueError):
         seeds.generator(-1)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=9).filter(any), st.integers(1, 40), st.floats(0, 0.999))
+def test_a_systematic_draw_takes_each_place_as_often_as_its_weight_says(weights, count, offset):
+    """To within one draw, rounded up or down, whatever the offset."""
+    drawn = seeds.systematic(weights, count, offset)
+    expected = count * np.array(weights) / np.sum(weights)
+    assert len(drawn) == count and (np.diff(drawn) >= 0).all()
+    assert (np.abs(np.bincount(drawn, minlength=len(weights)) - expected) < 1 + 1e-9).all()

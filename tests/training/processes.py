@@ -84,7 +84,11 @@ def one_update(stderr: Path, config: TrainConfig, out: Path) -> None:
     learner = make_learner(policy, config, accelerator)
     rollouts = sample_rollouts(learner, ref_policy, task, config, 0)
     set_learning_rates(learner, learner.base_learning_rates)
-    buffer = RolloutBuffer(task, 64, config.advantage_clip) if config.algorithm == "residual" else None
+    buffer = (
+        RolloutBuffer(task, 64, config.samples_per_prompt, config.advantage_clip)
+        if config.algorithm == "residual"
+        else None
+    )
     update(learner, rollouts, update_settings(config, 1.0, accelerator.num_processes), 0, buffer=buffer)
     modules = learner.modules()
     if accelerator.is_main_process:

@@ -224,8 +224,8 @@ def test_gradients_of_residuals_are_those_of_the_whole_minibatch(world, task, co
     reference = load.load_policy(world.model)
     uniforms = seeds.uniforms((8, 4, task.sampling.max_new_tokens), 5)
     rollouts = roll_out(reference, reference, task, torch.arange(8), uniforms, objective_of(config))
-    buffer = RolloutBuffer(task, 32, config.advantage_clip)
-    buffer.add(rollouts, learner.gather_rows, 4)
+    buffer = RolloutBuffer(task, 32, 4, config.advantage_clip)
+    buffer.add(rollouts, learner.gather_rows)
     settings = update_settings(config, 1.0)
     [batch] = residual_minibatches(learner, buffer, settings, 1, 3)
 

@@ -33,10 +33,10 @@ def itself(column):
 
 
 def test_the_buffer_keeps_the_last_rows_as_they_were_sampled(world, task, configure):
-    buffer = RolloutBuffer(task, 40, 10.0)
+    buffer = RolloutBuffer(task, 40, 4, 10.0)
     rollouts = [rolled(world, task, configure, seed) for seed in range(4)]  # 64 rows for 40 places
     for one in rollouts:
-        buffer.add(one, itself, 4)
+        buffer.add(one, itself)
     assert len(buffer) == 40
     batch, columns = buffer.select(torch.arange(8, 24))  # row 48 of all is in place 8
     last = rollouts[3]
@@ -52,8 +52,8 @@ def test_the_buffer_keeps_the_last_rows_as_they_were_sampled(world, task, config
 
 
 def test_rows_are_drawn_by_their_residual_and_weigh_what_makes_the_mean_right(world, task, configure):
-    buffer = RolloutBuffer(task, 16, 10.0)
-    buffer.add(rolled(world, task, configure, 0), itself, 4)
+    buffer = RolloutBuffer(task, 16, 4, 10.0)
+    buffer.add(rolled(world, task, configure, 0), itself)
     residuals = torch.arange(16).double() / 4
     buffer.update(torch.arange(16), -residuals)
     values, sums, counts = torch.arange(16).double() ** 2, [], torch.zeros(16)
@@ -68,8 +68,8 @@ def test_rows_are_drawn_by_their_residual_and_weigh_what_makes_the_mean_right(wo
 
 
 def test_residuals_that_are_not_bounded_do_not_take_all_draws(world, task, configure):
-    buffer = RolloutBuffer(task, 16, 2.0)
-    buffer.add(rolled(world, task, configure, 0), itself, 4)
+    buffer = RolloutBuffer(task, 16, 4, 2.0)
+    buffer.add(rolled(world, task, configure, 0), itself)
     buffer.update(torch.arange(16), torch.cat([torch.tensor([1e9]), torch.ones(15)]))
     rows, _ = buffer.draw(170, 1)
     assert 10 < int((rows == 0).sum()) < 30

@@ -298,7 +298,8 @@ def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
         config.refine_tail and (offline or config.tie_rule == "order"),
         "--refine-tail needs rollouts and --tie-rule random; leave one flag out",
     )
-    yield from _residual_conflicts(config)
+    if config.algorithm == "residual":
+        yield from residual_conflicts(config)
     yield (offline and config.warm_start == "offline", "--warm-start offline repeats --algorithm offline; leave it out")
     yield critic_start and shared, "--warm-start critic needs --critic separate; leave --critic shared out"
     yield (
@@ -337,15 +338,14 @@ def _conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
     )
 
 
-def _residual_conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
-    """Flags that mean nothing to --algorithm residual."""
-    residual = config.algorithm == "residual"
+def residual_conflicts(config: TrainConfig) -> Iterator[tuple[bool, str]]:
+    """Flags that mean nothing to --algorithm residual: the condition, and the error."""
     yield (
-        residual and config.refine_tail,
+        config.refine_tail,
         "--refine-tail changes ranks of earlier rollouts, which --algorithm residual trains on; use --algorithm rloo",
     )
     yield (
-        residual and (config.whiten_advantages or config.kl_estimator != "k1" or config.critic == "shared"),
+        config.whiten_advantages or config.kl_estimator != "k1" or config.critic == "shared",
         "--algorithm residual has no advantages to whiten, no --kl-estimator and no --critic; leave these flags out",
     )
 

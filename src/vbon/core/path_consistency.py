@@ -15,6 +15,8 @@ completions of earlier iterations can be used again without a ratio.
 import torch
 from torch import Tensor
 
+from vbon.core.offline import with_bounded_residual
+
 
 def value_gaps(log_ratios: Tensor, values: Tensor, log_weights: Tensor, mask: Tensor) -> Tensor:
     """Compute G before each token and after the last one.
@@ -56,6 +58,4 @@ def path_loss(gaps: Tensor, mask: Tensor, decay: float, clip: float) -> Tensor:
 
 
 def _bounded(differences: Tensor, clip: float) -> Tensor:
-    """The same gradient as `differences`, and values within ± clip: the gradient of the square is bounded."""
-    fixed = differences.detach()
-    return differences - fixed + fixed.clamp(-clip, clip)
+    return with_bounded_residual(differences, differences, clip)

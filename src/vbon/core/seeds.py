@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 # The second part of a key, after the seed. 2 is not used: renumbering the others would change every draw.
@@ -24,3 +25,20 @@ def uniforms(shape: tuple[int, ...], *key: int) -> Tensor:
 def permutation(count: int, *key: int) -> Tensor:
     """Draw an int64 permutation of range(count) as a function of the key."""
     return torch.from_numpy(generator(*key).permutation(count))
+
+
+def systematic(weights: ArrayLike, count: int, offset: float) -> NDArray[np.int64]:
+    """Draw `count` places with expected multiplicity ∝ weight, evenly spread over the cumulated weights.
+
+    Args:
+        weights: at least 0, not all 0, (B,).
+        count: the number of draws.
+        offset: the one random number that all draws share, in [0, 1).
+
+    Returns:
+        Places, int64 (count,), ascending.
+    """
+    cumulative = np.cumsum(np.asarray(weights, np.float64))
+    points = (np.arange(count) + offset) / count * cumulative[-1]
+    places = np.searchsorted(cumulative, points, side="right")
+    return np.asarray(np.minimum(places, len(cumulative) - 1), np.int64)

@@ -88,9 +88,7 @@ def draw_best(rewards: Float, n: int, count: int, random: np.random.Generator) -
     Returns:
         Indices of samples, int64 (count,).
     """
-    cumulative = np.cumsum(tie_averaged_weights(rewards, n))
-    points = random.permutation((np.arange(count) + random.random()) / count) * cumulative[-1]
-    return np.minimum(np.searchsorted(cumulative, points, side="right"), len(rewards) - 1).astype(np.int64)
+    return random.permutation(seeds.systematic(tie_averaged_weights(rewards, n), count, random.random()))
 
 
 def draw_pairs(rewards: Float, n: int, count: int, random: np.random.Generator) -> tuple[Int, Int]:

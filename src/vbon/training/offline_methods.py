@@ -20,7 +20,7 @@ from vbon.training.pool_data import PoolData, systematic_draw
 
 Rows = NDArray[np.int64]
 FIRST_DRAW, SECOND_DRAW = 0, 1  # the last part of a key, where one batch takes two draws
-MAX_RESIDUAL = 10.0  # nats: a target of −53 nats must not decide the step
+MAX_RESIDUAL = 10.0  # nats
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,7 @@ def cross_entropy(drawn: PolicyRows, config: TrainConfig) -> Tensor:
 def regression(drawn: PolicyRows, config: TrainConfig) -> Tensor:
     """Squared distance of log π_θ/π_ref to log Ŵ, whose gradient is bounded as if it were at most `MAX_RESIDUAL`."""
     log_ratio, log_weights = drawn.log_ratio, drawn.log_weights
-    residual = (log_ratio - log_weights).detach()
-    bounded = log_ratio - residual + residual.clamp(-MAX_RESIDUAL, MAX_RESIDUAL)
+    bounded = offline.with_bounded_residual(log_ratio, log_ratio - log_weights, MAX_RESIDUAL)
     return offline.regression(bounded, log_weights, 2.0)
 
 

@@ -138,7 +138,7 @@ def update(
             forward = None if pool_loss is None else partial(pool_loss, (*key, number))
             return step(learner, batch, settings, tokens_per_row, forward)
     else:
-        buffer.add(rollouts, learner.gather_rows, settings.samples_per_prompt)
+        buffer.add(rollouts, learner.gather_rows)
         num_steps = settings.num_epochs * math.ceil(len(rollouts.prompt_index) / settings.minibatch_size)
         batches = residual_minibatches(learner, buffer, settings, num_steps, *key)
 

@@ -92,6 +92,4 @@ class PoolData:
 
 def systematic_draw(weights: NDArray[np.float64], count: int, *key: int) -> NDArray[np.int64]:
     """Draw `count` rows with expected multiplicity ∝ weight, evenly spread over the prompts of the pool."""
-    cumulative = np.cumsum(weights)
-    points = (np.arange(count) + seeds.generator(*key).random()) / count * cumulative[-1]
-    return np.minimum(np.searchsorted(cumulative, points, side="right"), len(weights) - 1)
+    return seeds.systematic(weights, count, seeds.generator(*key).random())

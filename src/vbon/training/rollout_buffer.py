@@ -25,12 +25,13 @@ class RolloutBuffer(nn.Module):
     Args:
         task: the prompts with their sampling.
         capacity: how many rows are kept.
+        samples_per_prompt: how many rows that are adjacent share a prompt.
         max_residual: nats beyond which a residual counts as this.
     """
 
-    def __init__(self, task: Task, capacity: int, max_residual: float):
+    def __init__(self, task: Task, capacity: int, samples_per_prompt: int, max_residual: float):
         super().__init__()
-        self._task, self._max_residual = task, max_residual
+        self._task, self._samples_per_prompt, self._max_residual = task, samples_per_prompt, max_residual
         length = task.sampling.max_new_tokens
         self._columns = {
             "prompt_index": torch.zeros(capacity, dtype=torch.int64),
@@ -48,13 +49,12 @@ class RolloutBuffer(nn.Module):
     def __len__(self) -> int:
         return min(int(self._columns["added"]), len(self._columns["lengths"]))
 
-    def add(self, rollouts: Rollouts, gather_rows: Callable[[Tensor], Tensor], samples_per_prompt: int) -> None:
-        """Add the rollouts of all processes, in the place of the oldest rows.
+    def add(self, rollouts: Rollouts, gather_rows: Callable[[Tensor], Tensor]) -> None:
+        """Add the rollouts of all processes, in the order that one process would give them, over the oldest rows.
 
         Args:
-            rollouts: this process's, whose prompts are every so manieth of the iteration.
+            rollouts: this process's share: with P processes, every P-th prompt of the iteration.
             gather_rows: collects the rows of all processes, one process after the other.
-            samples_per_prompt: adjacent rows that share a prompt; the order is that of one process.
         """
         length = self._columns["completion_ids"].shape[1]
         log_weights = (rollouts.sequence_reward / rollouts.kl_coef).cpu()
@@ -71,11 +71,11 @@ class RolloutBuffer(nn.Module):
             "log_weights": log_weights,
             "residuals": self._bounded(rollouts.log_ratio().cpu() - log_weights),
         }
-        own = len(rows["lengths"]) // samples_per_prompt
+        own = len(rows["lengths"]) // self._samples_per_prompt
 
         def in_order(column: Tensor) -> Tensor:
             gathered = gather_rows(column).cpu()
-            by_process = gathered.view(-1, own, samples_per_prompt, *gathered.shape[1:])
+            by_process = gathered.view(-1, own, self._samples_per_prompt, *gathered.shape[1:])
             return by_process.transpose(0, 1).reshape(gathered.shape)
 
         rows = {name: in_order(column) for name, column in rows.items()}
@@ -94,8 +94,7 @@ class RolloutBuffer(nn.Module):
         residuals = self._columns["residuals"][: len(self)]
         share = residuals + FLOOR * residuals.mean().clamp_min(1e-12)
         share = share / share.sum()
-        points = (torch.arange(count, dtype=torch.float64) + seeds.uniforms((1,), *key)) / count
-        rows = torch.searchsorted(share.cumsum(0), points).clamp_max(len(self) - 1)
+        rows = torch.from_numpy(seeds.systematic(share, count, float(seeds.uniforms((1,), *key))))
         rows = rows[seeds.permutation(count, *key, 1)]
         return rows, 1 / (len(self) * share[rows])
 

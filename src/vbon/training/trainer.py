@@ -360,8 +360,9 @@ class VBoNTrainer:
         return state
 
     def _empty_buffer(self) -> RolloutBuffer:
-        capacity = self.config.buffer_iterations * self.config.rollouts_per_iteration
-        return RolloutBuffer(self.task, capacity, self.config.advantage_clip)
+        config = self.config
+        capacity = config.buffer_iterations * config.rollouts_per_iteration
+        return RolloutBuffer(self.task, capacity, config.samples_per_prompt, config.advantage_clip)
 
     def _refined(self) -> Refinement:
         """Ranks that the policy's samples will refine, also for validation where that is on the same prompts."""

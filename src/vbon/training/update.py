@@ -51,7 +51,6 @@ class UpdateSettings:
     kl_estimator: str
     refresh_kl: bool
     whiten_advantages: bool
-    samples_per_prompt: int
 
 
 @dataclass(frozen=True)
