@@ -25,16 +25,6 @@ def regression(log_ratio: Tensor, log_weight: Tensor, n: float) -> Tensor:
     return (((log_ratio - log_weight) / (n - 1)) ** 2).mean()
 
 
-def with_bounded_residual(values: Tensor, residuals: Tensor, limit: float) -> Tensor:
-    """Shift values, without a change to their gradient, so that their residuals lie within ± limit.
-
-    The gradient of the squared residual is then bounded: a target of −53 nats does not decide the step. `values` and
-    `residuals` have one shape; a residual is the value less its target.
-    """
-    fixed = residuals.detach()
-    return values - fixed + fixed.clamp(-limit, limit)
-
-
 def listwise(log_ratio: Tensor, weights: Tensor) -> Tensor:
     """Compute −Σ_i w_i·log softmax_i(log π_θ/π_ref), mean over prompts.
 

@@ -15,8 +15,6 @@ completions of earlier iterations can be used again without a ratio.
 import torch
 from torch import Tensor
 
-from vbon.core.offline import with_bounded_residual
-
 
 def value_gaps(log_ratios: Tensor, values: Tensor, log_weights: Tensor, mask: Tensor) -> Tensor:
     """Compute G before each token and after the last one.
@@ -55,6 +53,16 @@ def path_loss(gaps: Tensor, mask: Tensor, decay: float, clip: float) -> Tensor:
     parts = _bounded(gaps[:, None, :] - gaps[:, :, None], clip) ** 2
     mean = (weights * parts).sum((1, 2)) / weights.sum((1, 2)).clamp_min(torch.finfo(gaps.dtype).tiny)
     return (_bounded(gaps[:, -1] - gaps[:, 0], clip) ** 2 + mean) / 2
+
+
+def with_bounded_residual(values: Tensor, residuals: Tensor, limit: float) -> Tensor:
+    """Shift values, without a change to their gradient, so that their residuals lie within ± limit.
+
+    The gradient of the squared residual is then bounded: a target of −53 nats does not decide the step. `values` and
+    `residuals` have one shape; a residual is the value less its target.
+    """
+    fixed = residuals.detach()
+    return values - fixed + fixed.clamp(-limit, limit)
 
 
 def _bounded(differences: Tensor, clip: float) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from vbon.config.train import TrainConfig
 from vbon.core import offline, seeds
 from vbon.core.best_of_n import kl_coef_from_n
+from vbon.core.path_consistency import with_bounded_residual
 from vbon.training.pool_data import PoolData, systematic_draw
 
 Rows = NDArray[np.int64]
@@ -139,7 +140,7 @@ def cross_entropy(drawn: PolicyRows, config: TrainConfig) -> Tensor:
 def regression(drawn: PolicyRows, config: TrainConfig) -> Tensor:
     """Squared distance of log π_θ/π_ref to log Ŵ, whose gradient is bounded as if it were at most `MAX_RESIDUAL`."""
     log_ratio, log_weights = drawn.log_ratio, drawn.log_weights
-    bounded = offline.with_bounded_residual(log_ratio, log_ratio - log_weights, MAX_RESIDUAL)
+    bounded = with_bounded_residual(log_ratio, log_ratio - log_weights, MAX_RESIDUAL)
     return offline.regression(bounded, log_weights, 2.0)
 
 
